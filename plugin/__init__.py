@@ -1,0 +1,1 @@
+"""Serves diffusers pipelines on Triton Inference Server with a TaylorSeer cache per request."""

@@ -1,0 +1,194 @@
+"""A model's settings: the parameters of its config.pbtxt, parsed once into one frozen type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from plugin.request import GenerationRequest, Limits, ResponseFormat
+from taylorseer import CacheConfig
+
+
+class InvalidConfig(ValueError):
+    """A parameter of config.pbtxt is unknown, missing or malformed; the message names it."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The settings of one served model.
+
+    Attributes:
+        pipeline: a hub id, or a folder that `from_pretrained` can read.
+        engine: a name in `plugin.engines.ENGINES`.
+        dtype: "float32", "bfloat16" or "float16".
+        device: a torch device, "cpu" or "cuda:0".
+        torch_threads: threads of one torch operation on the CPU, at least 1; 0 for all cores.
+        engine_threads: threads of one engine call on the CPU, at least 1; 0 for all cores.
+        max_sequence_length: text tokens of the pipeline's text encoder, or None for the pipeline's own default.
+        max_in_flight: requests that are worked on at once, at least 1.
+        max_waiting: requests that may wait beyond those, at least 0; further ones are refused as UNAVAILABLE.
+        preview_interval: steps from one preview to the next, at least 1.
+        defaults: what a request gets where it says nothing.
+        limits: what a request may ask for.
+    """
+
+    pipeline: str
+    engine: str
+    dtype: str
+    device: str
+    torch_threads: int
+    engine_threads: int
+    max_sequence_length: int | None
+    max_in_flight: int
+    max_waiting: int
+    preview_interval: int
+    defaults: GenerationRequest
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, str], model_dir: Path) -> ModelConfig:
+        """The settings of a model from its parameters.
+
+        Args:
+            parameters: config.pbtxt's parameters, name -> string.
+            model_dir: the model's folder; a pipeline that begins with "." is relative to it.
+
+        Raises:
+            InvalidConfig: an unknown name, a missing pipeline, or a value that cannot be read.
+        """
+        unknown = sorted(set(parameters) - set(_PARAMETERS))
+        if unknown:
+            raise InvalidConfig(f"parameter {unknown[0]!r} is unknown, must be one of: {', '.join(sorted(_PARAMETERS))}")
+        if "pipeline" not in parameters:
+            raise InvalidConfig("parameter 'pipeline' is missing, must be a hub id or a folder")
+        read = {name: default for name, (_, default) in _PARAMETERS.items()}
+        for name, text in parameters.items():
+            read[name] = _parse(name, text)
+        if read["pipeline"].startswith("."):
+            read["pipeline"] = str((model_dir / read["pipeline"]).resolve())
+        return cls._from_values(read)
+
+    @classmethod
+    def from_folder(cls, model_dir: Path) -> ModelConfig:
+        """The settings of a model from its folder's config.pbtxt, read without a server.
+
+        Raises:
+            InvalidConfig: as `from_parameters`, or the folder has no config.pbtxt.
+        """
+        path = model_dir / "config.pbtxt"
+        if not path.is_file():
+            raise InvalidConfig(f"{path} is missing, must be the model's configuration")
+        return cls.from_parameters(read_parameters(path.read_text(encoding="utf-8")), model_dir)
+
+    @classmethod
+    def _from_values(cls, read: dict[str, Any]) -> ModelConfig:
+        try:
+            cache = CacheConfig(**{each.name: read[f"cache_{each.name}"] for each in fields(CacheConfig)})
+        except ValueError as error:
+            raise InvalidConfig(f"parameter cache_{error}") from None
+        defaults = GenerationRequest(
+            prompt=None,
+            negative_prompt=None,
+            class_label=None,
+            seed=0,
+            num_inference_steps=read["num_inference_steps"],
+            guidance_scale=read["guidance_scale"],
+            height=read["height"],
+            width=read["width"],
+            cache=cache,
+            deadline_ms=read["deadline_ms"],
+            response_format=ResponseFormat.RAW,
+            preview=False,
+        )
+        limits = Limits(**{each.name: read[each.name] for each in fields(Limits)})
+        own = {each.name for each in fields(cls)} - {"defaults", "limits"}
+        return cls(**{name: read[name] for name in own}, defaults=defaults, limits=limits)
+
+
+def read_parameters(config_pbtxt: str) -> dict[str, str]:
+    """The `parameters` of a config.pbtxt, name -> string value, parsed with Triton's own protobuf schema.
+
+    Raises:
+        InvalidConfig: the text is not a model configuration.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        config = text_format.Parse(config_pbtxt, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise InvalidConfig(f"config.pbtxt cannot be read: {error}") from None
+    return {name: value.string_value for name, value in config.parameters.items()}
+
+
+def _parse_bool(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
+def _integer(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < low:
+            raise ValueError(f"must be an integer of at least {low}")
+        return int(text)
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of: {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("must be a number") from None
+
+
+# name: (how its text is read, the default)
+_PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
+    "pipeline": (str, None),
+    "engine": (str, "onnxruntime"),
+    "dtype": (_choice("float32", "bfloat16", "float16"), "float32"),
+    "device": (str, "cpu"),
+    "torch_threads": (_integer(0), 0),
+    "engine_threads": (_integer(0), 0),
+    "max_sequence_length": (_integer(1), None),
+    "max_in_flight": (_integer(1), 8),
+    "max_waiting": (_integer(0), 64),
+    "preview_interval": (_integer(1), 5),
+    "num_inference_steps": (_integer(1), 50),
+    "guidance_scale": (_number, 3.5),
+    "height": (_integer(1), 1024),
+    "width": (_integer(1), 1024),
+    "deadline_ms": (_integer(1), None),
+    "cache_interval": (_integer(1), 5),
+    "cache_order": (_integer(0), 1),
+    "cache_warmup_steps": (_integer(0), 3),
+    "cache_cooldown_steps": (_integer(0), 0),
+    "cache_predictor": (str, "taylor"),
+    "cache_max_error": (_number, None),
+    "max_steps": (_integer(1), Limits.max_steps),
+    "max_prompt_bytes": (_integer(1), Limits.max_prompt_bytes),
+    "min_size": (_integer(1), Limits.min_size),
+    "max_size": (_integer(1), Limits.max_size),
+    "size_multiple": (_integer(1), Limits.size_multiple),
+    "takes_prompt": (_parse_bool, Limits.takes_prompt),
+}
+
+
+def _parse(name: str, text: str) -> Any:
+    try:
+        return _PARAMETERS[name][0](text)
+    except ValueError as error:
+        raise InvalidConfig(f"parameter {name!r} is {text!r}, {error}") from None

@@ -1,0 +1,73 @@
+"""The block stack in ONNX Runtime: the default without a GPU."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import onnxruntime
+import torch
+
+from plugin.engines.build import optimized_onnx
+from plugin.families.base import BlockInputs, Family
+
+_ONNX_TYPES = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}  # onnx.TensorProto.DataType
+
+
+class OnnxRuntimeEngine:
+    """An ONNX Runtime session over the exported block stack; one call at a time.
+
+    Inputs and output are bound to torch memory, so nothing is copied on the way in or out.
+
+    Args:
+        path: the optimised ONNX file.
+        width: D, the last axis of the output.
+        threads: threads of one call on a CPU, at least 1; None for all cores.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self._session = onnxruntime.InferenceSession(
+            str(path), session_options(threads, optimize=False), providers=providers()
+        )
+        self._output = self._session.get_outputs()[0].name
+        self._lock = threading.Lock()  # calls share the cores, so two at once are no faster than one after another
+
+    def run(self, inputs: BlockInputs) -> torch.Tensor:
+        """See `Engine.run`; the result is memory of its own."""
+        binding = self._session.io_binding()
+        held = {name: tensor.contiguous() for name, tensor in inputs.items()}  # alive until the call is over
+        for name, tensor in held.items():
+            binding.bind_input(name, *_memory_of(tensor))
+        output = torch.empty_like(held["hidden_states"])
+        binding.bind_output(self._output, *_memory_of(output))
+        with self._lock:
+            self._session.run_with_iobinding(binding)
+        return output
+
+
+def build_engine(family: Family, cache_dir: Path | None, threads: int | None) -> OnnxRuntimeEngine:
+    """Exports and optimises the family's block stack unless the cache has it, and loads it."""
+    return OnnxRuntimeEngine(optimized_onnx(family, cache_dir), threads)
+
+
+def session_options(threads: int | None, *, optimize: bool) -> onnxruntime.SessionOptions:
+    """Options of a session that optimises a graph (`optimize`) or runs one that has been optimised before."""
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3  # errors; its warnings are about graph clean-up
+    return options
+
+
+def providers() -> list[str]:
+    """CUDA where the installed ONNX Runtime has it, then the CPU."""
+    available = onnxruntime.get_available_providers()
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+
+
+def _memory_of(tensor: torch.Tensor) -> tuple[str, int, int, tuple[int, ...], int]:
+    device = tensor.device
+    return device.type, device.index or 0, _ONNX_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()

@@ -1,0 +1,28 @@
+"""The reference engine: the block stack as torch modules, eagerly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from plugin.families.base import BlockInputs, Family
+
+
+class TorchEngine:
+    """Runs the diffusers blocks themselves, bit for bit what the plain pipeline runs."""
+
+    name = "torch"
+
+    def __init__(self, block_stack: nn.Module) -> None:
+        self._block_stack = block_stack
+
+    def run(self, inputs: BlockInputs) -> torch.Tensor:
+        """See `Engine.run`."""
+        return self._block_stack(**inputs)
+
+
+def build_engine(family: Family, cache_dir: Path | None, threads: int | None) -> TorchEngine:
+    """The engine of a family; nothing is compiled, and torch's own thread count applies."""
+    return TorchEngine(family.block_stack())

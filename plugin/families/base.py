@@ -1,0 +1,84 @@
+"""What a family of diffusion transformers must say about its forward."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from plugin.request import GenerationRequest
+
+Inputs = Mapping[str, Any]  # the arguments of one call of the transformer's forward, by name
+BlockInputs = dict[str, torch.Tensor]  # the arguments of the block stack, by name
+
+
+class Family(ABC):
+    """The forward of one transformer as `finish(block_stack(**embed(inputs, c)), c)` with `c = condition(inputs)`.
+
+    The three parts together must do exactly what the module's own forward does, operation by operation: with the cache
+    off a picture is bit for bit the plain pipeline's. `condition` is what both ends of the stack need at every step;
+    `embed` is what only the blocks need, and is left out of forecast steps.
+
+    Attributes:
+        transformer: the shared diffusers module; never changed but by `release_blocks`.
+        name: the family's name.
+        block_axes: for each argument of the block stack its dynamic axes, axis index -> name. "batch" is the request
+            axis; an argument without it is shared by all requests of an engine call.
+        output_axes: the same for the stack's output.
+    """
+
+    name: str
+    block_axes: Mapping[str, Mapping[int, str]]
+    output_axes: Mapping[int, str]
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
+
+    @abstractmethod
+    def block_stack(self) -> nn.Module:
+        """The blocks as one module: keyword arguments named as in `block_axes`, one tensor out, the feature."""
+
+    @abstractmethod
+    def example_inputs(self) -> BlockInputs:
+        """Small random arguments of the block stack for tracing, every dynamic axis longer than 1."""
+
+    @abstractmethod
+    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The step's conditioning, needed by `embed` and `finish`.
+
+        Args:
+            inputs: the arguments of the forward.
+            constants: kept by the caller for one branch of one request; what does not change from step to step may be
+                left in it by the first call.
+        """
+
+    @abstractmethod
+    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
+        """The arguments of the block stack.
+
+        Raises:
+            ValueError: the call uses something that the family does not serve; the message names it.
+        """
+
+    @abstractmethod
+    def finish(self, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """The forward's output, from the stack's output."""
+
+    @abstractmethod
+    def branch_key(self, inputs: Inputs) -> torch.Tensor:
+        """The argument whose identity tells guidance branches apart in pipelines that open no cache context."""
+
+    @abstractmethod
+    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
+        """The arguments of the pipeline's call that express a request, but for what is the same in every family."""
+
+    @abstractmethod
+    def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Latents as the transformer sees them, as the autoencoder's decoder takes them."""
+
+    @abstractmethod
+    def release_blocks(self) -> None:
+        """Drops the blocks' weights from the shared module, once an engine holds its own copy of them."""

@@ -1,0 +1,152 @@
+"""FLUX.1: dev, schnell, Kontext and whatever else runs on diffusers' FluxTransformer2DModel.
+
+Letters: B batch, I image tokens, T text tokens, D inner width, R rotary width (attention_head_dim).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from plugin.families.base import BlockInputs, Family, Inputs
+from plugin.request import GenerationRequest
+
+_NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
+
+
+class FluxBlockStack(nn.Module):
+    """The double and single stream blocks of a FluxTransformer2DModel, sharing its weights."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer_blocks = transformer.transformer_blocks
+        self.single_transformer_blocks = transformer.single_transformer_blocks
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        rotary_cos: torch.Tensor,
+        rotary_sin: torch.Tensor,
+    ) -> torch.Tensor:
+        """The image tokens after the last block.
+
+        Args:
+            hidden_states: (B, I, D) embedded image tokens.
+            encoder_hidden_states: (B, T, D) embedded text tokens.
+            temb: (B, D) timestep, guidance and pooled text embedding.
+            rotary_cos: (T+I, R) float32, shared by the batch.
+            rotary_sin: (T+I, R) float32, shared by the batch.
+
+        Returns:
+            (B, I, D) in the dtype of the hidden states.
+        """
+        rotary = (rotary_cos, rotary_sin)
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            encoder_hidden_states, hidden_states = block(
+                hidden_states=hidden_states,
+                encoder_hidden_states=encoder_hidden_states,
+                temb=temb,
+                image_rotary_emb=rotary,
+            )
+        return hidden_states
+
+
+class FluxFamily(Family):
+    """FLUX.1 (structure of diffusers 0.42.0, models/transformers/transformer_flux.py, guarded by the parity tests)."""
+
+    name = "flux"
+    block_axes = {
+        "hidden_states": {0: "batch", 1: "image_tokens"},
+        "encoder_hidden_states": {0: "batch", 1: "text_tokens"},
+        "temb": {0: "batch"},
+        "rotary_cos": {0: "all_tokens"},
+        "rotary_sin": {0: "all_tokens"},
+    }
+    output_axes = {0: "batch", 1: "image_tokens"}
+
+    def block_stack(self) -> nn.Module:
+        return FluxBlockStack(self.transformer)
+
+    def example_inputs(self) -> BlockInputs:
+        transformer = self.transformer
+        batch, image_tokens, text_tokens, width = 2, 16, 8, transformer.inner_dim
+        rotary_width = transformer.config.attention_head_dim
+        weight = transformer.proj_out.weight
+        options = {"dtype": weight.dtype, "device": weight.device}
+        rotary = torch.ones(text_tokens + image_tokens, rotary_width, device=weight.device)
+        return {
+            "hidden_states": torch.randn(batch, image_tokens, width, **options),
+            "encoder_hidden_states": torch.randn(batch, text_tokens, width, **options),
+            "temb": torch.randn(batch, width, **options),
+            "rotary_cos": rotary,
+            "rotary_sin": torch.zeros_like(rotary),
+        }
+
+    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(B, D): what CombinedTimestep[Guidance]TextProjEmbeddings computes, its step-independent parts only once."""
+        embed = self.transformer.time_text_embed
+        pooled, guidance, dtype = inputs["pooled_projections"], inputs["guidance"], inputs["hidden_states"].dtype
+        if not constants:
+            constants["text"] = embed.text_embedder(pooled)  # (B, D)
+            if guidance is not None:
+                guidance_proj = embed.time_proj(guidance.to(dtype) * 1000)
+                constants["guidance"] = embed.guidance_embedder(guidance_proj.to(dtype=pooled.dtype))  # (B, D)
+        timestep_proj = embed.time_proj(inputs["timestep"].to(dtype) * 1000)
+        timestep = embed.timestep_embedder(timestep_proj.to(dtype=pooled.dtype))  # (B, D)
+        if "guidance" in constants:
+            timestep = timestep + constants["guidance"]
+        return timestep + constants["text"]
+
+    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
+        for name in _NOT_SERVED:
+            if inputs[name] is not None:
+                raise ValueError(f"{name} is given, must be left out: ControlNet residuals are not served")
+        if inputs["joint_attention_kwargs"]:
+            names = ", ".join(inputs["joint_attention_kwargs"])
+            raise ValueError(f"joint_attention_kwargs has {names}, must be empty: adapters are not served per request")
+        txt_ids, img_ids = (ids[0] if ids.ndim == 3 else ids for ids in (inputs["txt_ids"], inputs["img_ids"]))
+        rotary_cos, rotary_sin = self.transformer.pos_embed(torch.cat((txt_ids, img_ids), dim=0))  # (T+I, R)
+        return {
+            "hidden_states": self.transformer.x_embedder(inputs["hidden_states"]),  # (B, I, D)
+            "encoder_hidden_states": self.transformer.context_embedder(inputs["encoder_hidden_states"]),  # (B, T, D)
+            "temb": condition,
+            "rotary_cos": rotary_cos,
+            "rotary_sin": rotary_sin,
+        }
+
+    def finish(self, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return self.transformer.proj_out(self.transformer.norm_out(features, condition))  # (B, I, out_channels)
+
+    def branch_key(self, inputs: Inputs) -> torch.Tensor:
+        return inputs["encoder_hidden_states"]
+
+    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
+        """With a negative prompt, `guidance_scale` is that of classifier-free guidance between the two prompts, and the
+        distilled guidance is 1 (none): the two would multiply."""
+        arguments: dict[str, Any] = {
+            "prompt": request.prompt,
+            "guidance_scale": request.guidance_scale,
+            "height": request.height,
+            "width": request.width,
+        }
+        if request.negative_prompt is not None:
+            arguments |= {
+                "negative_prompt": request.negative_prompt,
+                "true_cfg_scale": request.guidance_scale,
+                "guidance_scale": 1.0,
+            }
+        if max_sequence_length is not None:
+            arguments["max_sequence_length"] = max_sequence_length
+        return arguments
+
+    def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        unpacked = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)  # (B, C, H, W)
+        return unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
+    def release_blocks(self) -> None:
+        self.transformer.transformer_blocks = nn.ModuleList()
+        self.transformer.single_transformer_blocks = nn.ModuleList()

@@ -1,0 +1,234 @@
+"""Runs one request on a host: from a GenerationRequest to pixels and a report."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from plugin.families.base import Family
+from plugin.pipeline import PipelineHost
+from plugin.request import GenerationRequest
+from plugin.transformer import StepObserver
+from taylorseer import CacheSession, StepKind
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Cancelled(Exception):
+    """The client gave the request up."""
+
+
+class DeadlinePassed(Exception):
+    """The request's deadline passed before it was done."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a generation did; times in seconds.
+
+    Attributes:
+        num_steps: denoising steps.
+        full_steps: the indices of the full ones.
+        engine_calls: calls of the block stack: full steps, times guidance branches that are separate calls.
+        cache_bytes: memory of the anchors.
+        audits: [step, relative L2 distance between forecast and computed features], of the full steps that could have
+            been forecast.
+        queue_s: from arrival to the start of the work.
+        encode_s: from there to the first step: text encoding, noise, schedule.
+        denoise_s: the steps.
+        decode_s: the autoencoder.
+        total_s: from arrival to the picture.
+        seed: the seed used.
+        engine: the engine's name.
+    """
+
+    num_steps: int
+    full_steps: list[int]
+    engine_calls: int
+    cache_bytes: int
+    audits: list[tuple[int, float]]
+    queue_s: float
+    encode_s: float
+    denoise_s: float
+    decode_s: float
+    total_s: float
+    seed: int
+    engine: str
+    height: int
+    width: int
+
+    def to_json(self) -> str:
+        """The report as one JSON object."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The result of one request: `image` is (frames, height, width, 3) uint8."""
+
+    image: Pixels
+    report: Report
+
+
+class RunEvents:
+    """What a running request tells and asks; the methods do nothing here."""
+
+    def check(self, step: int, num_steps: int) -> None:
+        """Called before each step and before decoding; raises Cancelled or DeadlinePassed to end the run."""
+
+    def progress(self, step: int, num_steps: int, preview: Pixels | None) -> None:
+        """Called when `step` of `num_steps` steps are done, with a preview (height, width, 3) where one is due."""
+
+    def step_done(self, kind: StepKind, seconds: float) -> None:
+        """Called after each step with what it was and how long it took, the scheduler's part included."""
+
+    def engine_called(self, batch_size: int) -> None:
+        """Called after each engine call of this request with the number of requests that shared it."""
+
+    def cache_changed(self, delta_bytes: int) -> None:
+        """Called when the request's cache grows, and with what it gives back at its end."""
+
+
+def generate(
+    host: PipelineHost,
+    request: GenerationRequest,
+    events: RunEvents | None = None,
+    *,
+    max_sequence_length: int | None = None,
+    preview_interval: int = 5,
+    arrived: float | None = None,
+) -> Generation:
+    """Makes the picture of a request in the calling thread.
+
+    Args:
+        host: the loaded model.
+        request: the valid request.
+        events: told of progress; may end the run by raising.
+        max_sequence_length: text tokens, or None for the pipeline's default.
+        preview_interval: steps from one preview to the next.
+        arrived: `time.perf_counter()` at arrival; None for now.
+
+    Raises:
+        Cancelled, DeadlinePassed: raised by `events`.
+    """
+    events = events or RunEvents()
+    started = time.perf_counter()
+    run = _Run(host.family, request, events, preview_interval)
+    pipe = host.pipeline_for(request.cache, run)
+    run.pipe = pipe
+    arguments = host.family.call_arguments(request, max_sequence_length)
+    try:
+        output = pipe(
+            **arguments,
+            num_inference_steps=request.num_inference_steps,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            output_type="np",
+        )
+        done = time.perf_counter()
+        image = (output[0] * 255).round().astype(np.uint8)  # (frames, height, width, 3)
+        session: CacheSession = pipe.transformer.session
+        return Generation(image, _report(request, session, run, host.engine.name, arrived or started, started, done))
+    finally:
+        run.release()
+
+
+def _report(
+    request: GenerationRequest,
+    session: CacheSession,
+    run: _Run,
+    engine: str,
+    arrived: float,
+    started: float,
+    done: float,
+) -> Report:
+    return Report(
+        num_steps=session.num_steps,
+        full_steps=list(session.full_steps),
+        engine_calls=session.engine_calls,
+        cache_bytes=session.nbytes,
+        audits=[(each.step, each.audit) for each in session.records if each.audit is not None],
+        queue_s=started - arrived,
+        encode_s=run.first_step - started,
+        denoise_s=run.last_output - run.first_step,
+        decode_s=done - run.last_output,
+        total_s=done - arrived,
+        seed=request.seed,
+        engine=engine,
+        height=request.height,
+        width=request.width,
+    )
+
+
+@dataclass
+class _Run(StepObserver):
+    """Turns the transformer's calls into the events of one run."""
+
+    family: Family
+    request: GenerationRequest
+    events: RunEvents
+    preview_interval: int
+    pipe: Any = None
+    first_step: float = field(default=0.0, init=False)
+    last_output: float = field(default=0.0, init=False)
+    _step_began: float = field(default=0.0, init=False)
+    _kind: StepKind | None = field(default=None, init=False)
+    _cache_bytes: int = field(default=0, init=False)
+    _preview: Pixels | None = field(default=None, init=False)
+
+    def step_started(self, step: int, num_steps: int) -> None:
+        now = time.perf_counter()
+        self._end_step(now)
+        self.first_step = self.first_step or now
+        self._step_began = now
+        self.events.check(step, num_steps)
+        if step:
+            self.events.progress(step, num_steps, self._preview)
+            self._preview = None
+
+    def step_computed(self, step: int, kind: StepKind, latents: torch.Tensor, output: torch.Tensor) -> None:
+        session: CacheSession = self.pipe.transformer.session
+        if kind is StepKind.FULL:
+            self._update_cache_bytes(session.nbytes)
+            self.events.engine_called(1)
+        if self._kind is not StepKind.FULL:  # of several branches at one step, one that computes makes it full
+            self._kind = kind
+        if self.request.preview and step + 1 < session.num_steps and (step + 1) % self.preview_interval == 0:
+            self._preview = self._decode_preview(latents, output)
+        self.last_output = time.perf_counter()
+        if step + 1 == session.num_steps:
+            self.events.check(step + 1, session.num_steps)
+
+    def release(self) -> None:
+        """Gives the anchors' memory back and closes the last step."""
+        self._end_step(self.last_output)
+        transformer = self.pipe.transformer if self.pipe is not None else None
+        if transformer is not None and transformer.session is not None:
+            transformer.session.clear()
+        self._update_cache_bytes(0)
+
+    def _end_step(self, now: float) -> None:
+        if self._kind is not None:
+            self.events.step_done(self._kind, now - self._step_began)
+            self._kind = None
+
+    def _update_cache_bytes(self, nbytes: int) -> None:
+        if nbytes != self._cache_bytes:
+            self.events.cache_changed(nbytes - self._cache_bytes)
+            self._cache_bytes = nbytes
+
+    def _decode_preview(self, latents: torch.Tensor, velocity: torch.Tensor) -> Pixels:
+        """The picture that the present step points to: x_0 = x_t - sigma * v in flow matching, decoded."""
+        pipe = self.pipe
+        scheduler = pipe.scheduler
+        index = (scheduler.begin_index or 0) if scheduler.step_index is None else scheduler.step_index
+        estimate = latents - scheduler.sigmas[index].to(latents) * velocity
+        unpacked = self.family.preview_latents(pipe, estimate, self.request.height, self.request.width)
+        decoded = pipe.vae.decode(unpacked, return_dict=False)[0]
+        image = pipe.image_processor.postprocess(decoded, output_type="np")  # (1, height, width, 3)
+        return (image[0] * 255).round().astype(np.uint8)

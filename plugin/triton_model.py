@@ -1,0 +1,462 @@
+"""The Python-backend models: `<name>_stream` owns the pipeline and its threads, `<name>` answers unary calls through it.
+
+Light to import: the front's instances are processes of their own and never load torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import queue
+import secrets
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from plugin.admission import Admission, LineFull
+
+if TYPE_CHECKING:
+    from plugin.generation import Generation, Pixels
+    from plugin.request import GenerationRequest
+    from taylorseer import StepKind
+
+_CANCEL_PARAMETER = "taylorseer_cancel"  # a request that carries it cancels the request whose key is its value
+_KEY_PARAMETER = "taylorseer_key"  # the key under which a front's request can be cancelled
+_QUIET_PARAMETER = "taylorseer_quiet"  # present where nobody reads progress
+_CANCEL_POLL_S = 0.02  # asking Triton whether a request was cancelled costs up to 50 us
+_STEP_BUCKETS_S = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
+_BATCH_BUCKETS = [1, 2, 4, 8, 16, 32]
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class StreamModel:
+    """The decoupled model: loads the pipeline once, runs each request in a thread, streams its progress.
+
+    A subclass in a model.py may override `load_host` to serve a pipeline that is made rather than loaded.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
+        import torch
+
+        from plugin.config import ModelConfig
+
+        model_config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in model_config["parameters"].items()}
+        self.name: str = args["model_name"]
+        self.config = ModelConfig.from_parameters(parameters, Path(args["model_repository"]))
+        if self.config.torch_threads:
+            torch.set_num_threads(self.config.torch_threads)
+        self.host = self.load_host()
+        self._metrics = _Metrics(self.name.removesuffix("_stream"))
+        self._admission = Admission(self.config.max_in_flight, self.config.max_waiting)
+        self._workers = ThreadPoolExecutor(self.config.max_in_flight, thread_name_prefix=self.name)
+        self._jobs: set[_Job] = set()
+        self._failure: str | None = None
+        self._outbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send_all, name=f"{self.name}-responses", daemon=True)
+        self._sender.start()
+
+    def load_host(self) -> Any:
+        """The `PipelineHost` of the configured pipeline."""
+        from plugin.pipeline import PipelineHost, load_pipeline
+
+        config = self.config
+        pb_utils.Logger.log_info(f"{self.name}: loading {config.pipeline}")
+        pipe = load_pipeline(config.pipeline, config.dtype, config.device)
+        pb_utils.Logger.log_info(f"{self.name}: preparing engine {config.engine}")
+        return PipelineHost(
+            pipe, config.engine, engine_threads=config.engine_threads or None, release_blocks=config.engine != "torch"
+        )
+
+    def execute(self, requests: list[Any]) -> None:
+        """Takes the requests over and returns at once; each is answered through its own response sender."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._accept(request, sender)
+            except Exception as error:
+                self._metrics.count_request(_outcome(error))
+                sender.send(pb_utils.InferenceResponse(error=_triton_error(error)), flags=_FINAL)
+
+    def finalize(self) -> None:
+        """Ends the requests in flight and the threads."""
+        for job in list(self._jobs):
+            job.cancelled = True
+        self._workers.shutdown(wait=True)
+        self._outbox.put(None)
+        self._sender.join()
+
+    def _accept(self, request: Any, sender: Any) -> None:
+        parameters = json.loads(request.parameters() or "{}")
+        if _CANCEL_PARAMETER in parameters:
+            for job in list(self._jobs):
+                job.cancelled = job.cancelled or job.key == parameters[_CANCEL_PARAMETER]
+            sender.send(flags=_FINAL)
+            return
+        if self._failure:
+            raise _Unhealthy(f"the model has failed and takes no requests: {self._failure}")
+        arrived = time.perf_counter()
+        generation_request = self._parse(request)
+        self._admission.enter()
+        key = parameters.get(_KEY_PARAMETER)
+        job = _Job(key, generation_request, sender, self._outbox, arrived, _QUIET_PARAMETER in parameters)
+        self._jobs.add(job)
+        self._metrics.set_present(self._admission)
+        self._workers.submit(self._run, job)
+
+    def _parse(self, request: Any) -> GenerationRequest:
+        from plugin.request import parse_request
+
+        values = {tensor.name(): _scalar(tensor) for tensor in request.inputs()}
+        return parse_request(values, self.config.defaults, self.config.limits, random_seed=secrets.randbelow(2**31))
+
+    def _run(self, job: _Job) -> None:
+        """One request from its slot to its answer; nothing that happens here leaves it without one."""
+        from plugin.generation import generate
+
+        try:
+            job.check_alive()
+            generation = generate(
+                self.host,
+                job.request,
+                _JobEvents(job, self),
+                max_sequence_length=self.config.max_sequence_length,
+                preview_interval=self.config.preview_interval,
+                arrived=job.arrived,
+            )
+            job.finish(_final_outputs(job.request, generation))
+        except BaseException as error:
+            job.fail(error)
+        finally:
+            self._admission.leave()
+
+    def _send_all(self) -> None:
+        """The thread that sends every response, so that no step waits for Triton."""
+        try:
+            while (job := self._outbox.get()) is not None:
+                self.send(job)
+        except BaseException as error:
+            self._give_up(error)
+
+    def send(self, job: _Job) -> None:
+        """Sends what a job has ready: its latest progress, or its end."""
+        if job not in self._jobs:
+            return  # its end overtook the progress that was queued before it
+        if job.ended:
+            self._jobs.remove(job)
+            job.sender.send(job.final_response(), flags=_FINAL)
+            self._metrics.finish_job(job, self._admission)
+        elif progress := job.take_progress():
+            job.sender.send(pb_utils.InferenceResponse(_tensors(progress)))
+
+    def _give_up(self, error: BaseException) -> None:
+        """Fails all requests and takes the model out of service: without its sender it could answer nobody."""
+        self._failure = f"{type(error).__name__}: {error}"
+        pb_utils.Logger.log_error(f"{self.name}: responses can no longer be sent, {self._failure}")
+        for job in list(self._jobs):
+            job.cancelled = True
+            failure = pb_utils.InferenceResponse(error=_triton_error(_Unhealthy(f"the model failed: {self._failure}")))
+            try:
+                job.sender.send(failure, flags=_FINAL)
+            except Exception as lost:
+                pb_utils.Logger.log_error(f"{self.name}: a request could not be answered: {lost}")
+            self._metrics.count_request("error")
+        self._jobs.clear()
+        try:
+            pb_utils.unload_model(self.name)  # readiness then tells; works where the server allows model control
+        except Exception as refused:
+            pb_utils.Logger.log_error(f"{self.name}: stays loaded and refuses all requests: {refused}")
+
+
+class FrontModel:
+    """The plain model: hands each call to `<name>_stream` and returns its last response.
+
+    One call at a time per instance; the number of instances bounds the unary calls in flight.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Needs nothing but its own name."""
+        self._stream_name = f"{args['model_name']}_stream"
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request, in order."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        key = str(uuid.uuid4())
+        # Copies: Triton's own input tensors cannot be sent on, their text arrives damaged (seen in 24.10).
+        inputs = [pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()]
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        caller = threading.Thread(target=self._call, args=(inputs, key, done), daemon=True)
+        caller.start()
+        told = False
+        while True:
+            try:
+                return done.get(timeout=_CANCEL_POLL_S)
+            except queue.Empty:
+                if not told and request.is_cancelled():
+                    told = True
+                    self._request([], {_CANCEL_PARAMETER: key})
+
+    def _call(self, inputs: list[Any], key: str, done: queue.SimpleQueue[Any]) -> None:
+        try:
+            last = None
+            for response in self._request(inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True}):
+                if response.has_error():
+                    last = pb_utils.InferenceResponse(error=response.error())
+                    continue
+                tensors = [each for each in response.output_tensors() if each.name() in ("image", "b64_json", "report")]
+                if tensors:
+                    last = pb_utils.InferenceResponse([each for each in tensors if _is_result(each)])
+            done.put(last or pb_utils.InferenceResponse(error=_triton_error(RuntimeError("no response came"))))
+        except Exception as error:
+            done.put(pb_utils.InferenceResponse(error=_triton_error(error)))
+
+    def _request(self, inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
+        request = pb_utils.InferenceRequest(
+            model_name=self._stream_name, inputs=inputs, requested_output_names=[], parameters=parameters
+        )
+        return list(request.exec(decoupled=True))
+
+
+class _Unhealthy(Exception):
+    """The model cannot serve any more."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """One accepted request. Its worker thread writes it, the sender thread reads it."""
+
+    key: str | None
+    request: GenerationRequest
+    sender: Any
+    outbox: queue.SimpleQueue[_Job | None]
+    arrived: float  # time.perf_counter()
+    quiet: bool
+    cancelled: bool = False
+    ended: bool = False
+    outcome: str = "ok"
+    error: BaseException | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    steps: list[tuple[str, float]] = field(default_factory=list)  # kind and seconds of each step
+    engine_batches: list[int] = field(default_factory=list)
+    _asked: float = 0.0
+    _progress: dict[str, Any] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def check_alive(self, step: int = 0, num_steps: int = 0) -> None:
+        """Raises where the request has been cancelled or is late."""
+        from plugin.generation import Cancelled, DeadlinePassed
+
+        where = f"after {step} of {num_steps} steps" if num_steps else "before it began"
+        now = time.perf_counter()
+        deadline_ms = self.request.deadline_ms
+        if deadline_ms is not None and now - self.arrived > deadline_ms / 1000:
+            raise DeadlinePassed(f"DEADLINE: deadline_ms of {deadline_ms} passed {where}")
+        if now - self._asked > _CANCEL_POLL_S:
+            self._asked = now
+            self.cancelled = self.cancelled or self.sender.is_cancelled()
+        if self.cancelled:
+            raise Cancelled(f"cancelled {where}")
+
+    def tell(self, progress: dict[str, Any]) -> None:
+        """Leaves the latest progress for the sender; what it has not sent yet is replaced."""
+        with self._lock:
+            waiting = self._progress is not None
+            if waiting and self._progress["preview"] is not None and progress["preview"] is None:
+                progress["preview"] = self._progress["preview"]
+            self._progress = progress
+        if not waiting:
+            self.outbox.put(self)
+
+    def take_progress(self) -> dict[str, Any] | None:
+        """The progress to send, once."""
+        with self._lock:
+            progress, self._progress = self._progress, None
+        return progress
+
+    def finish(self, outputs: dict[str, Any]) -> None:
+        """Ends with a result."""
+        self.outputs = outputs
+        self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends with an error."""
+        self.error = error
+        self.outcome = _outcome(error)
+        self._end()
+
+    def final_response(self) -> Any:
+        """The last response."""
+        if self.error is not None:
+            return pb_utils.InferenceResponse(error=_triton_error(self.error))
+        return pb_utils.InferenceResponse(_tensors(self.outputs))
+
+    def _end(self) -> None:
+        self.ended = True
+        self.outbox.put(self)
+
+
+class _JobEvents:
+    """What a running generation tells a job and asks of it (a `plugin.generation.RunEvents`)."""
+
+    def __init__(self, job: _Job, model: StreamModel) -> None:
+        self._job = job
+        self._metrics = model._metrics
+
+    def check(self, step: int, num_steps: int) -> None:
+        self._job.check_alive(step, num_steps)
+
+    def progress(self, step: int, num_steps: int, preview: Pixels | None) -> None:
+        if not self._job.quiet:
+            self._job.tell({"step": step, "num_steps": num_steps, "preview": preview})
+
+    def step_done(self, kind: StepKind, seconds: float) -> None:
+        self._job.steps.append((kind.value, seconds))
+
+    def engine_called(self, batch_size: int) -> None:
+        self._job.engine_batches.append(batch_size)
+
+    def cache_changed(self, delta_bytes: int) -> None:
+        self._metrics.change_cache_bytes(delta_bytes)
+
+
+class _Metrics:
+    """The plugin's metrics on Triton's own port. A change costs a round trip to the server process, so what steps
+    leave behind is reported when a request ends, from the sender thread."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._families: list[Any] = []  # a family must outlive its metrics
+        kinds = ("full", "forecast")
+        steps = self._family("taylorseer_steps_total", "Denoising steps done", "COUNTER")
+        self._steps = {kind: self._metric(steps, kind=kind) for kind in kinds}
+        seconds = self._family("taylorseer_step_seconds", "Seconds of a denoising step", "HISTOGRAM")
+        self._seconds = {kind: self._metric(seconds, _STEP_BUCKETS_S, kind=kind) for kind in kinds}
+        requests = self._family("taylorseer_requests_total", "Requests by their outcome", "COUNTER")
+        self._requests = {outcome: self._metric(requests, outcome=outcome) for outcome in _OUTCOMES}
+        batch = self._family("taylorseer_engine_batch_size", "Requests in one engine call", "HISTOGRAM")
+        self._batch = self._metric(batch, _BATCH_BUCKETS)
+        self._in_flight = self._metric(
+            self._family("taylorseer_requests_in_flight", "Requests being worked on", "GAUGE")
+        )
+        self._waiting = self._metric(self._family("taylorseer_requests_waiting", "Requests in line", "GAUGE"))
+        self._cache_bytes = self._metric(self._family("taylorseer_cache_bytes", "Bytes of all anchors", "GAUGE"))
+
+    def set_present(self, admission: Admission) -> None:
+        """Reports who is in flight and who waits."""
+        self._in_flight.set(admission.in_flight)
+        self._waiting.set(admission.waiting)
+
+    def change_cache_bytes(self, delta_bytes: int) -> None:
+        """Reports that a request's cache grew, or was given back."""
+        self._cache_bytes.increment(delta_bytes)
+
+    def count_request(self, outcome: str) -> None:
+        """Counts a request that has ended."""
+        self._requests[outcome].increment(1)
+
+    def finish_job(self, job: _Job, admission: Admission) -> None:
+        """Reports all that a job has done."""
+        self.set_present(admission)
+        self.count_request(job.outcome)
+        for kind in self._steps:
+            self._steps[kind].increment(sum(each == kind for each, _ in job.steps))
+        for kind, seconds in job.steps:
+            self._seconds[kind].observe(seconds)
+        for batch_size in job.engine_batches:
+            self._batch.observe(batch_size)
+
+    def _family(self, name: str, description: str, kind: str) -> Any:
+        family = pb_utils.MetricFamily(name=name, description=description, kind=getattr(pb_utils.MetricFamily, kind))
+        self._families.append(family)
+        return family
+
+    def _metric(self, family: Any, buckets: list[float] | None = None, **labels: str) -> Any:
+        return family.Metric(labels={"model": self._model, **labels}, **({"buckets": buckets} if buckets else {}))
+
+
+_OUTCOMES = ("ok", "invalid", "unavailable", "cancelled", "deadline", "error")
+
+
+def _outcome(error: BaseException) -> str:
+    """The outcome label of a request that ended with this error."""
+    by_name = {
+        "InvalidRequest": "invalid",
+        "LineFull": "unavailable",
+        "_Unhealthy": "unavailable",
+        "Cancelled": "cancelled",
+        "DeadlinePassed": "deadline",
+    }
+    return by_name.get(type(error).__name__, "error")
+
+
+def _triton_error(error: BaseException) -> Any:
+    codes = {
+        "invalid": pb_utils.TritonError.INVALID_ARG,
+        "unavailable": pb_utils.TritonError.UNAVAILABLE,
+        "cancelled": pb_utils.TritonError.CANCELLED,
+        "deadline": pb_utils.TritonError.CANCELLED,
+        "error": pb_utils.TritonError.INTERNAL,
+    }
+    outcome = _outcome(error)
+    message = str(error) if outcome != "error" else f"{type(error).__name__}: {error}"
+    return pb_utils.TritonError(message, codes[outcome])
+
+
+def _scalar(tensor: Any) -> Any:
+    """The one value of an input of shape [1]; text stays bytes."""
+    from plugin.request import InvalidRequest
+
+    values = tensor.as_numpy()
+    if values.shape != (1,):
+        raise InvalidRequest(f"{tensor.name()} has shape {list(values.shape)}, must be [1]")
+    return values[0] if values.dtype == object else values[0].item()
+
+
+def _final_outputs(request: GenerationRequest, generation: Generation) -> dict[str, Any]:
+    from plugin.request import ResponseFormat
+
+    num_steps = generation.report.num_steps
+    outputs: dict[str, Any] = {"report": generation.report.to_json(), "step": num_steps, "num_steps": num_steps}
+    if request.response_format is ResponseFormat.RAW:
+        return outputs | {"image": generation.image}
+    return outputs | {"b64_json": base64.b64encode(_png(generation.image[0]))}
+
+
+def _png(pixels: Pixels) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _tensors(outputs: dict[str, Any]) -> list[Any]:
+    """The tensors of a response: every output of the contract, empty where there is nothing to say."""
+    image, preview, b64_json = outputs.get("image"), outputs.get("preview"), outputs.get("b64_json")
+    arrays = {
+        "image": np.zeros((0, 0, 0, 3), np.uint8) if image is None else image,
+        "report": np.array([outputs.get("report", "").encode()], dtype=np.object_),
+        "step": np.array([outputs["step"]], dtype=np.int32),
+        "num_steps": np.array([outputs["num_steps"]], dtype=np.int32),
+        "preview": np.zeros((0, 0, 3), np.uint8) if preview is None else preview,
+    }
+    if b64_json is not None:
+        arrays["b64_json"] = np.array([b64_json], dtype=np.object_)
+    return [pb_utils.Tensor(name, array) for name, array in arrays.items()]
+
+
+def _is_result(tensor: Any) -> bool:
+    """False for the empty picture that stands beside a base64 one."""
+    return tensor.name() != "image" or tensor.as_numpy().size > 0

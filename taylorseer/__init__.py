@@ -1,0 +1,17 @@
+"""TaylorSeer feature caching: which steps are full, and what the others forecast (torch and numpy only)."""
+
+from taylorseer.anchors import Anchors
+from taylorseer.predictors import PREDICTORS, forecast_weights
+from taylorseer.schedule import CacheConfig, full_steps
+from taylorseer.session import CacheSession, StepKind, StepRecord
+
+__all__ = [
+    "PREDICTORS",
+    "Anchors",
+    "CacheConfig",
+    "CacheSession",
+    "StepKind",
+    "StepRecord",
+    "forecast_weights",
+    "full_steps",
+]

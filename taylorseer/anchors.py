@@ -1,0 +1,104 @@
+"""The anchors of one guidance branch: raw features of the last full steps, in memory that the cache owns."""
+
+from __future__ import annotations
+
+import torch
+
+from taylorseer.predictors import forecast_weights
+
+
+class Anchors:
+    """A ring of order+1 raw features with the steps they belong to.
+
+    The buffer is allocated once, at the first write, in the dtype and on the device of the features, and is reused for
+    the rest of the run: the features handed to `write` are copied, since engines reuse their output buffers.
+
+    Args:
+        predictor: a name in `taylorseer.PREDICTORS`.
+        order: O, 0 to 8; the ring has O+1 slots.
+        first_step: anchors of earlier steps are not used by forecasts.
+    """
+
+    def __init__(self, predictor: str, order: int, first_step: int = 0) -> None:
+        self._predictor = predictor
+        self._order = order
+        self._first_step = first_step
+        self._slots: torch.Tensor | None = None  # (order+1, *feature)
+        self._slot_of_step: dict[int, int] = {}  # in the order of writing, oldest first
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps of the anchors that a forecast would use, oldest first."""
+        return tuple(step for step in self._slot_of_step if step >= self._first_step)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this ring holds: 0 before the first write, all slots from then on."""
+        return 0 if self._slots is None else self._slots.nbytes
+
+    def write(self, step: int, features: torch.Tensor) -> None:
+        """Keeps a copy of the features of a full step, over the oldest anchor once the ring is full.
+
+        Args:
+            step: the step index; a step written twice keeps the later features.
+            features: (*feature), any floating dtype, the same shape, dtype and device at each call.
+
+        Raises:
+            ValueError: shape, dtype or device differ from the first write's.
+        """
+        if self._slots is None:
+            self._slots = features.new_empty((self._order + 1, *features.shape))
+        slots = self._slots
+        if (features.shape, features.dtype, features.device) != (slots.shape[1:], slots.dtype, slots.device):
+            raise ValueError(
+                f"features are {tuple(features.shape)} {features.dtype} on {features.device}, "
+                f"must be {tuple(slots.shape[1:])} {slots.dtype} on {slots.device} as at the first full step"
+            )
+        slot = self._slot_of_step.pop(step, None)
+        if slot is None:
+            used = len(self._slot_of_step)
+            slot = used if used <= self._order else self._slot_of_step.pop(next(iter(self._slot_of_step)))
+        slots[slot].copy_(features)
+        self._slot_of_step[step] = slot
+
+    def forecast(self, step: int) -> torch.Tensor:
+        """The forecast features of a step, accumulated in float32 in one pass over the anchors.
+
+        Returns:
+            (*feature) in the dtype of the features, memory of its own.
+
+        Raises:
+            LookupError: no usable anchor has been written.
+        """
+        steps = self.steps
+        if self._slots is None or not steps:
+            raise LookupError(f"step {step} cannot be forecast: no full step came before it")
+        weights = [0.0] * (self._order + 1)
+        for anchor_step, weight in zip(
+            steps, forecast_weights(self._predictor, self._order, steps, step), strict=True
+        ):
+            weights[self._slot_of_step[anchor_step]] = float(weight)
+        return weighted_sum(self._slots, weights)
+
+    def clear(self) -> None:
+        """Forgets the anchors and gives their memory back."""
+        self._slots = None
+        self._slot_of_step.clear()
+
+
+def weighted_sum(slots: torch.Tensor, weights: list[float]) -> torch.Tensor:
+    """sum_j weights[j] * slots[j], accumulated in float32; slots of weight 0 are not read.
+
+    Args:
+        slots: (slot, *feature), floating.
+        weights: one per slot, not all 0.
+
+    Returns:
+        (*feature) in the dtype of the slots.
+    """
+    used = [(slot, weight) for slot, weight in zip(slots, weights, strict=True) if weight != 0.0]
+    (first, first_weight), *rest = used
+    total = torch.mul(first, first_weight) if first.dtype == torch.float32 else first.float().mul_(first_weight)
+    for slot, weight in rest:
+        total.add_(slot, alpha=weight)
+    return total.to(slots.dtype)

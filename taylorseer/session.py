@@ -1,0 +1,148 @@
+"""One request's cache: which of its steps are full, the anchors of each guidance branch, and what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+
+from taylorseer.anchors import Anchors
+from taylorseer.schedule import CacheConfig
+
+
+class StepKind(Enum):
+    """What a branch did at a step: computed its features, or forecast them."""
+
+    FULL = "full"
+    FORECAST = "forecast"
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one branch did at one step.
+
+    Attributes:
+        step: the step index.
+        branch: the guidance branch, for example "cond".
+        kind: full or forecast.
+        audit: at a full step that could have been forecast, the relative L2 distance between that forecast and the
+            computed features, |forecast - computed| / |computed|; else None.
+    """
+
+    step: int
+    branch: str
+    kind: StepKind
+    audit: float | None = None
+
+
+class CacheSession:
+    """The cache of one request, used by one thread.
+
+    The caller says at each call which step and branch it is at; nothing is counted here, so solvers that call the
+    transformer several times a step, or skip a branch at some steps, need nothing special. A branch whose first call
+    comes at a forecast step has nothing to forecast from, and that step becomes full for it.
+
+    Args:
+        config: the cache settings.
+        num_steps: steps of the run, at least 1.
+    """
+
+    def __init__(self, config: CacheConfig, num_steps: int) -> None:
+        self.config = config
+        self.num_steps = num_steps
+        self.records: list[StepRecord] = []
+        self._planned = frozenset(config.full_steps(num_steps))
+        self._anchors: dict[str, Anchors] = {}
+        self._interval = config.interval  # with max_error, what the audits have made of it so far
+        self._kind_of_step: dict[int, StepKind] = {}
+        self._last_full = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all anchors held."""
+        return sum(anchors.nbytes for anchors in self._anchors.values())
+
+    @property
+    def full_steps(self) -> tuple[int, ...]:
+        """The steps at which some branch has been computed so far, ascending."""
+        return tuple(sorted({record.step for record in self.records if record.kind is StepKind.FULL}))
+
+    @property
+    def engine_calls(self) -> int:
+        """How often features have been computed so far: full steps, times branches that are separate calls."""
+        return sum(record.kind is StepKind.FULL for record in self.records)
+
+    def kind(self, step: int, branch: str) -> StepKind:
+        """Whether a branch must compute its features at a step or can forecast them.
+
+        Raises:
+            ValueError: the step is outside the run.
+        """
+        if not 0 <= step < self.num_steps:
+            raise ValueError(f"step is {step}, must be from 0 to {self.num_steps - 1}")
+        if step not in self._kind_of_step:  # decided once, so that all branches do the same
+            self._kind_of_step[step] = self._decide(step)
+            if self._kind_of_step[step] is StepKind.FULL:
+                self._last_full = step
+        anchors = self._anchors.get(branch)
+        return self._kind_of_step[step] if anchors is not None and anchors.steps else StepKind.FULL
+
+    def write(self, step: int, branch: str, features: torch.Tensor) -> None:
+        """Takes the computed features of a full step, after auditing what would have been forecast for it.
+
+        Args:
+            step: the step index.
+            branch: the guidance branch.
+            features: (*feature), floating; copied where later steps need them.
+        """
+        audit = None
+        if self.config.enabled:
+            anchors = self._anchors.setdefault(branch, self._new_anchors())
+            if anchors.steps and step not in anchors.steps:
+                audit = relative_distance(anchors.forecast(step), features)
+                self._adapt(audit)
+            anchors.write(step, features)
+        self.records.append(StepRecord(step, branch, StepKind.FULL, audit))
+
+    def forecast(self, step: int, branch: str) -> torch.Tensor:
+        """The forecast features of a branch at a step: (*feature), memory of its own.
+
+        Raises:
+            LookupError: the branch has no anchors.
+        """
+        if branch not in self._anchors:
+            raise LookupError(f"step {step} of branch {branch!r} cannot be forecast: no full step came before it")
+        features = self._anchors[branch].forecast(step)
+        self.records.append(StepRecord(step, branch, StepKind.FORECAST))
+        return features
+
+    def clear(self) -> None:
+        """Gives the memory of all anchors back; each branch's next step is full."""
+        self._anchors.clear()
+
+    def _new_anchors(self) -> Anchors:
+        # TaylorSeer takes differences only from step warmup - 1 on, so no older anchor than warmup - 2 is read; older
+        # ones, from the wild first steps, would spoil every forecast that reads them.
+        return Anchors(self.config.predictor, self.config.order, first_step=self.config.warmup_steps - 2)
+
+    def _decide(self, step: int) -> StepKind:
+        planned = step in self._planned
+        if self.config.max_error is not None and not planned:
+            planned = step - self._last_full >= self._interval
+        return StepKind.FULL if planned else StepKind.FORECAST
+
+    def _adapt(self, audit: float) -> None:
+        if self.config.max_error is None:
+            return
+        if audit > self.config.max_error:
+            self._interval = max(1, self._interval // 2)
+        else:
+            self._interval = min(self.config.interval, self._interval + 1)
+
+
+def relative_distance(forecast: torch.Tensor, computed: torch.Tensor) -> float:
+    """|forecast - computed| / |computed| in float32; infinite where only `computed` vanishes."""
+    reference = computed.float()
+    error = torch.linalg.vector_norm(forecast.float() - reference)
+    return float(error / torch.linalg.vector_norm(reference))

@@ -1,0 +1,1 @@
+"""Trains the embedded emoji model (not needed to serve it)."""
