@@ -23,7 +23,7 @@ class PipelineHost:
     Args:
         pipe: a loaded diffusers pipeline with a transformer of a served family.
         engine: a name in `plugin.engines.ENGINES`.
-        cache_dir: where compiled engines are kept; None for `plugin.engines.build.default_cache_dir()`.
+        cache_dir: where compiled engines are kept; None for `plugin.cache_dir.default_cache_dir()`.
         engine_threads: threads of one engine call on a CPU, at least 1; None for all cores.
         release_blocks: drop the torch blocks once the engine holds its own copy of their weights. `pipe` itself cannot
             run any more after that.

@@ -85,8 +85,8 @@ class StreamModel:
             try:
                 self._accept(request, sender)
             except Exception as error:
+                sender.send(_error_response(error, quiet=_QUIET_PARAMETER in (request.parameters() or "")), flags=_FINAL)
                 self._metrics.count_request(_outcome(error))
-                sender.send(pb_utils.InferenceResponse(error=_triton_error(error)), flags=_FINAL)
 
     def finalize(self) -> None:
         """Ends the requests in flight and the threads."""
@@ -165,8 +165,8 @@ class StreamModel:
         pb_utils.Logger.log_error(f"{self.name}: responses can no longer be sent, {self._failure}")
         for job in list(self._jobs):
             job.cancelled = True
-            failure = pb_utils.InferenceResponse(error=_triton_error(_Unhealthy(f"the model failed: {self._failure}")))
             try:
+                failure = _error_response(_Unhealthy(f"the model failed: {self._failure}"), job.quiet)
                 job.sender.send(failure, flags=_FINAL)
             except Exception as lost:
                 pb_utils.Logger.log_error(f"{self.name}: a request could not be answered: {lost}")
@@ -210,17 +210,10 @@ class FrontModel:
 
     def _call(self, inputs: list[Any], key: str, done: queue.SimpleQueue[Any]) -> None:
         try:
-            last = None
-            for response in self._request(inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True}):
-                if response.has_error():
-                    last = pb_utils.InferenceResponse(error=response.error())
-                    continue
-                tensors = [each for each in response.output_tensors() if each.name() in ("image", "b64_json", "report")]
-                if tensors:
-                    last = pb_utils.InferenceResponse([each for each in tensors if _is_result(each)])
-            done.put(last or pb_utils.InferenceResponse(error=_triton_error(RuntimeError("no response came"))))
+            responses = self._request(inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True})
+            done.put(_plain_response([each for each in responses if each.has_error() or each.output_tensors()][-1]))
         except Exception as error:
-            done.put(pb_utils.InferenceResponse(error=_triton_error(error)))
+            done.put(_error_response(error))
 
     def _request(self, inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
         request = pb_utils.InferenceRequest(
@@ -299,7 +292,7 @@ class _Job:
     def final_response(self) -> Any:
         """The last response."""
         if self.error is not None:
-            return pb_utils.InferenceResponse(error=_triton_error(self.error))
+            return _error_response(self.error, self.quiet)
         return pb_utils.InferenceResponse(_tensors(self.outputs))
 
     def _end(self) -> None:
@@ -401,17 +394,41 @@ def _outcome(error: BaseException) -> str:
     return by_name.get(type(error).__name__, "error")
 
 
-def _triton_error(error: BaseException) -> Any:
-    codes = {
-        "invalid": pb_utils.TritonError.INVALID_ARG,
-        "unavailable": pb_utils.TritonError.UNAVAILABLE,
-        "cancelled": pb_utils.TritonError.CANCELLED,
-        "deadline": pb_utils.TritonError.CANCELLED,
-        "error": pb_utils.TritonError.INTERNAL,
-    }
+_CODES = {
+    "invalid": "INVALID_ARG",
+    "unavailable": "UNAVAILABLE",
+    "cancelled": "CANCELLED",
+    "deadline": "CANCELLED",
+    "error": "INTERNAL",
+}
+
+
+def _error_response(error: BaseException, quiet: bool = False) -> Any:
+    """The response that carries an error. Calls between models lose an error's code, so a front (`quiet`) gets code and
+    message as its report, and makes the error itself."""
     outcome = _outcome(error)
+    code = _CODES[outcome]
     message = str(error) if outcome != "error" else f"{type(error).__name__}: {error}"
-    return pb_utils.TritonError(message, codes[outcome])
+    if quiet:
+        report = json.dumps({"error": {"code": code, "message": message}})
+        return pb_utils.InferenceResponse(_tensors({"report": report, "step": 0, "num_steps": 0}))
+    return pb_utils.InferenceResponse(error=_named_error(code, message))
+
+
+def _plain_response(response: Any) -> Any:
+    """What the front answers, from the last response of the stream model."""
+    if response.has_error():
+        return pb_utils.InferenceResponse(error=response.error())
+    tensors = {tensor.name(): tensor for tensor in response.output_tensors()}
+    report = json.loads(tensors["report"].as_numpy()[0])
+    if "error" in report:
+        return pb_utils.InferenceResponse(error=_named_error(**report["error"]))
+    picture = tensors.get("b64_json") or tensors["image"]
+    return pb_utils.InferenceResponse([picture, tensors["report"]])
+
+
+def _named_error(code: str, message: str) -> Any:
+    return pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
 
 
 def _scalar(tensor: Any) -> Any:
@@ -455,8 +472,3 @@ def _tensors(outputs: dict[str, Any]) -> list[Any]:
     if b64_json is not None:
         arrays["b64_json"] = np.array([b64_json], dtype=np.object_)
     return [pb_utils.Tensor(name, array) for name, array in arrays.items()]
-
-
-def _is_result(tensor: Any) -> bool:
-    """False for the empty picture that stands beside a base64 one."""
-    return tensor.name() != "image" or tensor.as_numpy().size > 0

@@ -16,16 +16,12 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from plugin.cache_dir import default_cache_dir
 from plugin.families.base import Family
 
 OPSET = 20
 _EXPORT_REVISION = 1  # raise it when this file changes what it writes
 _PACKAGES = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
-
-
-def default_cache_dir() -> Path:
-    """`$TRITON_TAYLORSEER_CACHE`, else `~/.cache/triton-taylorseer`."""
-    return Path(os.environ.get("TRITON_TAYLORSEER_CACHE") or Path.home() / ".cache" / "triton-taylorseer")
 
 
 def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test serve lint format bench clean
+
+demo: .venv/.installed
+	$(BIN)/triton-taylorseer demo
+
+test: .venv/.installed lint
+	$(BIN)/pytest
+
+serve: .venv/.installed
+	$(BIN)/triton-taylorseer serve
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks.cpu
+
+clean:
+	rm -rf .venv out
+
+# The CPU build of torch comes first: an unpinned one is gigabytes of CUDA. The server's wheel comes without its
+# dependencies, which only its Python API needs.
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --progress-bar on torch==2.13.0
+	$(BIN)/pip install --progress-bar on -e '.[dev]'
+	$(BIN)/pip install --progress-bar on --no-deps nvidia-pytriton==0.7.0
+	touch $@

@@ -1,0 +1,195 @@
+"""A gRPC client of one served model: plain calls, and streams with progress."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as triton
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+Pixels = npt.NDArray[np.uint8]
+
+# What a request may say: input name -> Triton dtype
+INPUTS = {
+    "prompt": "BYTES",
+    "negative_prompt": "BYTES",
+    "class_label": "INT64",
+    "seed": "INT64",
+    "num_inference_steps": "INT32",
+    "guidance_scale": "FP32",
+    "height": "INT32",
+    "width": "INT32",
+    "num_frames": "INT32",
+    "cache_interval": "INT32",
+    "cache_order": "INT32",
+    "cache_warmup_steps": "INT32",
+    "cache_cooldown_steps": "INT32",
+    "cache_predictor": "BYTES",
+    "cache_max_error": "FP32",
+    "deadline_ms": "INT32",
+    "preview": "BOOL",
+}
+_NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
+
+
+class GenerationError(Exception):
+    """A request that gave no picture; the message is the server's."""
+
+
+class InvalidArgument(GenerationError):
+    """A field is out of its range; the message names field, value and range."""
+
+
+class Unavailable(GenerationError):
+    """The server cannot be reached, or its line is full: trying again later may help."""
+
+
+class Cancelled(GenerationError):
+    """The request was cancelled."""
+
+
+class DeadlineExceeded(GenerationError):
+    """The request's deadline passed before its picture was done."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`step` of `num_steps` steps are done; `preview` is (height, width, 3) uint8 where one was asked for and is due."""
+
+    step: int
+    num_steps: int
+    preview: Pixels | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A result: `image` is (frames, height, width, 3) uint8, `report` what the server tells about it."""
+
+    image: Pixels
+    report: dict[str, Any]
+
+    def save(self, path: Path | str) -> None:
+        """Writes a picture; the file's suffix decides the format.
+
+        Raises:
+            ValueError: the result is a video.
+        """
+        if len(self.image) != 1:
+            raise ValueError(f"the result has {len(self.image)} frames, must be 1 to be saved as a picture")
+        Image.fromarray(self.image[0]).save(path)
+
+
+class Client:
+    """Talks to one model over gRPC; usable as a context manager.
+
+    Args:
+        url: host:port of the server's gRPC endpoint.
+        model: the model's name; streams go to `<model>_stream`.
+    """
+
+    def __init__(self, url: str = "localhost:8001", model: str = "emoji") -> None:
+        self._url = url
+        self._model = model
+        self._client = triton.InferenceServerClient(url)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
+
+    def generate(self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any) -> Generation:
+        """Makes a picture in one plain call.
+
+        Args:
+            prompt: for models that take one.
+            timeout_s: seconds after which the call is given up, or None.
+            **fields: any input of `INPUTS`; what is None or left out gets the model's default.
+
+        Raises:
+            TypeError: an unknown field.
+            GenerationError: one of its kinds, by what went wrong.
+        """
+        try:
+            result = self._client.infer(self._model, _inputs(prompt=prompt, **fields), client_timeout=timeout_s)
+        except InferenceServerException as error:
+            raise self._error(error) from None
+        return _generation(result)
+
+    def stream(self, prompt: str | None = None, **fields: Any) -> Iterator[Progress | Generation]:
+        """Makes a picture and tells how far it is: any number of `Progress`, then one `Generation`.
+
+        Closing the iterator early cancels the request. Arguments and errors are those of `generate`.
+        """
+        inputs = _inputs(prompt=prompt, **fields)
+        answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
+        client = triton.InferenceServerClient(self._url)  # a client carries one stream at a time
+        finished = False
+        try:
+            # The header keeps error codes, which streams otherwise lose.
+            client.start_stream(
+                lambda result, error: answers.put((result, error)), headers={"triton_grpc_error": "true"}
+            )
+            client.async_stream_infer(f"{self._model}_stream", inputs, enable_empty_final_response=True)
+            while not finished:
+                result, error = answers.get()
+                if error is not None:
+                    finished = True
+                    raise self._error(error)
+                finished = result.get_response().parameters["triton_final_response"].bool_param
+                if result.get_response().outputs:
+                    yield _generation(result) if finished else _progress(result)
+        finally:
+            client.stop_stream(cancel_requests=not finished)
+            client.close()
+
+    def _error(self, error: InferenceServerException) -> GenerationError:
+        status, message = str(error.status()), str(error.message())
+        if message.startswith("DEADLINE") or "DEADLINE_EXCEEDED" in status or "Deadline Exceeded" in message:
+            return DeadlineExceeded(message)
+        if "INVALID_ARGUMENT" in status:
+            return InvalidArgument(message)
+        if "failed to connect" in message.lower():
+            return Unavailable(f"no server answers at {self._url}: start one with `triton-taylorseer serve`")
+        if "UNAVAILABLE" in status:
+            return Unavailable(message)
+        if "CANCELLED" in status:
+            return Cancelled(message)
+        return GenerationError(message)
+
+
+def _inputs(**fields: Any) -> list[triton.InferInput]:
+    unknown = sorted(set(fields) - set(INPUTS))
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is not a field, must be one of: {', '.join(INPUTS)}")
+    inputs = []
+    for name, value in fields.items():
+        if value is None:
+            continue
+        tensor = triton.InferInput(name, [1], INPUTS[name])
+        encoded = value.encode() if isinstance(value, str) else value
+        tensor.set_data_from_numpy(np.array([encoded], dtype=_NUMPY[INPUTS[name]]))
+        inputs.append(tensor)
+    return inputs
+
+
+def _generation(result: triton.InferResult) -> Generation:
+    return Generation(result.as_numpy("image"), json.loads(result.as_numpy("report")[0]))
+
+
+def _progress(result: triton.InferResult) -> Progress:
+    preview = result.as_numpy("preview")
+    step, num_steps = (int(result.as_numpy(name)[0]) for name in ("step", "num_steps"))
+    return Progress(step, num_steps, preview if preview is not None and preview.size else None)

@@ -1,0 +1,170 @@
+"""The command line: serve, generate, build, bench, and the demo behind `make demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+app = typer.Typer(
+    name="triton-taylorseer",
+    help="Serves diffusion transformers on Triton Inference Server, with a TaylorSeer cache for each request.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True)
+
+REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
+_FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_FORWARD)
+def serve(
+    context: typer.Context,
+    model_repository: Annotated[Path, typer.Option(help="Folder of models.")] = REPOSITORY,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option()] = 8000,
+    grpc_port: Annotated[int, typer.Option()] = 8001,
+    metrics_port: Annotated[int, typer.Option()] = 8002,
+    model: Annotated[list[str] | None, typer.Option(help="A model to serve; repeatable. Default: all.")] = None,
+) -> None:
+    """Starts Triton in the foreground. What follows -- goes to tritonserver."""
+    from plugin.server import ServerConfig, ServerError, run_foreground
+
+    config = ServerConfig(
+        model_repository.resolve(), host, http_port, grpc_port, metrics_port, tuple(model or ()), tuple(context.args)
+    )
+
+    def tell() -> None:
+        console.print(
+            f"[bold green]ready[/]: HTTP {host}:{http_port}, gRPC {host}:{grpc_port}, "
+            f"metrics {host}:{metrics_port}; Ctrl-C stops",
+            highlight=False,
+        )
+
+    console.print(f"loading the models of {config.model_repository} …", highlight=False)
+    try:
+        raise typer.Exit(run_foreground(config, tell))
+    except ServerError as error:
+        _fail(error)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to show.")],
+    url: Annotated[str, typer.Option(help="host:port of Triton's gRPC endpoint.")] = "localhost:8001",
+    model: Annotated[str, typer.Option(help="The model's name.")] = "emoji",
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to show.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: random.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option()] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    interval: Annotated[int | None, typer.Option(help="Every N-th step is full; 1 turns the cache off.")] = None,
+    order: Annotated[int | None, typer.Option(help="Order of the forecast.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="First steps, all full.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Every step full, as --interval 1.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")] = Path("out.png"),
+) -> None:
+    """Makes a picture on a running server."""
+    from clients import Client, Generation, GenerationError
+
+    if no_cache and interval not in (None, 1):
+        _fail(f"--interval is {interval} beside --no-cache, must be left out or 1")
+    fields = {
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "height": height,
+        "width": width,
+        "cache_interval": 1 if no_cache else interval,
+        "cache_order": order,
+        "cache_warmup_steps": warmup,
+    }
+    try:
+        with Client(url, model) as client, _steps_bar() as bar:
+            task = bar.add_task(prompt, total=steps)
+            for update in client.stream(prompt, **fields):
+                if isinstance(update, Generation):
+                    result = update
+                    bar.update(task, total=result.report["num_steps"], completed=result.report["num_steps"])
+                else:
+                    bar.update(task, total=update.num_steps, completed=update.step)
+        result.save(output)
+    except KeyboardInterrupt:
+        _fail("cancelled")
+    except (GenerationError, OSError, ValueError) as error:
+        _fail(error)
+    report = result.report
+    full = len(report["full_steps"])
+    console.print(
+        f"{output}: {report['total_s']:.2f} s, {full} full and {report['num_steps'] - full} forecast steps, "
+        f"seed {report['seed']}",
+        highlight=False,
+    )
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="A model of the repository.")],
+    model_repository: Annotated[Path, typer.Option(help="Folder of models.")] = REPOSITORY,
+) -> None:
+    """Builds a model's engine ahead of serving it."""
+    from plugin.config import InvalidConfig
+    from plugin.engines.build import build_model
+
+    folder = model_repository.resolve() / f"{model.removesuffix('_stream')}_stream"
+    try:
+        with console.status("") as status:
+            path = build_model(folder, lambda stage: status.update(stage))
+    except (InvalidConfig, OSError, ValueError, TypeError) as error:
+        _fail(error)
+    console.print(f"{path}", highlight=False)
+
+
+@app.command(context_settings=_FORWARD)
+def bench(context: typer.Context) -> None:
+    """Measures the embedded model on this machine's CPU; options as in `python -m benchmarks.cpu --help`."""
+    from benchmarks import cpu
+    from plugin.server import ServerError
+
+    try:
+        cpu.main(context.args)
+    except ServerError as error:
+        _fail(error)
+
+
+@app.command(hidden=True)
+def demo(output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out")) -> None:
+    """Starts a server, makes ten pictures with the cache off and on, and compares them."""
+    from clients.demo import run
+    from plugin.server import Server, ServerConfig, ServerError, free_ports
+
+    http_port, grpc_port, metrics_port = free_ports(3)
+    config = ServerConfig(REPOSITORY, "127.0.0.1", http_port, grpc_port, metrics_port, ("emoji",))
+    try:
+        with console.status("starting tritonserver") as status:
+            server = Server(config, on_progress=status.update)
+            server.__enter__()
+        try:
+            run(server.grpc_url, output)
+        finally:
+            server.stop()
+    except ServerError as error:
+        _fail(error)
+
+
+def _steps_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _fail(error: object) -> NoReturn:
+    console.print(f"[red]error:[/] {error}", highlight=False)
+    raise typer.Exit(1)

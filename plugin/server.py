@@ -1,0 +1,327 @@
+"""Starts and stops a tritonserver: the one on PATH (a container's), or else the one in the nvidia-pytriton wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+from plugin.cache_dir import default_cache_dir
+
+EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
+STOP_TIMEOUT_S = EXIT_TIMEOUT_S + 10
+_ROOT = Path(__file__).resolve().parent.parent
+_STUB = "triton_python_backend_stub"
+
+
+class ServerError(Exception):
+    """The server cannot be started or has died; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How to start a server.
+
+    Attributes:
+        model_repository: an existing folder of models.
+        host: the address that all three ports listen on.
+        http_port, grpc_port, metrics_port: free TCP ports, all different.
+        models: the served models by name, each meaning also its `<name>_stream`; empty for all.
+        extra_args: further arguments of tritonserver.
+    """
+
+    model_repository: Path
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    models: tuple[str, ...] = ()
+    extra_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A tritonserver that was found: its binary, its backends (None for its own), and the environment it needs."""
+
+    binary: Path
+    backends: Path | None
+    environment: dict[str, str]
+
+
+def find_installation() -> Installation:
+    """The tritonserver to run.
+
+    Raises:
+        ServerError: none is installed, or the wheel has none for this Python version.
+    """
+    on_path = shutil.which("tritonserver")
+    if on_path:
+        return Installation(Path(on_path), None, {})
+    spec = find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerError(
+            "tritonserver is not on PATH and the wheel that ships one is not installed: "
+            "run in NVIDIA's Triton container, or `pip install --no-deps nvidia-pytriton==0.7.0`"
+        )
+    package = Path(spec.submodule_search_locations[0])
+    libraries = [str(package.parent / "nvidia_pytriton.libs")]
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        # The stub must load the libpython of this very interpreter, not whichever the system has.
+        libraries.insert(0, sysconfig.get_config_var("LIBDIR"))
+    libraries.append(os.environ.get("LD_LIBRARY_PATH", ""))
+    environment = {
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+    }
+    return Installation(package / "tritonserver/bin/tritonserver", _prepare_backends(package), environment)
+
+
+def command(config: ServerConfig, installation: Installation) -> tuple[list[str], dict[str, str]]:
+    """The argument list and the whole environment of a tritonserver process.
+
+    Model control is explicit, so that a model that has failed can leave service by itself and readiness tells.
+    """
+    arguments = [
+        str(installation.binary),
+        f"--model-repository={config.model_repository}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in _models_to_load(config)),
+        f"--http-address={config.host}",
+        f"--grpc-address={config.host}",
+        f"--metrics-address={config.host}",
+        f"--http-port={config.http_port}",
+        f"--grpc-port={config.grpc_port}",
+        f"--metrics-port={config.metrics_port}",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+    ]
+    if installation.backends:
+        arguments.append(f"--backend-directory={installation.backends}")
+    python_path = ":".join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, **installation.environment, "PYTHONPATH": python_path}
+    return [*arguments, *config.extra_args], environment
+
+
+def check(config: ServerConfig) -> None:
+    """Checks what can be known before starting.
+
+    Raises:
+        ServerError: the repository or a model in it does not exist, or a port is taken.
+    """
+    if not config.model_repository.is_dir():
+        raise ServerError(f"model repository {config.model_repository} is not a folder")
+    for name in _models_to_load(config):
+        if name != "*" and not (config.model_repository / name / "config.pbtxt").is_file():
+            known = sorted(path.parent.name for path in config.model_repository.glob("*/config.pbtxt"))
+            raise ServerError(f"model {name!r} is not in {config.model_repository}, must be one of: {', '.join(known)}")
+    for name, port in (("http", config.http_port), ("grpc", config.grpc_port), ("metrics", config.metrics_port)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.host, port))
+            except OSError as error:
+                raise ServerError(
+                    f"{name} port {port} on {config.host} cannot be used ({error.strerror}): choose --{name}-port"
+                ) from None
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports on the loopback address that are free now, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@dataclass
+class Server:
+    """A tritonserver process of ours; a context manager that starts it, waits for it and stops it.
+
+    Args:
+        config: how to start it.
+        log: a file for what it prints; None for a temporary one.
+        ready_timeout_s: seconds that loading may take within `with`.
+        on_progress: called with a sentence while models load.
+    """
+
+    config: ServerConfig
+    log: Path | None = None
+    ready_timeout_s: float = 600.0
+    on_progress: Callable[[str], None] | None = None
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def http_url(self) -> str:
+        """host:port of the HTTP endpoint."""
+        return f"{self.config.host}:{self.config.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port of the gRPC endpoint."""
+        return f"{self.config.host}:{self.config.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The URL of the metrics."""
+        return f"http://{self.config.host}:{self.config.metrics_port}/metrics"
+
+    def __enter__(self) -> Server:
+        self.start()
+        try:
+            self.wait_ready(self.ready_timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the process.
+
+        Raises:
+            ServerError: no tritonserver, no such repository, or a port is taken.
+        """
+        check(self.config)
+        arguments, environment = command(self.config, find_installation())
+        if self.log is None:
+            self.log = Path(tempfile.mkstemp(prefix="triton-", suffix=".log")[1])
+        with self.log.open("wb") as output:
+            self.process = _spawn(arguments, environment, output)
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Returns once all models are loaded.
+
+        Raises:
+            ServerError: the server died, with the reason from its log, or the time is up.
+        """
+        assert self.process is not None, "start() comes first"
+        deadline = time.monotonic() + timeout_s
+        while not is_ready(self.http_url):
+            if self.process.poll() is not None:
+                raise ServerError(f"tritonserver ended with code {self.process.returncode}: {self.failure()}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"tritonserver was not ready after {timeout_s:.0f} s: {self.failure()}")
+            if self.on_progress:
+                self.on_progress(self._stage())
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stops the process by its id: asks, waits, then kills it and what it has left behind in its own group."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        finally:
+            _kill_group(self.process.pid)
+
+    def failure(self) -> str:
+        """Why loading failed, as the log tells: the first error of a model, else the log's end."""
+        assert self.log is not None
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line for line in lines if "failed to load" in line and "version" in line]
+        return errors[0].split('"', 1)[-1].rstrip('"') if errors else "\n".join(lines[-15:])
+
+    def _stage(self) -> str:
+        assert self.log is not None
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = [line.split('"')[1] for line in lines if '"' in line and "_stream: " in line]
+        return told[-1] if told else "starting tritonserver"
+
+
+def run_foreground(config: ServerConfig, on_ready: Callable[[], None]) -> int:
+    """Runs a server on this terminal until it ends or a signal asks it to; returns its exit code.
+
+    SIGTERM and SIGINT are handed on: tritonserver then finishes the requests in flight.
+    """
+    check(config)
+    process = _spawn(*command(config, find_installation()), None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.terminate())
+    try:
+        told = False
+        while process.poll() is None:
+            if not told and is_ready(f"{config.host}:{config.http_port}"):
+                told = True
+                on_ready()
+            time.sleep(0.2)
+        return process.returncode
+    finally:
+        _kill_group(process.pid)
+
+
+def is_ready(http_url: str) -> bool:
+    """Whether a server answers at host:port and has all its models loaded."""
+    try:
+        with urllib.request.urlopen(f"http://{http_url}/v2/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _models_to_load(config: ServerConfig) -> list[str]:
+    if not config.models:
+        return ["*"]
+    wanted = [name.removesuffix("_stream") for name in config.models]
+    return [each for name in dict.fromkeys(wanted) for each in (f"{name}_stream", name)]
+
+
+def _spawn(arguments: list[str], environment: dict[str, str], output: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    # A session of its own: a Ctrl-C on the terminal reaches the server once, through us, and not its stubs.
+    return subprocess.Popen(
+        arguments,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,
+    )
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _prepare_backends(package: Path) -> Path:
+    """A writable copy of the wheel's Python backend with this Python's stub in it."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    source = package / "tritonserver"
+    stub = source / "python_backend_stubs" / python / _STUB
+    if not stub.is_file():
+        known = sorted(path.name for path in (source / "python_backend_stubs").iterdir())
+        raise ServerError(f"the wheel's server has no stub for Python {python}, must be one of: {', '.join(known)}")
+    target = default_cache_dir() / f"backends-{version('nvidia-pytriton')}-py{python}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+        shutil.copytree(source / "backends" / "python", scratch / "python")
+        shutil.copy(stub, scratch / "python" / _STUB)
+        (scratch / "python" / _STUB).chmod(0o755)
+        try:
+            scratch.rename(target)
+        except OSError:  # another process was faster
+            shutil.rmtree(scratch)
+    return target
