@@ -100,7 +100,7 @@ def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> D
     """
     if Path(source).is_absolute() and not (Path(source) / "model_index.json").is_file():
         raise FileNotFoundError(f"pipeline {source} has no model_index.json, must be a folder that diffusers saved")
-    pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=getattr(torch, dtype))
+    pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 

@@ -101,7 +101,8 @@ class CacheSession:
             anchors = self._anchors.setdefault(branch, self._new_anchors())
             if anchors.steps and step not in anchors.steps:
                 audit = relative_distance(anchors.forecast(step), features)
-                self._adapt(audit)
+                if step >= self.config.warmup_steps:  # earlier audits judge orders that are still ramping
+                    self._adapt(audit)
             anchors.write(step, features)
         self.records.append(StepRecord(step, branch, StepKind.FULL, audit))
 

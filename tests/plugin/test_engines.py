@@ -1,0 +1,107 @@
+"""The engines: equal to the torch blocks, cached under all that decides their content, safe when two build at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from plugin.engines import make_engine
+from plugin.engines.build import engine_key, optimized_onnx
+from plugin.families import family_of
+
+# ONNX Runtime sums in another order than torch: float32 rounding through five blocks
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def block_inputs(batch: int, image_tokens: int, text_tokens: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(batch + image_tokens)
+    angles = torch.rand(text_tokens + image_tokens, 16, generator=generator)
+    return {
+        "hidden_states": torch.randn(batch, image_tokens, 32, generator=generator),
+        "encoder_hidden_states": torch.randn(batch, text_tokens, 32, generator=generator),
+        "temb": torch.randn(batch, 32, generator=generator),
+        "rotary_cos": angles.cos(),
+        "rotary_sin": angles.sin(),
+    }
+
+
+@pytest.fixture(scope="module")
+def engines(flux, engine_cache):
+    family = family_of(flux.transformer)
+    return make_engine("torch", family), make_engine("onnxruntime", family, engine_cache, threads=1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize(("image_tokens", "text_tokens"), [(4, 16), (64, 16), (33, 7), (1, 1)])
+def test_onnxruntime_equals_torch_at_any_batch_and_token_count(engines, batch, image_tokens, text_tokens):
+    inputs = block_inputs(batch, image_tokens, text_tokens)
+    with torch.no_grad():
+        expected, output = (engine.run(inputs) for engine in engines)
+    torch.testing.assert_close(output, expected, **TOLERANCE)
+
+
+def test_onnxruntime_result_survives_the_next_call(engines):
+    first, second = block_inputs(1, 16, 8), block_inputs(1, 16, 9)
+    output = engines[1].run(first)
+    kept = output.clone()
+    engines[1].run(second)
+    assert torch.equal(output, kept)
+
+
+def test_inputs_that_are_not_contiguous_are_run_as_they_read(engines):
+    inputs = block_inputs(2, 16, 8)
+    turned = inputs | {"hidden_states": inputs["hidden_states"].transpose(0, 1).contiguous().transpose(0, 1)}
+    assert not turned["hidden_states"].is_contiguous()
+    assert torch.equal(engines[1].run(turned), engines[1].run(inputs))
+
+
+def test_built_engine_is_found_again(flux, engine_cache):
+    family = family_of(flux.transformer)
+    path = optimized_onnx(family, engine_cache)
+    modified = path.stat().st_mtime_ns
+    assert optimized_onnx(family, engine_cache) == path
+    assert path.stat().st_mtime_ns == modified
+
+
+def test_key_changes_with_weights_and_architecture(make_flux):
+    first, second = family_of(make_flux().transformer), family_of(make_flux().transformer)
+    assert engine_key(first, first.block_stack()) == engine_key(second, second.block_stack())
+    with torch.no_grad():
+        second.transformer.single_transformer_blocks[1].proj_out.bias[3] += 1e-3
+    assert engine_key(first, first.block_stack()) != engine_key(second, second.block_stack())
+    other = family_of(make_flux(guidance_embeds=False).transformer)
+    assert engine_key(first, first.block_stack()) != engine_key(other, other.block_stack())
+
+
+def test_two_builders_at_once_leave_one_whole_engine(make_flux, tmp_path):
+    family = family_of(make_flux().transformer)
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(optimized_onnx(family, tmp_path))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(paths) == 2
+    assert len(set(paths)) == 1
+    folders = [path for path in (tmp_path / "onnx").iterdir() if path.is_dir()]
+    assert folders == [paths[0].parent], "no scratch folder is left"
+
+
+def test_a_failed_build_leaves_nothing_behind(make_flux, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("plugin.engines.build._optimize", fail)
+    with pytest.raises(OSError, match="No space left"):
+        optimized_onnx(family_of(make_flux().transformer), tmp_path)
+    assert not [path for path in (tmp_path / "onnx").iterdir() if path.is_dir()]
+
+
+def test_engines_are_imported_only_when_asked_for():
+    code = "import sys, plugin.engines; assert 'onnxruntime' not in sys.modules; assert 'onnx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,234 @@
+"""Per-request pipelines against plain diffusers: the cache off bit for bit, on as the recursion, in company as alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FluxImg2ImgPipeline, FluxPipeline
+
+from plugin.pipeline import PipelineHost, load_pipeline
+from plugin.transformer import StepObserver
+from taylorseer import CacheConfig
+from tests.taylorseer.recursion import Recursion
+from tests.tiny import MAX_SEQUENCE_LENGTH
+
+OFF = CacheConfig(interval=1)
+TRUE_CFG = {"negative_prompt": "ugly", "true_cfg_scale": 3.0}
+
+
+def latents(pipe: Any, *, steps: int = 6, height: int = 32, width: int = 32, seed: int = 0, **more: Any) -> torch.Tensor:
+    arguments = {"prompt": "a red apple", "guidance_scale": 2.5} | more
+    return pipe(
+        **arguments,
+        num_inference_steps=steps,
+        height=height,
+        width=width,
+        max_sequence_length=MAX_SEQUENCE_LENGTH,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+    ).images
+
+
+@pytest.fixture(scope="module")
+def host(flux: FluxPipeline) -> PipelineHost:
+    return PipelineHost(flux)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (16, 48), (64, 24)])
+@pytest.mark.parametrize("guidance", [{}, TRUE_CFG, {"guidance_scale": 7.0}], ids=["distilled", "true cfg", "strong"])
+def test_cache_off_is_bit_for_bit_the_plain_pipeline(flux, host, height, width, guidance):
+    expected = latents(flux, height=height, width=width, **guidance)
+    assert torch.equal(latents(host.pipeline_for(OFF), height=height, width=width, **guidance), expected)
+
+
+@pytest.mark.parametrize("options", [{"guidance_embeds": False}, {"dtype": torch.bfloat16}, {"dynamic_shift": False}])
+def test_cache_off_is_bit_for_bit_for_other_kinds_of_flux(make_flux, options):
+    pipe = make_flux(**options)
+    assert torch.equal(latents(PipelineHost(pipe).pipeline_for(OFF)), latents(pipe))
+
+
+def test_cache_off_is_bit_for_bit_for_a_batch_of_prompts(flux, host):
+    prompts = ["a red apple", "a blue house"]
+    assert torch.equal(latents(host.pipeline_for(OFF), prompt=prompts), latents(flux, prompt=prompts))
+
+
+@pytest.mark.parametrize("guidance", [{}, TRUE_CFG], ids=["distilled", "true cfg"])
+@pytest.mark.parametrize("strength", [0.4, 0.8])
+def test_image_to_image_is_bit_for_bit_the_plain_pipeline(flux, host, guidance, strength):
+    picture = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    plain = FluxImg2ImgPipeline(**flux.components)
+    plain.set_progress_bar_config(disable=True)
+    arguments = {"image": picture, "strength": strength, "steps": 10, "width": 48, **guidance}
+    pipe = host.pipeline_for(OFF, pipeline_class=FluxImg2ImgPipeline)
+    assert torch.equal(latents(pipe, **arguments), latents(plain, **arguments))
+    assert pipe.transformer.session.num_steps == int(10 * strength)
+
+
+def test_image_to_image_caches_each_branch_though_it_opens_no_context(host):
+    pipe = host.pipeline_for(CacheConfig(interval=4, warmup_steps=2), pipeline_class=FluxImg2ImgPipeline)
+    latents(pipe, image=torch.rand(1, 3, 32, 32), strength=1.0, steps=10, **TRUE_CFG)
+    session = pipe.transformer.session
+    assert session.full_steps == (0, 1, 5, 9)
+    assert session.engine_calls == 2 * 4
+    assert session.nbytes == 2 * 2 * (16 * 16 // 4) * 32 * 4  # branches x slots x tokens x width x float32
+
+
+class ReferenceForecast:
+    """TaylorSeer on the plain pipeline: a hook before norm_out swaps the block stack's output for the recursion's
+    forecast. The blocks run at every step, and what they give at forecast steps is thrown away."""
+
+    def __init__(self, pipe: FluxPipeline, config: CacheConfig, num_steps: int, branches: int) -> None:
+        self.full = config.full_steps(num_steps)
+        self.recursions = [Recursion(config.order, config.warmup_steps) for _ in range(branches)]
+        self.calls = 0
+        self.handle = pipe.transformer.norm_out.register_forward_pre_hook(self.swap)
+
+    def swap(self, module: torch.nn.Module, arguments: tuple[torch.Tensor, torch.Tensor]) -> Any:
+        step, branch = divmod(self.calls, len(self.recursions))
+        self.calls += 1
+        recursion = self.recursions[branch]
+        if step in self.full:
+            recursion.full(step, arguments[0].double())
+        return recursion.forecast(step).float(), arguments[1]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CacheConfig(interval=5, order=1, warmup_steps=3),
+        CacheConfig(interval=5, order=2, warmup_steps=3),
+        CacheConfig(interval=4, order=3, warmup_steps=1, cooldown_steps=2),
+        CacheConfig(interval=3, order=0, warmup_steps=0),
+    ],
+    ids=["N5 O1", "N5 O2", "N4 O3", "reuse"],
+)
+@pytest.mark.parametrize("guidance", [{}, TRUE_CFG], ids=["distilled", "true cfg"])
+def test_cache_on_equals_the_recursion_written_out(make_flux, config, guidance):
+    pipe, steps = make_flux(), 20
+    cached = latents(PipelineHost(pipe).pipeline_for(config), steps=steps, **guidance)
+    uncached = latents(pipe, steps=steps, **guidance)
+    reference = ReferenceForecast(pipe, config, steps, branches=2 if guidance else 1)
+    expected = latents(pipe, steps=steps, **guidance)
+    reference.handle.remove()
+    # float32: the forecast sums in another order, 1e-5 of the latents' size after 20 steps
+    assert (cached - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (uncached - expected).abs().max() > 1e-3 * expected.abs().max(), "the cache must have done something"
+
+
+def test_forecast_steps_run_neither_blocks_nor_embedders(make_flux):
+    pipe = make_flux()
+    calls = {name: 0 for name in ("x_embedder", "context_embedder", "pos_embed", "norm_out")}
+    for name in calls:
+        getattr(pipe.transformer, name).register_forward_hook(
+            lambda *_, name=name: calls.__setitem__(name, calls[name] + 1)
+        )
+    pipe.transformer.transformer_blocks[0].register_forward_hook(
+        lambda *_: calls.__setitem__("block", calls.get("block", 0) + 1)
+    )
+    latents(PipelineHost(pipe).pipeline_for(CacheConfig(interval=5, warmup_steps=3)), steps=20)
+    assert calls == {"x_embedder": 6, "context_embedder": 6, "pos_embed": 6, "block": 6, "norm_out": 20}
+
+
+def test_eight_requests_in_eight_threads_give_what_each_gives_alone(host):
+    requests = [
+        (CacheConfig(interval=1 + i % 4, order=i % 3, warmup_steps=1 + i % 2), {"steps": 6 + i, "seed": i})
+        for i in range(8)
+    ]
+    requests[3][1].update(TRUE_CFG)
+    requests[5][1].update(height=16, width=64)
+
+    def run(request: tuple[CacheConfig, dict[str, Any]]) -> torch.Tensor:
+        torch.set_num_threads(1)
+        return latents(host.pipeline_for(request[0]), **request[1])
+
+    alone = [run(request) for request in requests]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(run, requests))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_pipeline_used_twice_starts_a_new_cache(host):
+    config = CacheConfig(interval=4, warmup_steps=2)
+    pipe = host.pipeline_for(config)
+    first = latents(pipe, steps=9)
+    latents(pipe, steps=5, prompt="a blue house", seed=3)
+    assert torch.equal(latents(pipe, steps=9), first)
+    assert pipe.transformer.session.full_steps == config.full_steps(9)
+
+
+def test_an_observer_that_raises_ends_the_run_before_the_next_step(host):
+    class Stop(StepObserver):
+        steps: list[int]
+
+        def __init__(self) -> None:
+            self.steps = []
+
+        def step_started(self, step: int, num_steps: int) -> None:
+            self.steps.append(step)
+            if step == 3:
+                raise KeyError("stopped")
+
+    observer = Stop()
+    with pytest.raises(KeyError, match="stopped"):
+        latents(host.pipeline_for(OFF, observer), steps=9)
+    assert observer.steps == [0, 1, 2, 3]
+
+
+def test_the_loaded_pipeline_is_left_as_it_was(flux):
+    before = dict(vars(flux))
+    latents(PipelineHost(flux).pipeline_for(CacheConfig()))
+    assert vars(flux) == before
+
+
+def test_release_blocks_frees_the_torch_blocks(make_flux, engine_cache):
+    pipe = make_flux()
+    expected = latents(pipe)
+    host = PipelineHost(pipe, "onnxruntime", cache_dir=engine_cache, release_blocks=True)
+    assert not pipe.transformer.transformer_blocks
+    assert not pipe.transformer.single_transformer_blocks
+    torch.testing.assert_close(latents(host.pipeline_for(OFF)), expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+
+def test_a_saved_pipeline_loads_and_gives_the_same(flux, tmp_path):
+    flux.save_pretrained(tmp_path / "saved")
+    loaded = load_pipeline(str(tmp_path / "saved"))
+    assert torch.equal(latents(PipelineHost(loaded).pipeline_for(OFF)), latents(flux))
+
+
+def test_a_folder_without_a_pipeline_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no model_index.json"):
+        load_pipeline(str(tmp_path))
+
+
+def test_what_is_not_served_is_refused_by_name(make_flux):
+    flux = make_flux()
+    transformer = PipelineHost(flux).pipeline_for(OFF).transformer
+    inputs = {
+        "hidden_states": torch.zeros(1, 4, 16),
+        "encoder_hidden_states": torch.zeros(1, 2, 32),
+        "pooled_projections": torch.zeros(1, 32),
+        "timestep": torch.ones(1),
+        "guidance": torch.ones(1),
+        "img_ids": torch.zeros(4, 3),
+        "txt_ids": torch.zeros(2, 3),
+    }
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="controlnet_block_samples is given, must be left out"):
+            transformer(**inputs, controlnet_block_samples=[torch.zeros(1, 4, 32)])
+        with pytest.raises(ValueError, match="joint_attention_kwargs has scale, must be empty"):
+            transformer(**inputs, joint_attention_kwargs={"scale": 1.0})
+    other = FluxPipeline(**{**flux.components, "scheduler": DDIMScheduler()})
+    with pytest.raises(TypeError, match="scheduler is a DDIMScheduler, must be one that tells its step_index"):
+        PipelineHost(other).pipeline_for(OFF)
+    with pytest.raises(ValueError, match="engine is 'abacus', must be one of: torch, onnxruntime"):
+        PipelineHost(flux, "abacus")
+
+
+def test_a_transformer_of_no_family_is_refused(flux):
+    pipe = FluxPipeline(**{**flux.components, "transformer": None})
+    with pytest.raises(TypeError, match="transformer is a NoneType, must be one of: FluxTransformer2DModel"):
+        PipelineHost(pipe)

@@ -1,0 +1,81 @@
+"""Forecast weights, against the recursion written out and closed forms."""
+
+import numpy as np
+import pytest
+
+from taylorseer import PREDICTORS, forecast_weights
+
+from .recursion import Recursion
+
+STEPS = [
+    pytest.param([0], id="one anchor"),
+    pytest.param([0, 1, 2], id="evenly"),
+    pytest.param([1, 2, 7, 12], id="warm-up then interval"),
+    pytest.param([3, 4, 9, 11, 20], id="unevenly"),
+    pytest.param([49, 48, 43, 38], id="downwards"),
+]
+
+
+@pytest.mark.parametrize("anchor_steps", STEPS)
+@pytest.mark.parametrize("order", range(5))
+def test_taylor_equals_the_recursion(anchor_steps, order):
+    features = np.random.default_rng(0).normal(size=(len(anchor_steps), 7))
+    recursion = Recursion(order)
+    for step, feature in zip(anchor_steps, features, strict=True):
+        recursion.full(step, feature)
+    direction = 1 if anchor_steps[-1] >= anchor_steps[0] else -1
+    for k in (1, 2, 4):
+        step = anchor_steps[-1] + direction * k
+        forecast = forecast_weights("taylor", order, anchor_steps, step) @ features
+        # float64 on both sides: only the order of the operations differs
+        np.testing.assert_allclose(forecast, recursion.forecast(step), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("anchor_steps", [[0, 5, 10], [10, 5, 0], [2, 3, 9]])
+def test_taylor_order_1_is_exact_on_lines_in_both_directions(anchor_steps):
+    step = anchor_steps[-1] + (3 if anchor_steps[-1] > anchor_steps[0] else -3)
+    weights = forecast_weights("taylor", 1, anchor_steps, step)
+    assert weights @ (4.0 - 0.5 * np.array(anchor_steps)) == pytest.approx(4.0 - 0.5 * step, abs=1e-12)
+
+
+def test_taylor_order_2_errs_on_a_parabola_as_the_closed_form_says():
+    """On F = s^2 with spacing N the forecast k steps on is N*k too low (FACTS: it is not the interpolating polynomial)."""
+    interval, k = 5, 3
+    anchor_steps = [0, interval, 2 * interval]
+    step = anchor_steps[-1] + k
+    forecast = forecast_weights("taylor", 2, anchor_steps, step) @ (np.array(anchor_steps, dtype=float) ** 2)
+    assert forecast - step**2 == pytest.approx(-interval * k, abs=1e-9)
+
+
+@pytest.mark.parametrize(("order", "gain"), [(1, 2.67), (2, 4.06), (4, 5.15)])
+def test_noise_gain_of_taylor(order, gain):
+    anchor_steps = [6 * i for i in range(order + 1)]
+    weights = forecast_weights("taylor", order, anchor_steps, anchor_steps[-1] + 5)
+    assert np.abs(weights).sum() == pytest.approx(gain, abs=0.005)
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_weights_sum_to_1_and_old_anchors_get_0(predictor, order):
+    weights = forecast_weights(predictor, order, [0, 1, 2, 7, 12], 14)
+    assert weights.dtype == np.float64
+    assert weights.sum() == pytest.approx(1.0)
+    assert not weights[: 5 - (order + 1)].any()
+
+
+def test_reuse_takes_the_newest_anchor():
+    assert forecast_weights("reuse", 3, [0, 4, 8], 11).tolist() == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("magic", 1, [0], 1), "predictor is 'magic', must be one of: taylor, reuse"),
+        (("taylor", 9, [0], 1), "order is 9, must be from 0 to 8"),
+        (("taylor", 1, [], 1), "anchor_steps is empty"),
+        (("taylor", 1, [3, 3], 4), "must hold each step once"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        forecast_weights(*arguments)

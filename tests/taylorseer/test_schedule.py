@@ -1,0 +1,76 @@
+"""The fixed schedules, against the counts that the paper's ratios imply and the rule written out."""
+
+import pytest
+
+from taylorseer import CacheConfig, full_steps
+
+
+@pytest.mark.parametrize(
+    ("interval", "warmup", "count"),
+    # DiT N3/4/5, FLUX N4/5/6/7, HunyuanVideo and Wan N5, HiDream N4: full steps of 50 (arXiv 2503.06923)
+    [(3, 2, 18), (4, 2, 14), (5, 2, 11), (4, 3, 14), (5, 3, 12), (6, 3, 10), (7, 3, 9), (5, 1, 10), (4, 1, 13)],
+)
+def test_paper_settings_give_the_papers_number_of_full_steps(interval, warmup, count):
+    assert len(full_steps(50, interval, warmup_steps=warmup)) == count
+
+
+def test_schedule_of_flux_is_spelt_out():
+    assert full_steps(50, 6, warmup_steps=3) == (0, 1, 2, 8, 14, 20, 26, 32, 38, 44)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 50])
+def test_interval_1_makes_every_step_full(num_steps):
+    assert full_steps(num_steps, 1, warmup_steps=0) == tuple(range(num_steps))
+
+
+def test_step_0_is_full_without_a_warmup():
+    assert full_steps(9, 4, warmup_steps=0) == (0, 4, 8)
+
+
+def test_cooldown_makes_the_last_steps_full():
+    assert full_steps(20, 5, warmup_steps=2, cooldown_steps=3) == (0, 1, 6, 11, 16, 17, 18, 19)
+
+
+def test_warmup_beyond_the_run_makes_every_step_full():
+    assert full_steps(4, 5, warmup_steps=100) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 5), "num_steps is 0, must be an integer of at least 1"),
+        ((10, 0), "interval is 0, must be an integer of at least 1"),
+        ((10, 5, -1), "warmup_steps is -1, must be an integer of at least 0"),
+        ((10, 5, 0, -2), "cooldown_steps is -2, must be an integer of at least 0"),
+        ((10.0, 5), "num_steps is 10.0, must be an integer"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        full_steps(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"interval": 0}, "interval is 0, must be an integer from 1 to 1000"),
+        ({"order": -1}, "order is -1, must be an integer from 0 to 8"),
+        ({"order": 9}, "order is 9, must be an integer from 0 to 8"),
+        ({"order": True}, "order is True"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"cooldown_steps": 1001}, "cooldown_steps is 1001"),
+        ({"predictor": "magic"}, "predictor is 'magic', must be one of: taylor, reuse"),
+        ({"max_error": 0.0}, "max_error is 0.0, must be a finite number above 0"),
+        ({"max_error": float("nan")}, "max_error is nan"),
+    ],
+)
+def test_bad_config_fields_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        CacheConfig(**fields)
+
+
+def test_config_is_frozen_and_gives_its_schedule():
+    config = CacheConfig(interval=6, warmup_steps=3)
+    assert config.full_steps(50) == full_steps(50, 6, 3)
+    with pytest.raises(AttributeError):
+        config.interval = 2  # type: ignore[misc]

@@ -1,0 +1,106 @@
+"""One request's cache: what is full, which anchors count, what is recorded."""
+
+import pytest
+import torch
+
+from taylorseer import CacheConfig, CacheSession, StepKind
+
+from .recursion import Recursion
+
+
+def run(session: CacheSession, features: dict[int, torch.Tensor], branch: str = "cond") -> dict[int, torch.Tensor]:
+    """Runs all steps of a branch and returns what each one used."""
+    used = {}
+    for step in range(session.num_steps):
+        if session.kind(step, branch) is StepKind.FULL:
+            session.write(step, branch, features[step])
+            used[step] = features[step]
+        else:
+            used[step] = session.forecast(step, branch)
+    return used
+
+
+def random_features(num_steps: int) -> dict[int, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {step: torch.randn(3, 4, generator=generator) for step in range(num_steps)}
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+@pytest.mark.parametrize(("interval", "warmup"), [(5, 3), (4, 1), (3, 2), (6, 0)])
+def test_run_equals_the_recursion(order, interval, warmup):
+    config = CacheConfig(interval=interval, order=order, warmup_steps=warmup)
+    features = random_features(30)
+    used = run(CacheSession(config, 30), features)
+    recursion = Recursion(order, warmup)
+    for step in range(30):
+        if step in config.full_steps(30):
+            recursion.full(step, features[step])
+        # float32 sums of at most four terms with weights below 10
+        torch.testing.assert_close(used[step], recursion.forecast(step).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_full_steps_and_engine_calls_are_those_of_the_schedule():
+    session = CacheSession(CacheConfig(interval=5, warmup_steps=3), 20)
+    run(session, random_features(20))
+    assert session.full_steps == (0, 1, 2, 7, 12, 17)
+    assert session.engine_calls == 6
+    assert [record.kind for record in session.records[:4]] == [StepKind.FULL] * 3 + [StepKind.FORECAST]
+
+
+def test_cache_off_keeps_nothing():
+    session = CacheSession(CacheConfig(interval=1), 5)
+    run(session, random_features(5))
+    assert session.nbytes == 0
+    assert session.full_steps == (0, 1, 2, 3, 4)
+    assert all(record.audit is None for record in session.records)
+
+
+def test_branches_have_their_own_anchors():
+    config = CacheConfig(interval=3, warmup_steps=1, predictor="reuse")
+    session = CacheSession(config, 3)
+    session.write(0, "cond", torch.tensor([1.0]))
+    session.write(0, "uncond", torch.tensor([-1.0]))
+    assert session.forecast(1, "cond").item() == 1.0
+    assert session.forecast(1, "uncond").item() == -1.0
+    assert session.nbytes == 2 * 2 * 4
+
+
+def test_a_branch_that_starts_late_computes_its_first_step():
+    session = CacheSession(CacheConfig(interval=4, warmup_steps=1), 8)
+    session.write(0, "cond", torch.ones(2))
+    assert session.kind(1, "cond") is StepKind.FORECAST
+    assert session.kind(1, "uncond") is StepKind.FULL
+
+
+def test_audit_is_the_relative_distance_of_forecast_and_feature():
+    session = CacheSession(CacheConfig(interval=2, warmup_steps=1, predictor="reuse"), 5)
+    session.write(0, "cond", torch.tensor([3.0, 4.0]))
+    session.forecast(1, "cond")
+    session.write(2, "cond", torch.tensor([6.0, 8.0]))
+    assert session.records[-1].audit == pytest.approx(0.5)  # |(3,4) - (6,8)| / |(6,8)|
+    assert session.records[0].audit is None
+
+
+def test_clear_returns_the_memory_and_the_next_step_is_full():
+    session = CacheSession(CacheConfig(interval=4, warmup_steps=1), 8)
+    session.write(0, "cond", torch.ones(100))
+    assert session.nbytes == 2 * 400
+    session.clear()
+    assert session.nbytes == 0
+    assert session.kind(1, "cond") is StepKind.FULL
+
+
+def test_max_error_adds_full_steps_where_forecasts_are_poor():
+    wild, tame = random_features(40), {step: torch.full((4,), 1.0 + step) for step in range(40)}
+    config = CacheConfig(interval=8, warmup_steps=2, max_error=0.05)
+    sessions = [CacheSession(config, 40), CacheSession(config, 40)]
+    for session, features in zip(sessions, (wild, tame), strict=True):
+        run(session, features)
+    planned = set(config.full_steps(40))
+    assert planned < set(sessions[0].full_steps)
+    assert set(sessions[1].full_steps) == planned
+
+
+def test_steps_outside_the_run_are_refused():
+    with pytest.raises(ValueError, match="step is 5, must be from 0 to 4"):
+        CacheSession(CacheConfig(), 5).kind(5, "cond")
