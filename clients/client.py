@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 from collections.abc import Iterator
@@ -37,7 +38,13 @@ INPUTS = {
     "deadline_ms": "INT32",
     "preview": "BOOL",
 }
-_NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
+_NUMPY: dict[str, Any] = {
+    "BYTES": np.object_,
+    "INT64": np.int64,
+    "INT32": np.int32,
+    "FP32": np.float32,
+    "BOOL": np.bool_,
+}
 
 
 class GenerationError(Exception):
@@ -62,7 +69,7 @@ class DeadlineExceeded(GenerationError):
 
 @dataclass(frozen=True)
 class Progress:
-    """`step` of `num_steps` steps are done; `preview` is (height, width, 3) uint8 where one was asked for and is due."""
+    """`step` of `num_steps` steps are done; `preview` is (height, width, 3) uint8 where asked for and due."""
 
     step: int
     num_steps: int
@@ -115,12 +122,13 @@ class Client:
 
         Args:
             prompt: for models that take one.
-            timeout_s: seconds after which the call is given up, or None.
+            timeout_s: seconds after which the client gives up with `DeadlineExceeded`, or None for never.
             **fields: any input of `INPUTS`; what is None or left out gets the model's default.
 
         Raises:
             TypeError: an unknown field.
-            GenerationError: one of its kinds, by what went wrong.
+            InvalidArgument, Unavailable, Cancelled, DeadlineExceeded: what went wrong, where Triton tells the kind.
+            GenerationError: anything else, an unknown model for example.
         """
         try:
             result = self._client.infer(self._model, _inputs(prompt=prompt, **fields), client_timeout=timeout_s)
@@ -128,7 +136,9 @@ class Client:
             raise self._error(error) from None
         return _generation(result)
 
-    def stream(self, prompt: str | None = None, **fields: Any) -> Iterator[Progress | Generation]:
+    def stream(
+        self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any
+    ) -> Iterator[Progress | Generation]:
         """Makes a picture and tells how far it is: any number of `Progress`, then one `Generation`.
 
         Closing the iterator early cancels the request. Arguments and errors are those of `generate`.
@@ -136,13 +146,15 @@ class Client:
         inputs = _inputs(prompt=prompt, **fields)
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         client = triton.InferenceServerClient(self._url)  # a client carries one stream at a time
-        finished = False
+        finished = complete = False
         try:
-            # The header keeps error codes, which streams otherwise lose.
             client.start_stream(
-                lambda result, error: answers.put((result, error)), headers={"triton_grpc_error": "true"}
+                lambda result, error: answers.put((result, error)),
+                stream_timeout=timeout_s,
+                headers={"triton_grpc_error": "true"},  # keeps error codes, which streams otherwise lose
             )
-            client.async_stream_infer(f"{self._model}_stream", inputs, enable_empty_final_response=True)
+            with contextlib.suppress(InferenceServerException):  # a stream that broke at once tells why as its answer
+                client.async_stream_infer(f"{self._model}_stream", inputs, enable_empty_final_response=True)
             while not finished:
                 result, error = answers.get()
                 if error is not None:
@@ -150,7 +162,11 @@ class Client:
                     raise self._error(error)
                 finished = result.get_response().parameters["triton_final_response"].bool_param
                 if result.get_response().outputs:
-                    yield _generation(result) if finished else _progress(result)
+                    update = _update(result)
+                    complete = complete or isinstance(update, Generation)
+                    yield update
+            if not complete:
+                raise GenerationError(f"{self._model}_stream ended without a picture")
         finally:
             client.stop_stream(cancel_requests=not finished)
             client.close()
@@ -161,7 +177,7 @@ class Client:
             return DeadlineExceeded(message)
         if "INVALID_ARGUMENT" in status:
             return InvalidArgument(message)
-        if "failed to connect" in message.lower():
+        if any(sign in message.lower() for sign in ("failed to connect", "resolution failed", "errors resolving")):
             return Unavailable(f"no server answers at {self._url}: start one with `triton-taylorseer serve`")
         if "UNAVAILABLE" in status:
             return Unavailable(message)
@@ -179,10 +195,27 @@ def _inputs(**fields: Any) -> list[triton.InferInput]:
         if value is None:
             continue
         tensor = triton.InferInput(name, [1], INPUTS[name])
-        encoded = value.encode() if isinstance(value, str) else value
-        tensor.set_data_from_numpy(np.array([encoded], dtype=_NUMPY[INPUTS[name]]))
+        tensor.set_data_from_numpy(np.array([_encoded(name, value)], dtype=_NUMPY[INPUTS[name]]))
         inputs.append(tensor)
     return inputs
+
+
+def _encoded(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"{name} is invalid at character {error.start}, must be Unicode text") from None
+    if INPUTS[name].startswith("INT"):
+        limits = np.iinfo(_NUMPY[INPUTS[name]])
+        if not limits.min <= value <= limits.max:  # numpy would wrap it around
+            raise InvalidArgument(f"{name} is {value}, must be from {limits.min} to {limits.max}")
+    return value
+
+
+def _update(result: triton.InferResult) -> Progress | Generation:
+    # The picture may come before the final flag, which may have a response of its own; only it has a report.
+    return _generation(result) if result.as_numpy("report")[0] else _progress(result)
 
 
 def _generation(result: triton.InferResult) -> Generation:

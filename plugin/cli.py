@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 app = typer.Typer(
@@ -46,7 +49,7 @@ def serve(
             highlight=False,
         )
 
-    console.print(f"loading the models of {config.model_repository} …", highlight=False)
+    _say(f"loading the models of {config.model_repository} …")
     try:
         raise typer.Exit(run_foreground(config, tell))
     except ServerError as error:
@@ -75,7 +78,8 @@ def generate(
 
     if no_cache and interval not in (None, 1):
         _fail(f"--interval is {interval} beside --no-cache, must be left out or 1")
-    fields = {
+    _check_suffix(output)
+    fields: dict[str, Any] = {
         "negative_prompt": negative_prompt,
         "seed": seed,
         "num_inference_steps": steps,
@@ -102,10 +106,9 @@ def generate(
         _fail(error)
     report = result.report
     full = len(report["full_steps"])
-    console.print(
+    _say(
         f"{output}: {report['total_s']:.2f} s, {full} full and {report['num_steps'] - full} forecast steps, "
-        f"seed {report['seed']}",
-        highlight=False,
+        f"seed {report['seed']}"
     )
 
 
@@ -121,10 +124,10 @@ def build(
     folder = model_repository.resolve() / f"{model.removesuffix('_stream')}_stream"
     try:
         with console.status("") as status:
-            path = build_model(folder, lambda stage: status.update(stage))
+            path = build_model(folder, lambda stage: status.update(escape(stage)))
     except (InvalidConfig, OSError, ValueError, TypeError) as error:
         _fail(error)
-    console.print(f"{path}", highlight=False)
+    _say(path)
 
 
 @app.command(context_settings=_FORWARD)
@@ -142,29 +145,47 @@ def bench(context: typer.Context) -> None:
 @app.command(hidden=True)
 def demo(output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out")) -> None:
     """Starts a server, makes ten pictures with the cache off and on, and compares them."""
+    from clients import GenerationError
     from clients.demo import run
     from plugin.server import Server, ServerConfig, ServerError, free_ports
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # the server's `with` block then stops it
     http_port, grpc_port, metrics_port = free_ports(3)
     config = ServerConfig(REPOSITORY, "127.0.0.1", http_port, grpc_port, metrics_port, ("emoji",))
+    status = console.status("starting tritonserver")
     try:
-        with console.status("starting tritonserver") as status:
-            server = Server(config, on_progress=status.update)
-            server.__enter__()
-        try:
+        with status, Server(config, on_progress=lambda stage: status.update(escape(stage))) as server:
+            status.stop()
             run(server.grpc_url, output)
-        finally:
-            server.stop()
-    except ServerError as error:
+    except (ServerError, GenerationError, OSError) as error:
         _fail(error)
 
 
 def _steps_bar() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
 
 
+def _check_suffix(output: Path) -> None:
+    from PIL import Image
+
+    known = {suffix for suffix, format_ in Image.registered_extensions().items() if format_ in Image.SAVE}
+    if output.suffix.lower() not in known:
+        _fail(f"output is {output}, must end in .png or another suffix that Pillow writes")
+    if not output.parent.is_dir():
+        _fail(f"output is {output}, must be in a folder that exists")
+
+
+def _say(message: object) -> None:
+    console.print(str(message), markup=False, highlight=False, soft_wrap=True)
+
+
 def _fail(error: object) -> NoReturn:
-    console.print(f"[red]error:[/] {error}", highlight=False)
+    console.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)

@@ -61,7 +61,9 @@ class ModelConfig:
         """
         unknown = sorted(set(parameters) - set(_PARAMETERS))
         if unknown:
-            raise InvalidConfig(f"parameter {unknown[0]!r} is unknown, must be one of: {', '.join(sorted(_PARAMETERS))}")
+            raise InvalidConfig(
+                f"parameter {unknown[0]!r} is unknown, must be one of: {', '.join(sorted(_PARAMETERS))}"
+            )
         if "pipeline" not in parameters:
             raise InvalidConfig("parameter 'pipeline' is missing, must be a hub id or a folder")
         read = {name: default for name, (_, default) in _PARAMETERS.items()}

@@ -73,9 +73,7 @@ class PipelineHost:
         pipe = copy.copy(shared)
         pipe.scheduler = copy.deepcopy(shared.scheduler)
         # Not through DiffusionPipeline.__setattr__, which would look for the stand-in in a library of components.
-        pipe.__dict__["transformer"] = ForecastingTransformer(
-            self.family, self.engine, pipe.scheduler, cache, observer
-        )
+        pipe.__dict__["transformer"] = ForecastingTransformer(self.family, self.engine, pipe.scheduler, cache, observer)
         return pipe
 
     def _variant(self, pipeline_class: type[DiffusionPipeline]) -> DiffusionPipeline:

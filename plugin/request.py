@@ -144,7 +144,9 @@ def parse_request(
 
 def _check_subject(prompt: str | None, class_label: int | None, limits: Limits) -> None:
     if prompt is not None and class_label is not None:
-        raise InvalidRequest(f"class_label is {class_label} beside a prompt, must be left out: only one of them applies")
+        raise InvalidRequest(
+            f"class_label is {class_label} beside a prompt, must be left out: only one of them applies"
+        )
     if limits.takes_prompt and class_label is not None:
         raise InvalidRequest(f"class_label is {class_label}, must be left out: this model takes a prompt")
     if limits.takes_prompt and not prompt:

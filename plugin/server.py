@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -120,7 +120,7 @@ def check(config: ServerConfig) -> None:
     """Checks what can be known before starting.
 
     Raises:
-        ServerError: the repository or a model in it does not exist, or a port is taken.
+        ServerError: the repository or a model in it does not exist, or a port is no port, given twice or taken.
     """
     if not config.model_repository.is_dir():
         raise ServerError(f"model repository {config.model_repository} is not a folder")
@@ -128,7 +128,12 @@ def check(config: ServerConfig) -> None:
         if name != "*" and not (config.model_repository / name / "config.pbtxt").is_file():
             known = sorted(path.parent.name for path in config.model_repository.glob("*/config.pbtxt"))
             raise ServerError(f"model {name!r} is not in {config.model_repository}, must be one of: {', '.join(known)}")
-    for name, port in (("http", config.http_port), ("grpc", config.grpc_port), ("metrics", config.metrics_port)):
+    ports = {"http": config.http_port, "grpc": config.grpc_port, "metrics": config.metrics_port}
+    if len(set(ports.values())) < len(ports):
+        raise ServerError(f"ports are {', '.join(f'{name} {port}' for name, port in ports.items())}, must all differ")
+    for name, port in ports.items():
+        if not 1 <= port <= 65535:
+            raise ServerError(f"{name} port is {port}, must be from 1 to 65535")
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -201,7 +206,9 @@ class Server:
         check(self.config)
         arguments, environment = command(self.config, find_installation())
         if self.log is None:
-            self.log = Path(tempfile.mkstemp(prefix="triton-", suffix=".log")[1])
+            descriptor, path = tempfile.mkstemp(prefix="triton-", suffix=".log")
+            os.close(descriptor)
+            self.log = Path(path)
         with self.log.open("wb") as output:
             self.process = _spawn(arguments, environment, output)
 
@@ -250,22 +257,34 @@ class Server:
 
 
 def run_foreground(config: ServerConfig, on_ready: Callable[[], None]) -> int:
-    """Runs a server on this terminal until it ends or a signal asks it to; returns its exit code.
+    """Runs a server on this terminal until it ends or a signal asks it to.
 
-    SIGTERM and SIGINT are handed on: tritonserver then finishes the requests in flight.
+    Returns its exit code, 128 + n where signal n killed it.
+
+    SIGTERM, SIGINT and SIGHUP are handed on as SIGTERM: tritonserver then finishes the requests in flight. One that has
+    not ended `STOP_TIMEOUT_S` later is killed.
     """
     check(config)
     process = _spawn(*command(config, find_installation()), None)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: process.terminate())
+    kill_at = float("inf")
+
+    def hand_on(*_: object) -> None:
+        nonlocal kill_at
+        process.terminate()
+        kill_at = min(kill_at, time.monotonic() + STOP_TIMEOUT_S)
+
     try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, hand_on)
         told = False
         while process.poll() is None:
             if not told and is_ready(f"{config.host}:{config.http_port}"):
                 told = True
                 on_ready()
+            if time.monotonic() > kill_at:
+                process.kill()
             time.sleep(0.2)
-        return process.returncode
+        return process.returncode if process.returncode >= 0 else 128 - process.returncode
     finally:
         _kill_group(process.pid)
 
@@ -299,10 +318,8 @@ def _spawn(arguments: list[str], environment: dict[str, str], output: IO[bytes] 
 
 
 def _kill_group(group: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _prepare_backends(package: Path) -> Path:
@@ -315,13 +332,25 @@ def _prepare_backends(package: Path) -> Path:
         raise ServerError(f"the wheel's server has no stub for Python {python}, must be one of: {', '.join(known)}")
     target = default_cache_dir() / f"backends-{version('nvidia-pytriton')}-py{python}"
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
-        shutil.copytree(source / "backends" / "python", scratch / "python")
+        try:
+            _copy_backends(source / "backends" / "python", stub, target)
+        except OSError as error:
+            raise ServerError(
+                f"the server's backends cannot be copied to {target} ({error.strerror}): "
+                "name a writable folder in TRITON_TAYLORSEER_CACHE"
+            ) from error
+    return target
+
+
+def _copy_backends(backend: Path, stub: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        shutil.copytree(backend, scratch / "python")
         shutil.copy(stub, scratch / "python" / _STUB)
         (scratch / "python" / _STUB).chmod(0o755)
-        try:
-            scratch.rename(target)
-        except OSError:  # another process was faster
-            shutil.rmtree(scratch)
-    return target
+        scratch.rename(target)
+    except OSError:
+        shutil.rmtree(scratch)
+        if not target.exists():  # else another process was faster
+            raise

@@ -85,7 +85,9 @@ class StreamModel:
             try:
                 self._accept(request, sender)
             except Exception as error:
-                sender.send(_error_response(error, quiet=_QUIET_PARAMETER in (request.parameters() or "")), flags=_FINAL)
+                sender.send(
+                    _error_response(error, quiet=_QUIET_PARAMETER in (request.parameters() or "")), flags=_FINAL
+                )
                 self._metrics.count_request(_outcome(error))
 
     def finalize(self) -> None:

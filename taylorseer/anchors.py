@@ -74,9 +74,7 @@ class Anchors:
         if self._slots is None or not steps:
             raise LookupError(f"step {step} cannot be forecast: no full step came before it")
         weights = [0.0] * (self._order + 1)
-        for anchor_step, weight in zip(
-            steps, forecast_weights(self._predictor, self._order, steps, step), strict=True
-        ):
+        for anchor_step, weight in zip(steps, forecast_weights(self._predictor, self._order, steps, step), strict=True):
             weights[self._slot_of_step[anchor_step]] = float(weight)
         return weighted_sum(self._slots, weights)
 

@@ -44,7 +44,9 @@ def tiny_flux(
         text_encoder=_clip_text_model(),
         tokenizer=_clip_tokenizer(folder),
         text_encoder_2=T5EncoderModel(
-            T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu")
+            T5Config(
+                vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+            )
         ),
         tokenizer_2=_t5_tokenizer(folder),
         transformer=FluxTransformer2DModel(

@@ -51,9 +51,7 @@ def make_text_encoders(clip: CLIPTokenizer, t5: T5TokenizerFast) -> tuple[CLIPTe
     return CLIPTextModel(clip_config), T5EncoderModel(t5_config)
 
 
-def tokenize(
-    prompts: list[str], clip: CLIPTokenizer, t5: T5TokenizerFast
-) -> tuple[torch.Tensor, torch.Tensor]:
+def tokenize(prompts: list[str], clip: CLIPTokenizer, t5: T5TokenizerFast) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids as FluxPipeline makes them: (N, CLIP_LENGTH) and (N, MAX_SEQUENCE_LENGTH) int64."""
     clip_ids = clip(prompts, padding="max_length", max_length=CLIP_LENGTH, truncation=True, return_tensors="pt")
     t5_ids = t5(prompts, padding="max_length", max_length=MAX_SEQUENCE_LENGTH, truncation=True, return_tensors="pt")

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
@@ -146,6 +147,11 @@ class Trainer:
             ids.to(device) for ids in tokenize([*prompts, ""], self.model.tokenizer, self.model.tokenizer_2)
         )  # the last row is the empty prompt
 
+    def compile(self) -> None:
+        """Compiles the blocks; it costs one or two minutes and saves a sixth of each step on two cores."""
+        for block in (*self.model.transformer.transformer_blocks, *self.model.transformer.single_transformer_blocks):
+            block.compile()
+
     def step(self, done: float, guided: bool) -> float:
         """One optimizer step; `done` is the share of the time that is spent, `guided` trains the guidance too."""
         for group in self.optimizer.param_groups:
@@ -164,7 +170,8 @@ class Trainer:
             low, high = GUIDANCE
             guidance = torch.where(dropped, 1.0, torch.empty_like(sigma).uniform_(low, high))
             target = target + (guidance - 1)[:, None, None] * self._guidance_direction(noisy, sigma, rows)
-        with torch.autocast(self.device, torch.bfloat16):
+        # At 80 tokens the plain attention is faster than torch's fused one, whose backward pass is slow on CPUs.
+        with torch.autocast(self.device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             output = self.model.velocity(noisy, sigma, guidance, self.clip_ids[shown], self.t5_ids[shown])
             loss = (output.float() - target).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -215,9 +222,7 @@ class Trainer:
     def _update_average(self) -> None:
         self.steps += 1
         decay = min(0.998, self.steps / (self.steps + 10))
-        for average, current in zip(
-            self.average_modules.parameters(), self.modules.parameters(), strict=True
-        ):
+        for average, current in zip(self.average_modules.parameters(), self.modules.parameters(), strict=True):
             average.lerp_(current, 1 - decay)
 
 
@@ -225,16 +230,19 @@ def main() -> None:
     """Trains for a time budget, the guidance in its last part, and exports the averaged weights."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--minutes", type=float, default=25.0)
-    parser.add_argument("--guided-share", type=float, default=0.3, help="last part of the time that trains guidance")
+    parser.add_argument("--guided-share", type=float, default=0.2, help="last part of the time that trains guidance")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     trainer = Trainer(arguments.seed, arguments.batch, arguments.learning_rate, arguments.device)
     if arguments.resume:
         trainer.resume()
+    if not arguments.no_compile:
+        trainer.compile()
     began, saved, losses = time.monotonic(), time.monotonic(), []
     before = trainer.minutes
     with tqdm(total=round(arguments.minutes * 60), unit="s") as bar:

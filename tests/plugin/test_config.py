@@ -27,7 +27,10 @@ def test_a_hub_id_stays_as_it_is():
     [
         ({}, "parameter 'pipeline' is missing"),
         ({"pipeline": "a/b", "colour": "red"}, "parameter 'colour' is unknown, must be one of: cache_cooldown_steps"),
-        ({"pipeline": "a/b", "max_in_flight": "0"}, "parameter 'max_in_flight' is '0', must be an integer of at least 1"),
+        (
+            {"pipeline": "a/b", "max_in_flight": "0"},
+            "parameter 'max_in_flight' is '0', must be an integer of at least 1",
+        ),
         ({"pipeline": "a/b", "height": "tall"}, "parameter 'height' is 'tall', must be an integer"),
         ({"pipeline": "a/b", "takes_prompt": "yes"}, "parameter 'takes_prompt' is 'yes', must be true or false"),
         ({"pipeline": "a/b", "dtype": "int8"}, "parameter 'dtype' is 'int8', must be one of: float32"),

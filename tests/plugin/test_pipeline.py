@@ -19,7 +19,9 @@ OFF = CacheConfig(interval=1)
 TRUE_CFG = {"negative_prompt": "ugly", "true_cfg_scale": 3.0}
 
 
-def latents(pipe: Any, *, steps: int = 6, height: int = 32, width: int = 32, seed: int = 0, **more: Any) -> torch.Tensor:
+def latents(
+    pipe: Any, *, steps: int = 6, height: int = 32, width: int = 32, seed: int = 0, **more: Any
+) -> torch.Tensor:
     arguments = {"prompt": "a red apple", "guidance_scale": 2.5} | more
     return pipe(
         **arguments,

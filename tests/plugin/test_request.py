@@ -26,7 +26,13 @@ def test_defaults_fill_what_is_left_out():
 
 def test_given_values_are_taken():
     request = parse(
-        seed=7, height=32, width=64, cache_interval=3, cache_predictor=b"reuse", response_format=b"b64_json", preview=True
+        seed=7,
+        height=32,
+        width=64,
+        cache_interval=3,
+        cache_predictor=b"reuse",
+        response_format=b"b64_json",
+        preview=True,
     )
     assert (request.seed, request.height, request.width, request.preview) == (7, 32, 64, True)
     assert (request.cache.interval, request.cache.predictor) == (3, "reuse")

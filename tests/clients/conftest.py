@@ -1,0 +1,20 @@
+"""A real Triton with throwaway models, for the tests of the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from plugin.server import Server, ServerConfig, free_ports
+from tests.clients.throwaway import make_repository
+
+
+@pytest.fixture(scope="session")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the models of `tests.clients.throwaway`."""
+    folder = tmp_path_factory.mktemp("echo")
+    with Server(
+        ServerConfig(make_repository(folder / "models"), "127.0.0.1", *free_ports(3)), log=folder / "log"
+    ) as server:
+        yield server

@@ -1,0 +1,189 @@
+"""The client against throwaway models in a real Triton: what it sends, what it gives back, how it fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clients import (
+    Cancelled,
+    Client,
+    DeadlineExceeded,
+    Generation,
+    GenerationError,
+    InvalidArgument,
+    Progress,
+    Unavailable,
+)
+from plugin.server import Server
+from tests.clients.throwaway import FIELDS
+
+IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
+VALUES = {"STRING": "Käse 🧀", "INT64": 2**40, "INT32": -3, "FP32": 0.5, "BOOL": True}
+DTYPES = {"STRING": "object", "INT64": "int64", "INT32": "int32", "FP32": "float32", "BOOL": "bool"}
+FAILURES = [
+    ("invalid", InvalidArgument, "cache_order is 9, must be from 0 to 4"),
+    ("full", Unavailable, "2 requests are in flight and 1 wait"),
+    ("cancelled", Cancelled, "cancelled after 3 of 8 steps"),
+    ("late", DeadlineExceeded, "DEADLINE: deadline_ms of 5 passed"),
+    ("broken", GenerationError, "it broke"),
+]
+
+
+@pytest.fixture
+def client(echo: Server) -> Iterator[Client]:
+    with Client(echo.grpc_url, "echo") as client:
+        yield client
+
+
+@pytest.mark.parametrize("way", ["plain", "stream"])
+def test_fields_arrive_by_name_dtype_and_value(client, way):
+    fields = {name: VALUES[dtype] for name, dtype in FIELDS.items() if name not in ("num_frames", "prompt")}
+    fields["num_inference_steps"] = 4
+    if way == "plain":
+        generation = client.generate("red apple", **fields)
+    else:
+        *_, generation = client.stream("red apple", **fields)
+    expected = {name: [DTYPES[FIELDS[name]], [1], value] for name, value in fields.items()}
+    assert generation.report["received"] == {**expected, "prompt": ["object", [1], "red apple"]}
+
+
+def test_what_is_left_out_or_none_is_not_sent(client):
+    assert client.generate("red apple", seed=None).report["received"].keys() == {"prompt"}
+    assert client.generate(class_label=7).report["received"].keys() == {"class_label"}
+
+
+def test_plain_call_gives_image_and_report(client):
+    generation = client.generate("red apple")
+    assert np.array_equal(generation.image, IMAGE)
+    assert generation.image.dtype == np.uint8
+    assert generation.report["full_steps"] == [0, 5]
+
+
+@pytest.mark.parametrize("prompt", ["red apple", "separate final flag"])
+def test_stream_gives_progress_in_order_then_the_generation(client, prompt):
+    *updates, generation = client.stream(prompt, num_inference_steps=6)
+    assert updates == [Progress(step, 6, None) for step in range(1, 7)]
+    assert np.array_equal(generation.image, IMAGE)
+    assert generation.report["num_steps"] == 6
+
+
+def test_previews_come_where_they_are_due(client):
+    *updates, _ = client.stream("red apple", preview=True)
+    assert {update.step for update in updates if update.preview is not None} == {5, 10}
+    assert np.array_equal(updates[4].preview, np.full((4, 6, 3), 5, np.uint8))
+
+
+def test_a_stream_without_a_picture_is_an_error(client):
+    with pytest.raises(GenerationError, match="echo_stream ended without a picture"):
+        list(client.stream("nothing", num_inference_steps=2))
+
+
+@pytest.mark.parametrize("way", ["plain", "stream"])
+@pytest.mark.parametrize(("prompt", "kind", "message"), FAILURES)
+def test_errors_keep_their_kind_and_sentence(client, way, prompt, kind, message):
+    with pytest.raises(GenerationError, match=message) as caught:
+        client.generate(prompt) if way == "plain" else list(client.stream(prompt))
+    assert type(caught.value) is kind
+
+
+def test_progress_before_an_error_is_given(client):
+    stream = client.stream("broken")
+    assert [next(stream).step for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(GenerationError, match="it broke"):
+        next(stream)
+
+
+def test_closing_the_iterator_cancels_the_request_at_the_server(client):
+    *_, before = client.stream("red apple", num_inference_steps=1)
+    stream = client.stream("red apple", num_inference_steps=1000)
+    assert next(stream).step == 1
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 2, "1000 steps take 10 s"
+    deadline = time.monotonic() + 5
+    while True:
+        *_, after = client.stream("red apple", num_inference_steps=1)
+        if len(after.report["cancelled"]) == len(before.report["cancelled"]) + 1:
+            break
+        assert time.monotonic() < deadline, "the server must hear of it"
+    assert after.report["cancelled"][-1] < 500
+
+
+def test_cancelled_streams_leave_no_threads(client):
+    def cancel_one() -> None:
+        stream = client.stream("red apple", num_inference_steps=1000)
+        next(stream)
+        stream.close()
+
+    cancel_one()
+    before = threading.active_count()
+    for _ in range(8):
+        cancel_one()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline, f"{threading.active_count() - before} threads were left by 8 streams"
+        time.sleep(0.05)
+
+
+def test_streams_of_one_client_run_side_by_side(client):
+    streams = [client.stream("red apple", num_inference_steps=5, seed=seed) for seed in range(3)]
+    assert [next(stream).step for stream in streams] == [1, 1, 1]
+    seeds = [[*stream][-1].report["received"]["seed"][2] for stream in streams]
+    assert seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize("way", ["plain", "stream"])
+def test_the_clients_own_time_limit(client, way):
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        if way == "plain":
+            client.generate("slow", timeout_s=0.3)
+        else:
+            list(client.stream("red apple", num_inference_steps=1000, timeout_s=0.3))
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": 2**63}, "seed is 9223372036854775808, must be from -9223372036854775808 to 9223372036854775807"),
+        ({"num_inference_steps": 2**32 + 5}, "num_inference_steps is 4294967301, must be from -2147483648 to 21474836"),
+        ({"prompt": "red \udcff apple"}, "prompt is invalid at character 4, must be Unicode text"),
+    ],
+)
+def test_values_that_cannot_be_sent_are_refused_before_they_wrap(client, fields, message):
+    with pytest.raises(InvalidArgument, match=message):
+        client.generate(**fields)
+
+
+def test_an_unknown_field_is_a_type_error(client):
+    with pytest.raises(TypeError, match="'cache_intervall' is not a field, must be one of: prompt, "):
+        client.generate("red apple", cache_intervall=3)
+
+
+@pytest.mark.parametrize("way", ["plain", "stream"])
+def test_an_unknown_model_is_told(echo, way):
+    with Client(echo.grpc_url, "unicorn") as client, pytest.raises(GenerationError, match="unicorn"):
+        client.generate("red apple") if way == "plain" else list(client.stream("red apple"))
+
+
+@pytest.mark.parametrize("way", ["plain", "stream"])
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "no such host:8001"])
+def test_no_server_is_told_in_a_sentence(way, url):
+    with Client(url) as client, pytest.raises(Unavailable, match=rf"no server answers at {url}: start one with"):
+        client.generate("red apple") if way == "plain" else list(client.stream("red apple"))
+
+
+def test_a_picture_is_saved_as_it_is_and_a_video_refused(client, tmp_path):
+    client.generate("red apple").save(tmp_path / "apple.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "apple.png")), IMAGE[0])
+    video = client.generate("red apple", num_frames=3)
+    assert isinstance(video, Generation)
+    with pytest.raises(ValueError, match="the result has 3 frames, must be 1"):
+        video.save(tmp_path / "apples.png")

@@ -1,0 +1,66 @@
+"""A real Triton for the tests, on free loopback ports, stopped by its process id."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from clients import Client
+from plugin.server import Server, ServerConfig, free_ports
+from tests.e2e.repository import make_repository
+
+
+@dataclass(frozen=True)
+class Triton:
+    """A running server of the tests."""
+
+    server: Server
+
+    @property
+    def http_url(self) -> str:
+        return self.server.http_url
+
+    @property
+    def grpc_url(self) -> str:
+        return self.server.grpc_url
+
+    def client(self, model: str = "emoji") -> Client:
+        return Client(self.server.grpc_url, model)
+
+    def metrics(self, model: str = "emoji") -> dict[str, float]:
+        """The plugin's metrics of one model: name, with its other labels behind it -> value."""
+        with urllib.request.urlopen(self.server.metrics_url, timeout=10) as answer:
+            text = answer.read().decode()
+        values = {}
+        for name, labels, value in re.findall(r"^(taylorseer_\w+)\{([^}]*)\} (\S+)$", text, re.MULTILINE):
+            given = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            if given.pop("model", None) == model:
+                values[" ".join([name, *given.values()])] = float(value)
+        return values
+
+    def wait_until_idle(self, model: str = "emoji", timeout_s: float = 20.0) -> dict[str, float]:
+        """The metrics once nothing is in flight, waits or holds memory; they trail the last answer by milliseconds."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            metrics = self.metrics(model)
+            busy = [f"taylorseer_{name}" for name in ("requests_in_flight", "requests_waiting", "cache_bytes")]
+            if not any(metrics[name] for name in busy):
+                return metrics
+            assert time.monotonic() < deadline, f"still busy after {timeout_s} s: {metrics}"
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """A server with the shipped `emoji` model and the `faulty` one."""
+    folder = tmp_path_factory.mktemp("models")
+    http_port, grpc_port, metrics_port = free_ports(3)
+    config = ServerConfig(make_repository(folder), "127.0.0.1", http_port, grpc_port, metrics_port)
+    with Server(config, log=folder.parent / "triton.log") as server:
+        yield Triton(server)
+        print((folder.parent / "triton.log").read_text()[-3000:])

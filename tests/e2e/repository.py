@@ -1,0 +1,63 @@
+"""Builds a model repository for tests: the shipped models, and copies of them that fail on purpose."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+SHIPPED = Path(__file__).parents[2] / "model_repository"
+
+FAULTY_MODEL = '''
+"""The emoji model with faults: pictures 40 high break the engine, seed 666 breaks the response thread."""
+
+from plugin.triton_model import StreamModel
+
+
+class FaultyEngine:
+    def __init__(self, engine):
+        self.name = engine.name
+        self._engine = engine
+
+    def run(self, inputs):
+        if inputs["hidden_states"].shape[1] == 5 * 8:
+            raise RuntimeError("the engine broke on purpose")
+        return self._engine.run(inputs)
+
+
+class TritonPythonModel(StreamModel):
+    def load_host(self):
+        host = super().load_host()
+        host.engine = FaultyEngine(host.engine)
+        return host
+
+    def send(self, job):
+        if job.request.seed == 666:
+            raise RuntimeError("the response thread broke on purpose")
+        super().send(job)
+'''
+
+
+def make_repository(folder: Path) -> Path:
+    """A repository with `emoji` as shipped and `faulty`, which has 2 slots, room for 1 to wait, and faults."""
+    for name in ("emoji", "emoji_stream"):
+        (folder / name).symlink_to(SHIPPED / name)
+    for suffix in ("", "_stream"):
+        _copy(folder, "emoji" + suffix, "faulty" + suffix)
+    (folder / "faulty_stream/1/model.py").write_text(FAULTY_MODEL)
+    _set_parameters(folder / "faulty_stream/config.pbtxt", max_in_flight="2", max_waiting="1")
+    return folder
+
+
+def _copy(folder: Path, source: str, target: str) -> None:
+    (folder / target / "1").mkdir(parents=True)
+    (folder / target / "1/model.py").write_text((SHIPPED / source / "1/model.py").read_text())
+    config = (SHIPPED / source / "config.pbtxt").read_text().replace(f'name: "{source}"', f'name: "{target}"')
+    (folder / target / "config.pbtxt").write_text(config.replace("count: 8", "count: 4"))
+
+
+def _set_parameters(path: Path, **parameters: str) -> None:
+    text = path.read_text()
+    for name, value in parameters.items():
+        text, count = re.subn(rf'(key: "{name}" value: {{ string_value: )"[^"]*"', rf'\g<1>"{value}"', text)
+        assert count == 1, name
+    path.write_text(text)
