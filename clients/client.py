@@ -168,7 +168,7 @@ class Client:
             if not complete:
                 raise GenerationError(f"{self._model}_stream ended without a picture")
         finally:
-            client.stop_stream(cancel_requests=not finished)
+            _stop_stream(client, cancel=not finished)
             client.close()
 
     def _error(self, error: InferenceServerException) -> GenerationError:
@@ -184,6 +184,14 @@ class Client:
         if "CANCELLED" in status:
             return Cancelled(message)
         return GenerationError(message)
+
+
+def _stop_stream(client: triton.InferenceServerClient, cancel: bool) -> None:
+    stream = client._stream
+    client.stop_stream(cancel_requests=cancel)
+    if stream is not None:
+        # tritonclient 2.73 leaves gRPC's thread waiting for this stream's next request when it cancels: end the wait.
+        stream._request_queue.put(None)
 
 
 def _inputs(**fields: Any) -> list[triton.InferInput]:

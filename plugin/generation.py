@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -76,23 +76,32 @@ class Generation:
     report: Report
 
 
-class RunEvents:
-    """What a running request tells and asks; the methods do nothing here."""
+class RunEvents(Protocol):
+    """What a running request tells and asks; a class that inherits these methods does nothing in them."""
 
     def check(self, step: int, num_steps: int) -> None:
         """Called before each step and before decoding; raises Cancelled or DeadlinePassed to end the run."""
+        return None
 
     def progress(self, step: int, num_steps: int, preview: Pixels | None) -> None:
         """Called when `step` of `num_steps` steps are done, with a preview (height, width, 3) where one is due."""
+        return None
 
     def step_done(self, kind: StepKind, seconds: float) -> None:
         """Called after each step with what it was and how long it took, the scheduler's part included."""
+        return None
 
     def engine_called(self, batch_size: int) -> None:
         """Called after each engine call of this request with the number of requests that shared it."""
+        return None
 
     def cache_changed(self, delta_bytes: int) -> None:
         """Called when the request's cache grows, and with what it gives back at its end."""
+        return None
+
+
+class NoEvents(RunEvents):
+    """Nobody listens."""
 
 
 def generate(
@@ -117,7 +126,7 @@ def generate(
     Raises:
         Cancelled, DeadlinePassed: raised by `events`.
     """
-    events = events or RunEvents()
+    events = events or NoEvents()
     started = time.perf_counter()
     run = _Run(host.family, request, events, preview_interval)
     pipe = host.pipeline_for(request.cache, run)

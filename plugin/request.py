@@ -151,7 +151,8 @@ def _check_subject(prompt: str | None, class_label: int | None, limits: Limits) 
         raise InvalidRequest(f"class_label is {class_label}, must be left out: this model takes a prompt")
     if limits.takes_prompt and not prompt:
         raise InvalidRequest(
-            f"prompt is {'missing' if prompt is None else 'empty'}, must be 1 to {limits.max_prompt_bytes} bytes of UTF-8"
+            f"prompt is {'missing' if prompt is None else 'empty'}, "
+            f"must be 1 to {limits.max_prompt_bytes} bytes of UTF-8"
         )
     if not limits.takes_prompt and class_label is None:
         raise InvalidRequest("class_label is missing, must be the number of a class")

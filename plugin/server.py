@@ -247,7 +247,8 @@ class Server:
         assert self.log is not None
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         errors = [line for line in lines if "failed to load" in line and "version" in line]
-        return errors[0].split('"', 1)[-1].rstrip('"') if errors else "\n".join(lines[-15:])
+        reason = errors[0].split('"', 1)[-1].rstrip('"') if errors else "\n".join(lines[-15:])
+        return f"{reason} (log: {self.log})"
 
     def _stage(self) -> str:
         assert self.log is not None

@@ -80,8 +80,8 @@ class ForecastingTransformer:
         self._observer = observer or StepObserver()
         self._signature = inspect.signature(family.transformer.forward)
         self.config = family.transformer.config
-        self.dtype: torch.dtype = family.transformer.dtype
-        self.device: torch.device = family.transformer.device
+        self.dtype: torch.dtype = family.transformer.dtype  # type: ignore[assignment]
+        self.device: torch.device = family.transformer.device  # type: ignore[assignment]
         self.session: CacheSession | None = None
         self._timesteps: torch.Tensor | None = None
         self._branches: list[_Branch] = []

@@ -1,4 +1,4 @@
-"""The Python-backend models: `<name>_stream` owns the pipeline and its threads, `<name>` answers unary calls through it.
+"""The Python-backend models: `<name>_stream` owns pipeline and threads, `<name>` answers plain calls through it.
 
 Light to import: the front's instances are processes of their own and never load torch.
 """
@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from plugin.admission import Admission, LineFull
+from plugin.admission import Admission
 
 if TYPE_CHECKING:
     from plugin.generation import Generation, Pixels
@@ -267,11 +268,10 @@ class _Job:
     def tell(self, progress: dict[str, Any]) -> None:
         """Leaves the latest progress for the sender; what it has not sent yet is replaced."""
         with self._lock:
-            waiting = self._progress is not None
-            if waiting and self._progress["preview"] is not None and progress["preview"] is None:
-                progress["preview"] = self._progress["preview"]
-            self._progress = progress
-        if not waiting:
+            unsent, self._progress = self._progress, progress
+            if unsent and progress["preview"] is None:
+                progress["preview"] = unsent["preview"]
+        if not unsent:
             self.outbox.put(self)
 
     def take_progress(self) -> dict[str, Any] | None:
@@ -303,7 +303,7 @@ class _Job:
 
 
 class _JobEvents:
-    """What a running generation tells a job and asks of it (a `plugin.generation.RunEvents`)."""
+    """What a running generation tells a job and asks of it: a `plugin.generation.RunEvents`, by its methods alone."""
 
     def __init__(self, job: _Job, model: StreamModel) -> None:
         self._job = job
@@ -377,8 +377,8 @@ class _Metrics:
         self._families.append(family)
         return family
 
-    def _metric(self, family: Any, buckets: list[float] | None = None, **labels: str) -> Any:
-        return family.Metric(labels={"model": self._model, **labels}, **({"buckets": buckets} if buckets else {}))
+    def _metric(self, family: Any, buckets: Sequence[float] = (), **labels: str) -> Any:
+        return family.Metric(labels={"model": self._model, **labels}, **({"buckets": list(buckets)} if buckets else {}))
 
 
 _OUTCOMES = ("ok", "invalid", "unavailable", "cancelled", "deadline", "error")

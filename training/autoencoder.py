@@ -77,7 +77,7 @@ def main() -> None:
     held_out = held_out_cells()
     pictures = torch.from_numpy(array).permute(0, 3, 1, 2)  # (N, 3, 64, 64) uint8
     trained = set(training_prompts())
-    # Three quarters of each batch come from the pictures that the transformer learns; held-out cells are left out here too.
+    # Three quarters of each batch are pictures that the transformer learns; held-out cells are left out here too.
     seen = torch.tensor([i for i, prompt in enumerate(prompts) if prompt in trained])
     others = torch.tensor([i for i, prompt in enumerate(prompts) if prompt not in trained and prompt not in held_out])
     held = torch.tensor([i for i, prompt in enumerate(prompts) if prompt in held_out])

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,9 +52,10 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
 
 def engine_key(family: Family, stack: nn.Module) -> str:
     """A hash of the weights, the architecture, the export, and the versions and processor that optimise it."""
+    config: Mapping[str, object] = family.transformer.config  # type: ignore[assignment]
     description = {
         "family": family.name,
-        "config": {name: repr(value) for name, value in family.transformer.config.items() if name[0] != "_"},
+        "config": {name: repr(value) for name, value in config.items() if name[0] != "_"},
         "opset": OPSET,
         "revision": _EXPORT_REVISION,
         "packages": {name: version(name) for name in _PACKAGES},
@@ -70,7 +71,7 @@ def engine_key(family: Family, stack: nn.Module) -> str:
 def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
     """Writes the block stack as ONNX: opset 20, weights in an external file beside it, axes of `block_axes` dynamic."""
     inputs = family.example_inputs()
-    axes = {name: {axis: torch.export.Dim.DYNAMIC for axis in family.block_axes[name]} for name in inputs}
+    axes = {name: dict.fromkeys(family.block_axes[name], torch.export.Dim.DYNAMIC) for name in inputs}
     with torch.no_grad():
         program = torch.onnx.export(
             stack,
@@ -83,6 +84,7 @@ def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
             optimize=True,
             verbose=False,
         )
+    assert program is not None
     program.save(str(path), external_data=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -31,8 +31,8 @@ class Family(ABC):
     """
 
     name: str
-    block_axes: Mapping[str, Mapping[int, str]]
-    output_axes: Mapping[int, str]
+    block_axes: ClassVar[Mapping[str, Mapping[int, str]]]
+    output_axes: ClassVar[Mapping[int, str]]
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer

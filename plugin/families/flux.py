@@ -5,7 +5,7 @@ Letters: B batch, I image tokens, T text tokens, D inner width, R rotary width (
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ _NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
 
 class FluxBlockStack(nn.Module):
     """The double and single stream blocks of a FluxTransformer2DModel, sharing its weights."""
+
+    transformer_blocks: nn.ModuleList
+    single_transformer_blocks: nn.ModuleList
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
@@ -59,14 +62,14 @@ class FluxFamily(Family):
     """FLUX.1 (structure of diffusers 0.42.0, models/transformers/transformer_flux.py, guarded by the parity tests)."""
 
     name = "flux"
-    block_axes = {
+    block_axes: ClassVar = {
         "hidden_states": {0: "batch", 1: "image_tokens"},
         "encoder_hidden_states": {0: "batch", 1: "text_tokens"},
         "temb": {0: "batch"},
         "rotary_cos": {0: "all_tokens"},
         "rotary_sin": {0: "all_tokens"},
     }
-    output_axes = {0: "batch", 1: "image_tokens"}
+    output_axes: ClassVar = {0: "batch", 1: "image_tokens"}
 
     def block_stack(self) -> nn.Module:
         return FluxBlockStack(self.transformer)

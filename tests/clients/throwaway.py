@@ -32,7 +32,7 @@ _STREAM_OUTPUTS = f"""{_OUTPUTS},
   {{ name: "preview", data_type: TYPE_UINT8, dims: [ -1, -1, 3 ] }}"""
 
 # What both models share. The report echoes what arrived, with its type and shape; a prompt decides what happens.
-_COMMON = '''
+_COMMON = """
 import json
 import threading
 import time
@@ -74,9 +74,9 @@ def result(values, steps):
     frames = int(values["num_frames"][0]) if "num_frames" in values else 1
     image = np.arange(frames * 4 * 6 * 3, dtype=np.uint8).reshape(frames, 4, 6, 3)
     return image, json.dumps(report).encode()
-'''
+"""
 
-_PLAIN = f'''{_COMMON}
+_PLAIN = f"""{_COMMON}
 
 class TritonPythonModel:
     def execute(self, requests):
@@ -90,9 +90,9 @@ class TritonPythonModel:
         return error_of(values) or pb.InferenceResponse(
             [pb.Tensor("image", image), pb.Tensor("report", np.array([report], dtype=np.object_))]
         )
-'''
+"""
 
-_STREAM = f'''{_COMMON}
+_STREAM = f"""{_COMMON}
 FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -143,13 +143,15 @@ class TritonPythonModel:
             "preview": np.zeros((0, 0, 3), np.uint8) if preview is None else preview,
         }}
         return pb.InferenceResponse([pb.Tensor(name, array) for name, array in arrays.items()])
-'''
+"""
 
 
 def make_repository(folder: Path) -> Path:
-    """A repository with the models `echo` and `echo_stream`."""
-    write_model(folder, "echo", _PLAIN, FIELDS, _OUTPUTS)
-    write_model(folder, "echo_stream", _STREAM, FIELDS, _STREAM_OUTPUTS, "model_transaction_policy { decoupled: true }")
+    """A repository that serves `echo`, and the same under the default name `emoji`."""
+    decoupled = "model_transaction_policy { decoupled: true }"
+    for name in ("echo", "emoji"):
+        write_model(folder, name, _PLAIN, FIELDS, _OUTPUTS)
+        write_model(folder, f"{name}_stream", _STREAM, FIELDS, _STREAM_OUTPUTS, decoupled)
     return folder
 
 

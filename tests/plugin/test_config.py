@@ -44,7 +44,7 @@ def test_bad_parameters_are_named(parameters, message):
 
 
 def test_a_folder_without_a_config_is_named(tmp_path):
-    with pytest.raises(InvalidConfig, match="config.pbtxt is missing"):
+    with pytest.raises(InvalidConfig, match=r"config\.pbtxt is missing"):
         ModelConfig.from_folder(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Per-request pipelines against plain diffusers: the cache off bit for bit, on as the recursion, in company as alone."""
+"""Per-request pipelines against plain diffusers: off bit for bit, on as the recursion, in company as alone."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_cache_on_equals_the_recursion_written_out(make_flux, config, guidance):
 
 def test_forecast_steps_run_neither_blocks_nor_embedders(make_flux):
     pipe = make_flux()
-    calls = {name: 0 for name in ("x_embedder", "context_embedder", "pos_embed", "norm_out")}
+    calls = dict.fromkeys(("x_embedder", "context_embedder", "pos_embed", "norm_out"), 0)
     for name in calls:
         getattr(pipe.transformer, name).register_forward_hook(
             lambda *_, name=name: calls.__setitem__(name, calls[name] + 1)
@@ -202,7 +202,7 @@ def test_a_saved_pipeline_loads_and_gives_the_same(flux, tmp_path):
 
 
 def test_a_folder_without_a_pipeline_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has no model_index.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no model_index\.json"):
         load_pipeline(str(tmp_path))
 
 

@@ -76,7 +76,7 @@ def test_forecast_without_anchors_is_refused():
 def test_features_of_another_kind_are_refused(other):
     anchors = Anchors("taylor", 1)
     anchors.write(0, torch.zeros(3))
-    with pytest.raises(ValueError, match="must be \\(3,\\) torch.float32 on cpu"):
+    with pytest.raises(ValueError, match=r"must be \(3,\) torch\.float32 on cpu"):
         anchors.write(1, other)
 
 

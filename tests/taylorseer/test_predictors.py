@@ -39,7 +39,7 @@ def test_taylor_order_1_is_exact_on_lines_in_both_directions(anchor_steps):
 
 
 def test_taylor_order_2_errs_on_a_parabola_as_the_closed_form_says():
-    """On F = s^2 with spacing N the forecast k steps on is N*k too low (FACTS: it is not the interpolating polynomial)."""
+    """On F = s^2 with spacing N the forecast k steps on is N*k too low: it is no interpolating polynomial."""
     interval, k = 5, 3
     anchor_steps = [0, interval, 2 * interval]
     step = anchor_steps[-1] + k

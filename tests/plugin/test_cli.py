@@ -1,0 +1,181 @@
+"""The command line: help, one sentence for every error, and its commands against a real Triton."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from clients import Client
+from plugin.cli import app
+from plugin.server import Server, ServerConfig, free_ports, is_ready
+from tests.clients.throwaway import make_repository
+from tests.plugin.test_server import IDLE, fake_tritonserver, processes_with, repository
+
+COMMAND = str(Path(sys.executable).parent / "triton-taylorseer")
+WIDE = {**os.environ, "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("cli")
+    config = ServerConfig(make_repository(folder / "models"), "127.0.0.1", *free_ports(3), models=("emoji",))
+    with Server(config, log=folder / "log") as server:
+        yield server
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(each) for each in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), "one sentence, no traceback"
+    return result.exit_code, result.output
+
+
+def generate(server: Server, *arguments: object) -> tuple[int, str]:
+    return run("generate", "--url", server.grpc_url, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("serve", ["--model-repository", "--http-port", "--grpc-port", "--metrics-port", "--model", "--host"]),
+        (
+            "generate",
+            ["--url", "--model", "--seed", "--steps", "--guidance-scale", "--height", "--width", "--interval"]
+            + ["--order", "--warmup", "--no-cache", "-o"],
+        ),
+        ("build", ["MODEL"]),
+        ("bench", ["--help"]),
+        ("demo", ["--output"]),
+    ],
+)
+def test_help_names_the_options(command, options):
+    code, output = run(command, "--help")
+    assert code == 0
+    assert not [option for option in options if option not in output]
+
+
+def test_without_a_command_help_lists_them():
+    _, output = run()
+    assert all(command in output for command in ("serve", "generate", "build", "bench"))
+
+
+def test_generate_writes_the_picture_and_tells_what_was_done(server, tmp_path):
+    code, output = generate(server, "red [/b] apple", "--seed", 3, "-o", tmp_path / "apple.png")
+    assert code == 0
+    assert f"{tmp_path}/apple.png: 0.25 s, 2 full and 8 forecast steps, seed 3" in output
+    assert "red [/b] apple" in output and "10/10" in output
+    pixels = np.asarray(Image.open(tmp_path / "apple.png"))
+    assert np.array_equal(pixels, np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3))
+
+
+def test_generate_hands_every_option_on(server, tmp_path, monkeypatch):
+    asked: dict[str, object] = {}
+    stream = Client.stream
+    monkeypatch.setattr(Client, "stream", lambda self, prompt, **fields: asked.update(fields) or stream(self, prompt))
+    options = ["--negative-prompt", "pear", "--seed", 4, "--steps", 7, "--guidance-scale", 1.5, "--height", 32]
+    options += ["--width", 48, "--order", 2, "--warmup", 3, "-o", tmp_path / "a.png"]
+    assert generate(server, "apple", *options, "--interval", 6)[0] == 0
+    assert asked == {
+        "negative_prompt": "pear",
+        "seed": 4,
+        "num_inference_steps": 7,
+        "guidance_scale": 1.5,
+        "height": 32,
+        "width": 48,
+        "cache_interval": 6,
+        "cache_order": 2,
+        "cache_warmup_steps": 3,
+    }
+    assert generate(server, "apple", *options, "--no-cache")[0] == 0
+    assert asked["cache_interval"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["invalid"], "error: cache_order is 9, must be from 0 to 4"),
+        (["x", "--model", "unicorn[/b]"], "error: Request for unknown model: 'unicorn[/b]_stream' is not found"),
+        (["x", "--seed", 2**70], "error: seed is 1180591620717411303424, must be from"),
+        (["x", "--interval", 3, "--no-cache"], "error: --interval is 3 beside --no-cache, must be left out or 1"),
+        (["x", "-o", "a.docx"], "error: output is a.docx, must end in .png or another suffix"),
+        (["x", "-o", "no/such/folder/a.png"], "error: output is no/such/folder/a.png, must be in a folder that exists"),
+        (["x", "--url", "127.0.0.1:1"], "error: no server answers at 127.0.0.1:1: start one with"),
+    ],
+)
+def test_generate_ends_with_one_sentence_for_an_error(server, arguments, sentence):
+    code, output = generate(server, *arguments)
+    assert code == 1
+    assert sentence in output
+
+
+def test_ctrl_c_cancels_the_request(server, tmp_path):
+    def cancelled() -> list[int]:
+        with Client(server.grpc_url) as client:
+            *_, generation = client.stream("red apple", num_inference_steps=1)
+        return generation.report["cancelled"]
+
+    before = len(cancelled())
+    arguments = [COMMAND, "generate", "apple", "--url", server.grpc_url, "--steps", "1000", "-o", tmp_path / "a.png"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=WIDE)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert "error: cancelled" in printed
+    assert "Traceback" not in printed
+    deadline = time.monotonic() + 5
+    while len(cancelled()) != before + 1:
+        assert time.monotonic() < deadline, "the server must hear of it"
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_serve_tells_when_ready_and_ends_with_the_signal(tmp_path, number):
+    models = repository(tmp_path / "models", a=IDLE, a_stream=IDLE)
+    http, grpc, metrics = free_ports(3)
+    ports = ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)]
+    arguments = [COMMAND, "serve", "--model-repository", models, *ports, "--model", "a", "--", "--log-info=false"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log, env=WIDE)
+    deadline = time.monotonic() + 30
+    while b"ready" not in (tmp_path / "log").read_bytes():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert is_ready(f"127.0.0.1:{http}")
+    assert any("--log-info=false" in each for each in processes_with(str(tmp_path)))
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert not processes_with(str(tmp_path))
+
+
+def test_serve_exits_with_the_servers_code(tmp_path, monkeypatch):
+    fake_tritonserver(tmp_path, 'echo "given: $@"; exit 7', monkeypatch)
+    http, grpc, metrics = free_ports(3)
+    arguments = ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--model-repository", tmp_path]
+    command = [COMMAND, "serve", *map(str, arguments), "--", "--log-verbose=1", "--strict-readiness=true"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert process.returncode == 7
+    assert process.stdout.rstrip().endswith("--log-verbose=1 --strict-readiness=true")
+
+
+def test_serve_and_build_errors_are_one_sentence(tmp_path):
+    code, output = run("serve", "--model-repository", tmp_path / "nowhere[/b]")
+    assert code == 1
+    assert f"error: model repository {tmp_path}/nowhere[/b] is not a folder" in output
+    code, output = run("serve", "--http-port", 70000)
+    assert code == 1
+    assert "error: http port is 70000, must be from 1 to 65535" in output
+    code, output = run("build", "unicorn")
+    assert code == 1
+    assert "unicorn_stream" in output
+    assert "error: " in output

@@ -1,0 +1,212 @@
+"""Starting and stopping a tritonserver: command line, failures, and that no process is left."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import plugin.server
+from plugin.server import Server, ServerConfig, ServerError, check, command, find_installation, free_ports, is_ready
+from tests.clients.throwaway import write_model
+
+OUTPUTS = ' { name: "x", data_type: TYPE_INT32, dims: [ 1 ] }'
+IDLE = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+BROKEN = f"{IDLE}\n    def initialize(self, args):\n        raise RuntimeError('broken on purpose')\n"
+SLOW = f"{IDLE}\n    def initialize(self, args):\n        import time; time.sleep(4)\n"
+
+
+def repository(folder: Path, **models: str) -> Path:
+    for name, code in models.items():
+        write_model(folder, name, code, {"prompt": "STRING"}, OUTPUTS)
+    return folder
+
+
+def local(folder: Path, **options) -> ServerConfig:
+    return ServerConfig(folder, "127.0.0.1", *free_ports(3), **options)
+
+
+def fake_tritonserver(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    binary = folder / "tritonserver"
+    binary.write_text(f"#!/bin/sh\n{script}\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return binary
+
+
+def processes_with(argument: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has just ended
+            continue
+        if argument in arguments:
+            found.append(arguments)
+    return found
+
+
+def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
+    installation = plugin.server.Installation(Path("/opt/tritonserver"), Path("/cache/backends"), {"PATH": "/first:/x"})
+    config = ServerConfig(
+        tmp_path, "10.0.0.1", 1, 2, 3, models=("emoji", "dit_stream", "emoji"), extra_args=("--log-verbose=1",)
+    )
+    arguments, environment = command(config, installation)
+    assert arguments[0] == "/opt/tritonserver"
+    loaded = [each.split("=")[1] for each in arguments if each.startswith("--load-model")]
+    assert loaded == ["emoji_stream", "emoji", "dit_stream", "dit"]
+    assert {
+        f"--model-repository={tmp_path}",
+        "--model-control-mode=explicit",
+        "--http-address=10.0.0.1",
+        "--grpc-address=10.0.0.1",
+        "--metrics-address=10.0.0.1",
+        "--http-port=1",
+        "--grpc-port=2",
+        "--metrics-port=3",
+        "--backend-directory=/cache/backends",
+    } <= set(arguments)
+    assert arguments[-1] == "--log-verbose=1"
+    assert environment["PATH"] == "/first:/x"
+    assert (Path(environment["PYTHONPATH"].split(":")[0]) / "plugin/server.py").is_file()
+
+
+def test_without_names_every_model_is_loaded(tmp_path):
+    arguments, _ = command(ServerConfig(tmp_path), plugin.server.Installation(Path("t"), None, {}))
+    assert "--load-model=*" in arguments
+    assert not [each for each in arguments if each.startswith("--backend-directory")]
+
+
+def test_the_default_host_is_loopback(tmp_path):
+    assert ServerConfig(tmp_path).host == "127.0.0.1"
+
+
+def test_a_tritonserver_on_path_comes_first(tmp_path, monkeypatch):
+    binary = fake_tritonserver(tmp_path, "exit 0", monkeypatch)
+    assert find_installation() == plugin.server.Installation(binary, None, {})
+
+
+def test_no_tritonserver_says_how_to_get_one(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(plugin.server, "find_spec", lambda name: None)
+    with pytest.raises(ServerError, match=r"not on PATH .* pip install --no-deps nvidia-pytriton==0\.7\.0"):
+        find_installation()
+
+
+def test_four_starts_at_once_prepare_the_backends_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "cache"))
+    found: list[Path | None] = []
+    threads = [threading.Thread(target=lambda: found.append(find_installation().backends)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert list((tmp_path / "cache").iterdir()) == [found[0]] and len(set(found)) == 1, "one folder, no scratch left"
+    assert os.access(found[0] / "python/triton_python_backend_stub", os.X_OK)
+    assert (found[0] / "python/libtriton_python.so").is_file()
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ServerError, match=r"cannot be copied to .*file.* writable folder in TRITON_TAYLORSEER_CACHE"):
+        find_installation()
+
+
+def test_bad_configurations_are_refused_before_a_start(tmp_path):
+    repository(tmp_path / "models", good=IDLE, good_stream=IDLE, lonely=IDLE)
+    good = local(tmp_path / "models")
+    check(good)
+    with pytest.raises(ServerError, match=r"model repository .*nowhere is not a folder"):
+        check(local(tmp_path / "nowhere"))
+    with pytest.raises(
+        ServerError, match=r"model 'unicorn_stream' is not in .*must be one of: good, good_stream, lone"
+    ):
+        check(local(tmp_path / "models", models=("unicorn",)))
+    with pytest.raises(ServerError, match="model 'lonely_stream' is not in"):
+        check(local(tmp_path / "models", models=("lonely",)))
+    with pytest.raises(ServerError, match="grpc port is 70000, must be from 1 to 65535"):
+        check(ServerConfig(tmp_path, "127.0.0.1", good.http_port, 70000, good.metrics_port))
+    with pytest.raises(ServerError, match=f"http {good.http_port}, grpc {good.http_port}, metrics .* must all differ"):
+        check(ServerConfig(tmp_path, "127.0.0.1", good.http_port, good.http_port, good.metrics_port))
+
+
+@pytest.mark.parametrize("name", ["http", "grpc", "metrics"])
+def test_a_port_in_use_is_named(tmp_path, name):
+    config = local(tmp_path)
+    port = getattr(config, f"{name}_port")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(ServerError, match=rf"{name} port {port} on 127\.0\.0\.1 .*in use.*: choose --{name}-port"):
+            Server(config).start()
+    check(config)
+
+
+def test_free_ports_are_free_and_differ():
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    for port in ports:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+
+
+def test_a_server_starts_serves_and_leaves_no_process(tmp_path):
+    stages: list[str] = []
+    config = local(repository(tmp_path / "my models", a=IDLE, a_stream=IDLE, b=BROKEN), models=("a",))
+    with Server(config, log=tmp_path / "log", on_progress=stages.append) as server:
+        assert is_ready(server.http_url)
+        with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:
+            assert b"nv_" in answer.read()
+        assert processes_with(str(tmp_path))
+        assert server.process is not None
+    assert server.process.returncode == 0, "asked to end, not killed"
+    assert not is_ready(server.http_url)
+    assert not processes_with(str(tmp_path))
+    assert stages[0] == "starting tritonserver"
+    server.stop()  # once more does no harm
+
+
+def test_a_model_that_fails_to_load_gives_its_reason_and_leaves_no_process(tmp_path):
+    config = local(repository(tmp_path / "models", good=IDLE, bad=BROKEN))
+    with pytest.raises(ServerError, match=r"ended with code 1: failed to load 'bad' .*broken on purpose.*log: .*/log"):
+        Server(config, log=tmp_path / "log").__enter__()
+    assert not processes_with(str(tmp_path))
+
+
+def test_another_failure_gives_the_end_of_the_log(tmp_path):
+    config = local(repository(tmp_path / "models", good=IDLE), extra_args=("--no-such-option",))
+    with pytest.raises(ServerError, match=r"(?s)ended with code 1: .*no-such-option"):
+        Server(config, log=tmp_path / "log").__enter__()
+
+
+def test_loading_that_takes_too_long_is_given_up(tmp_path):
+    config = local(repository(tmp_path / "models", slow=SLOW))
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="was not ready after 1 s"):
+        Server(config, log=tmp_path / "log", ready_timeout_s=1).__enter__()
+    assert time.monotonic() - began < 20
+    assert not processes_with(str(tmp_path))
+
+
+def test_a_server_that_does_not_end_is_killed_with_its_children(tmp_path, monkeypatch):
+    marker = f"61.{os.getpid()}"
+    fake_tritonserver(tmp_path, f"trap '' TERM; sleep {marker} & sleep {marker}; sleep {marker}", monkeypatch)
+    monkeypatch.setattr(plugin.server, "STOP_TIMEOUT_S", 0.3)
+    server = Server(local(tmp_path), log=tmp_path / "log")
+    server.start()
+    while len(processes_with(f"sleep {marker}")) < 2:
+        time.sleep(0.02)
+    server.stop()
+    deadline = time.monotonic() + 5
+    while processes_with(f"sleep {marker}"):
+        assert time.monotonic() < deadline, "its children must go too"
+        time.sleep(0.02)
+    assert server.process is not None
+    assert server.process.returncode == -9
