@@ -38,6 +38,11 @@ class StepTimes(NoEvents):
     def __init__(self) -> None:
         self.seconds: dict[StepKind, list[float]] = {kind: [] for kind in StepKind}
 
+    def clear(self) -> None:
+        """Forgets what has been measured."""
+        for each in self.seconds.values():
+            each.clear()
+
     def step_done(self, kind: StepKind, seconds: float) -> None:
         self.seconds[kind].append(seconds)
 
@@ -83,32 +88,33 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
             output_type="np",
         )
 
-    ports = free_ports(3)
-    with Server(ServerConfig(ROOT / "model_repository", "127.0.0.1", *ports, models=(MODEL,))) as server:
-        with Client(server.grpc_url, MODEL) as client:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    server_config = ServerConfig(
+        ROOT / "model_repository", "127.0.0.1", http_port, grpc_port, metrics_port, models=(MODEL,)
+    )
+    with Server(server_config) as server, Client(server.grpc_url, MODEL) as client:
 
-            def through_triton(**fields: int) -> Callable[[], object]:
-                return lambda: client.generate(PROMPT, seed=1, num_inference_steps=num_steps, **fields)
+        def through_triton(**fields: int) -> Callable[[], object]:
+            return lambda: client.generate(PROMPT, seed=1, num_inference_steps=num_steps, **fields)
 
-            ways = {
-                "diffusers": diffusers,
-                "in_process_off": in_process(off, steps["off"]),
-                "in_process_on": in_process(settings, steps["on"]),
-                "triton_off": through_triton(cache_interval=1),
-                "triton_on": through_triton(),
-            }
-            seconds = _take_turns(ways, pictures, on_warm=lambda: [each.__init__() for each in steps.values()])  # type: ignore[misc]
+        ways = {
+            "diffusers": diffusers,
+            "in_process_off": in_process(off, steps["off"]),
+            "in_process_on": in_process(settings, steps["on"]),
+            "triton_off": through_triton(cache_interval=1),
+            "triton_on": through_triton(),
+        }
+        for way in ways.values():  # the first pictures are slower: allocators and caches fill
+            way()
+            way()
+        for times in steps.values():
+            times.clear()
+        seconds = _take_turns(ways, pictures)
     full_steps = len(settings.cache.full_steps(num_steps))
     return describe() | _figures(seconds, steps, num_steps, full_steps) | {"settings": _settings(settings, config)}
 
 
-def _take_turns(
-    ways: dict[str, Callable[[], object]], pictures: int, on_warm: Callable[[], object]
-) -> dict[str, list[float]]:
-    for way in ways.values():  # the first pictures are slower: allocators and caches fill
-        way()
-        way()
-    on_warm()
+def _take_turns(ways: dict[str, Callable[[], object]], pictures: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in track(range(pictures), "pictures"):
         for name, way in ways.items():
