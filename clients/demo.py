@@ -60,7 +60,11 @@ def run(url: str, folder: Path) -> list[Pair]:
     folder.mkdir(parents=True, exist_ok=True)
     with Client(url) as client:
         client.generate(PROMPTS[0], cache_interval=1)  # the first picture after a start is slower than the rest
-        pairs = [_make_pair(client, prompt, console) for prompt in PROMPTS]
+        pairs = []
+        for prompt in PROMPTS:
+            pair = _make_pair(client, prompt, console)
+            console.print(f"{prompt}: {pair.off_s:.2f} s with the cache off, {pair.on_s:.2f} s on", highlight=False)
+            pairs.append(pair)
     for pair in pairs:
         name = pair.prompt.replace(", ", "_").replace(" ", "_")
         pair.off.save(folder / f"{name}_cache_off.png")
@@ -68,7 +72,7 @@ def run(url: str, folder: Path) -> list[Pair]:
     sheet = folder / "contact_sheet.png"
     contact_sheet(pairs).save(sheet)
     console.print(_table(pairs))
-    console.print(f"pictures: {folder}/, side by side: [bold]{sheet}[/]", highlight=False)
+    console.print(f"pictures: {folder}/, side by side: [bold]{sheet}[/]", highlight=False, soft_wrap=True)
     return pairs
 
 
@@ -99,7 +103,7 @@ def _make_pair(client: Client, prompt: str, console: Console) -> Pair:
 
 def _timed(client: Client, prompt: str, console: Console, label: str, **fields: int) -> tuple[Generation, float]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{prompt} ({label})", total=None)
         began = time.perf_counter()
         for update in client.stream(prompt, seed=SEED, **fields):

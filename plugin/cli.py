@@ -133,11 +133,11 @@ def build(
 @app.command(context_settings=_FORWARD)
 def bench(context: typer.Context) -> None:
     """Measures the embedded model on this machine's CPU; options as in `python -m benchmarks.cpu --help`."""
-    from benchmarks import cpu
+    import benchmarks.cpu
     from plugin.server import ServerError
 
     try:
-        cpu.main(context.args)
+        benchmarks.cpu.main(context.args)
     except ServerError as error:
         _fail(error)
 

@@ -95,6 +95,9 @@ def command(config: ServerConfig, installation: Installation) -> tuple[list[str]
     """The argument list and the whole environment of a tritonserver process.
 
     Model control is explicit, so that a model that has failed can leave service by itself and readiness tells.
+
+    Raises:
+        ServerError: the wheel's server would have to load from a path with a space in it.
     """
     arguments = [
         str(installation.binary),
@@ -110,6 +113,9 @@ def command(config: ServerConfig, installation: Installation) -> tuple[list[str]
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
     ]
     if installation.backends:
+        for path in (config.model_repository, installation.backends):
+            if " " in str(path):  # tritonserver 2.51 splits the command line of its stub there and then waits for ever
+                raise ServerError(f"path {str(path)!r} has a space, must have none for this tritonserver")
         arguments.append(f"--backend-directory={installation.backends}")
     python_path = ":".join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, **installation.environment, "PYTHONPATH": python_path}
@@ -243,11 +249,12 @@ class Server:
             _kill_group(self.process.pid)
 
     def failure(self) -> str:
-        """Why loading failed, as the log tells: the first error of a model, else the log's end."""
+        """Why loading failed, as the log tells: the first error of a model or option, else the log's end."""
         assert self.log is not None
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        errors = [line for line in lines if "failed to load" in line and "version" in line]
-        reason = errors[0].split('"', 1)[-1].rstrip('"') if errors else "\n".join(lines[-15:])
+        errors = [line for line in lines if "failed to load '" in line and "version" in line]
+        errors += [line for line in lines if "unrecognized option" in line]
+        reason = errors[0].split('] "', 1)[-1].rstrip('"') if errors else "\n".join(lines[-15:])
         return f"{reason} (log: {self.log})"
 
     def _stage(self) -> str:

@@ -107,12 +107,12 @@ class StreamModel:
             sender.send(flags=_FINAL)
             return
         if self._failure:
-            raise _Unhealthy(f"the model has failed and takes no requests: {self._failure}")
+            raise _Unhealthy(self._failure)
         arrived = time.perf_counter()
         generation_request = self._parse(request)
-        self._admission.enter()
         key = parameters.get(_KEY_PARAMETER)
         job = _Job(key, generation_request, sender, self._outbox, arrived, _QUIET_PARAMETER in parameters)
+        self._admission.enter()
         self._jobs.add(job)
         self._metrics.set_present(self._admission)
         self._workers.submit(self._run, job)
@@ -127,6 +127,8 @@ class StreamModel:
         """One request from its slot to its answer; nothing that happens here leaves it without one."""
         from plugin.generation import generate
 
+        outputs: dict[str, Any] = {}
+        failure = None
         try:
             job.check_alive()
             generation = generate(
@@ -137,48 +139,58 @@ class StreamModel:
                 preview_interval=self.config.preview_interval,
                 arrived=job.arrived,
             )
-            job.finish(_final_outputs(job.request, generation))
+            outputs = _final_outputs(job.request, generation)
         except BaseException as error:
-            job.fail(error)
-        finally:
-            self._admission.leave()
+            failure = error
+        self._admission.leave()
+        job.end(outputs, failure)
 
     def _send_all(self) -> None:
         """The thread that sends every response, so that no step waits for Triton."""
-        try:
-            while (job := self._outbox.get()) is not None:
+        while (job := self._outbox.get()) is not None:
+            try:
                 self.send(job)
-        except BaseException as error:
-            self._give_up(error)
+            except pb_utils.TritonModelException as error:  # Triton did not take this one response
+                job.cancelled = True
+                self._answer_with_error(job, error)
+            except BaseException as error:
+                self._give_up(job, error)
 
     def send(self, job: _Job) -> None:
         """Sends what a job has ready: its latest progress, or its end."""
         if job not in self._jobs:
             return  # its end overtook the progress that was queued before it
         if job.ended:
-            self._jobs.remove(job)
             job.sender.send(job.final_response(), flags=_FINAL)
+            self._jobs.remove(job)
             self._metrics.finish_job(job, self._admission)
         elif progress := job.take_progress():
             job.sender.send(pb_utils.InferenceResponse(_tensors(progress)))
 
-    def _give_up(self, error: BaseException) -> None:
-        """Fails all requests and takes the model out of service: without its sender it could answer nobody."""
-        self._failure = f"{type(error).__name__}: {error}"
-        pb_utils.Logger.log_error(f"{self.name}: responses can no longer be sent, {self._failure}")
-        for job in list(self._jobs):
-            job.cancelled = True
-            try:
-                failure = _error_response(_Unhealthy(f"the model failed: {self._failure}"), job.quiet)
-                job.sender.send(failure, flags=_FINAL)
-            except Exception as lost:
-                pb_utils.Logger.log_error(f"{self.name}: a request could not be answered: {lost}")
-            self._metrics.count_request("error")
-        self._jobs.clear()
+    def _give_up(self, job: _Job, error: BaseException) -> None:
+        """Takes the model out of service when its responses can no longer be trusted to go out.
+
+        The job at hand is answered here, the others at their next step; each gets the reason.
+        """
+        self._failure = f"the model failed: {type(error).__name__}: {error}"
+        pb_utils.Logger.log_error(f"{self.name}: {self._failure}")
+        for each in list(self._jobs):
+            each.failure = self._failure
+        self._answer_with_error(job, _Unhealthy(self._failure))
         try:
             pb_utils.unload_model(self.name)  # readiness then tells; works where the server allows model control
         except Exception as refused:
             pb_utils.Logger.log_error(f"{self.name}: stays loaded and refuses all requests: {refused}")
+
+    def _answer_with_error(self, job: _Job, error: Exception) -> None:
+        if job not in self._jobs:
+            return
+        self._jobs.remove(job)
+        self._metrics.count_request("error")
+        try:
+            job.sender.send(_error_response(error, job.quiet), flags=_FINAL)
+        except Exception as lost:
+            pb_utils.Logger.log_error(f"{self.name}: a request could not be answered: {lost}")
 
 
 class FrontModel:
@@ -215,6 +227,8 @@ class FrontModel:
         try:
             responses = self._request(inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True})
             done.put(_plain_response([each for each in responses if each.has_error() or each.output_tensors()][-1]))
+        except pb_utils.TritonModelException as error:  # the stream model is not loaded
+            done.put(_error_response(_Unhealthy(str(error))))
         except Exception as error:
             done.put(_error_response(error))
 
@@ -240,8 +254,8 @@ class _Job:
     arrived: float  # time.perf_counter()
     quiet: bool
     cancelled: bool = False
+    failure: str | None = None  # why the model failed, once it has
     ended: bool = False
-    outcome: str = "ok"
     error: BaseException | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
     steps: list[tuple[str, float]] = field(default_factory=list)  # kind and seconds of each step
@@ -262,6 +276,8 @@ class _Job:
         if now - self._asked > _CANCEL_POLL_S:
             self._asked = now
             self.cancelled = self.cancelled or self.sender.is_cancelled()
+        if self.failure:
+            raise _Unhealthy(self.failure)
         if self.cancelled:
             raise Cancelled(f"cancelled {where}")
 
@@ -280,26 +296,22 @@ class _Job:
             progress, self._progress = self._progress, None
         return progress
 
-    def finish(self, outputs: dict[str, Any]) -> None:
-        """Ends with a result."""
-        self.outputs = outputs
-        self._end()
+    @property
+    def outcome(self) -> str:
+        """The outcome label of an ended job."""
+        return "ok" if self.error is None else _outcome(self.error)
 
-    def fail(self, error: BaseException) -> None:
-        """Ends with an error."""
-        self.error = error
-        self.outcome = _outcome(error)
-        self._end()
+    def end(self, outputs: dict[str, Any], error: BaseException | None) -> None:
+        """Ends with a result, or with an error."""
+        self.outputs, self.error = outputs, error
+        self.ended = True
+        self.outbox.put(self)
 
     def final_response(self) -> Any:
         """The last response."""
         if self.error is not None:
             return _error_response(self.error, self.quiet)
         return pb_utils.InferenceResponse(_tensors(self.outputs))
-
-    def _end(self) -> None:
-        self.ended = True
-        self.outbox.put(self)
 
 
 class _JobEvents:

@@ -18,11 +18,18 @@ T5_WIDTH = 128
 def make_tokenizers(prompts: list[str], folder: Path) -> tuple[CLIPTokenizer, T5TokenizerFast]:
     """A CLIP tokenizer (BPE over bytes, so that any text goes in) and a T5 tokenizer (Unigram), trained on prompts.
 
+    They are trained once and then read from `folder`: their training gives other ids each time, and a checkpoint goes
+    with the ids that it was trained on.
+
     Args:
         prompts: texts with the words that matter.
-        folder: where the T5 tokenizer's file is written.
+        folder: where they are kept.
     """
-    return _clip_tokenizer(prompts), _t5_tokenizer(prompts, folder)
+    clip, t5 = folder / "tokenizer", folder / "tokenizer_2"
+    if not (clip.exists() and t5.exists()):
+        _clip_tokenizer(prompts).save_pretrained(clip)
+        _t5_tokenizer(prompts, folder).save_pretrained(t5)
+    return CLIPTokenizer.from_pretrained(clip), T5TokenizerFast.from_pretrained(t5)
 
 
 def make_text_encoders(clip: CLIPTokenizer, t5: T5TokenizerFast) -> tuple[CLIPTextModel, T5EncoderModel]:

@@ -106,12 +106,14 @@ def export(model: Model, folder: Path = PIPELINE) -> None:
         tokenizer_2=model.tokenizer_2,
         transformer=copy.deepcopy(model.transformer),
     )
-    scratch = folder.with_name("pipeline.new")
+    scratch, old = folder.with_name("pipeline.new"), folder.with_name("pipeline.old")
     pipe.to(dtype=torch.float16).save_pretrained(scratch)
-    if (folder / "README.md").exists():
-        shutil.copy(folder / "README.md", scratch)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        if (folder / "README.md").exists():
+            shutil.copy(folder / "README.md", scratch)
+        folder.rename(old)
     scratch.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def packed_latents(prompts: list[str]) -> torch.Tensor:

@@ -20,7 +20,7 @@ from plugin.cache_dir import default_cache_dir
 from plugin.families.base import Family
 
 OPSET = 20
-_EXPORT_REVISION = 1  # raise it when this file changes what it writes
+_EXPORT_REVISION = 2  # raise it when this file changes what it writes
 _PACKAGES = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -116,9 +116,11 @@ def build_model(model_dir: Path, progress: Callable[[str], None]) -> Path:
 def _build(family: Family, stack: nn.Module, folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        exported = scratch / "exported.onnx"
+        exported = scratch / "exported" / "model.onnx"
+        exported.parent.mkdir()
         export_onnx(family, stack, exported)
         _optimize(exported, scratch / "optimized.onnx")
+        shutil.rmtree(exported.parent)  # as large as the weights, and not needed any more
         os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

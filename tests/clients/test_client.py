@@ -112,7 +112,7 @@ def test_closing_the_iterator_cancels_the_request_at_the_server(client):
         if len(after.report["cancelled"]) == len(before.report["cancelled"]) + 1:
             break
         assert time.monotonic() < deadline, "the server must hear of it"
-    assert after.report["cancelled"][-1] < 500
+    assert after.report["ended_at"][-1] < 500
 
 
 def test_cancelled_streams_leave_no_threads(client):
@@ -141,11 +141,9 @@ def test_streams_of_one_client_run_side_by_side(client):
 @pytest.mark.parametrize("way", ["plain", "stream"])
 def test_the_clients_own_time_limit(client, way):
     began = time.monotonic()
+    call = client.generate if way == "plain" else lambda *given, **fields: list(client.stream(*given, **fields))
     with pytest.raises(DeadlineExceeded):
-        if way == "plain":
-            client.generate("slow", timeout_s=0.3)
-        else:
-            list(client.stream("red apple", num_inference_steps=1000, timeout_s=0.3))
+        call("slow", num_inference_steps=1000, timeout_s=0.3)
     assert time.monotonic() - began < 2
 
 

@@ -98,7 +98,7 @@ FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.cancelled = []
+        self.started, self.cancelled, self.ended_at = [], [], []
 
     def execute(self, requests):
         for request in requests:
@@ -112,9 +112,11 @@ class TritonPythonModel:
 
     def answer(self, values, sender):
         steps = int(values["num_inference_steps"][0]) if "num_inference_steps" in values else 10
+        self.started.append(steps)
         for step in range(1, steps + 1):
             if sender.is_cancelled():
-                self.cancelled.append(step)
+                self.cancelled.append(steps)
+                self.ended_at.append(step)
                 sender.send(flags=FINAL)
                 return
             preview = np.full((4, 6, 3), step, np.uint8) if "preview" in values and step % 5 == 0 else None
@@ -124,7 +126,8 @@ class TritonPythonModel:
                 return
             time.sleep(0.01)
         image, report = result(values, steps)
-        report = json.dumps({{**json.loads(report), "cancelled": self.cancelled}}).encode()
+        seen = {{"started": self.started, "cancelled": self.cancelled, "ended_at": self.ended_at}}
+        report = json.dumps({{**json.loads(report), **seen}}).encode()
         last = self.response(steps, steps, None, image, report)
         if prompt_of(values) == "separate final flag":
             sender.send(last)

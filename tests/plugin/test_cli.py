@@ -19,7 +19,7 @@ from clients import Client
 from plugin.cli import app
 from plugin.server import Server, ServerConfig, free_ports, is_ready
 from tests.clients.throwaway import make_repository
-from tests.plugin.test_server import IDLE, fake_tritonserver, processes_with, repository
+from tests.plugin.test_server import IDLE, fake_tritonserver, processes_with, repository, wait_until_gone
 
 COMMAND = str(Path(sys.executable).parent / "triton-taylorseer")
 WIDE = {**os.environ, "COLUMNS": "200"}
@@ -49,10 +49,20 @@ def generate(server: Server, *arguments: object) -> tuple[int, str]:
         ("serve", ["--model-repository", "--http-port", "--grpc-port", "--metrics-port", "--model", "--host"]),
         (
             "generate",
-            ["--url", "--model", "--seed", "--steps", "--guidance-scale", "--height", "--width", "--interval"]
-            + ["--order", "--warmup", "--no-cache", "-o"],
+            [
+                "--url",
+                "--model",
+                "--seed",
+                "--steps",
+                "--guidance-scale",
+                "--height",
+                "--width",
+                "--interval",
+                "--order",
+            ],
         ),
-        ("build", ["MODEL"]),
+        ("generate", ["--warmup", "--no-cache", "-o"]),
+        ("build", ["--model-repository"]),
         ("bench", ["--help"]),
         ("demo", ["--output"]),
     ],
@@ -72,7 +82,8 @@ def test_generate_writes_the_picture_and_tells_what_was_done(server, tmp_path):
     code, output = generate(server, "red [/b] apple", "--seed", 3, "-o", tmp_path / "apple.png")
     assert code == 0
     assert f"{tmp_path}/apple.png: 0.25 s, 2 full and 8 forecast steps, seed 3" in output
-    assert "red [/b] apple" in output and "10/10" in output
+    assert "red [/b] apple" in output
+    assert "10/10" in output
     pixels = np.asarray(Image.open(tmp_path / "apple.png"))
     assert np.array_equal(pixels, np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3))
 
@@ -118,23 +129,22 @@ def test_generate_ends_with_one_sentence_for_an_error(server, arguments, sentenc
 
 
 def test_ctrl_c_cancels_the_request(server, tmp_path):
-    def cancelled() -> list[int]:
+    def wait_for(event: str, steps: int) -> None:
+        deadline = time.monotonic() + 30
         with Client(server.grpc_url) as client:
-            *_, generation = client.stream("red apple", num_inference_steps=1)
-        return generation.report["cancelled"]
+            while steps not in [*client.stream("red apple", num_inference_steps=1)][-1].report[event]:
+                assert time.monotonic() < deadline, f"the server has not {event} it"
+                time.sleep(0.05)
 
-    before = len(cancelled())
-    arguments = [COMMAND, "generate", "apple", "--url", server.grpc_url, "--steps", "1000", "-o", tmp_path / "a.png"]
+    arguments = [COMMAND, "generate", "apple", "--url", server.grpc_url, "--steps", "3000", "-o", tmp_path / "a.png"]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=WIDE)
-    time.sleep(3)
+    wait_for("started", 3000)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=10)
     assert process.returncode == 1
     assert "error: cancelled" in printed
     assert "Traceback" not in printed
-    deadline = time.monotonic() + 5
-    while len(cancelled()) != before + 1:
-        assert time.monotonic() < deadline, "the server must hear of it"
+    wait_for("cancelled", 3000)
     assert not (tmp_path / "a.png").exists()
 
 
@@ -146,16 +156,20 @@ def test_serve_tells_when_ready_and_ends_with_the_signal(tmp_path, number):
     arguments = [COMMAND, "serve", "--model-repository", models, *ports, "--model", "a", "--", "--log-info=false"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=log, env=WIDE)
-    deadline = time.monotonic() + 30
-    while b"ready" not in (tmp_path / "log").read_bytes():
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert is_ready(f"127.0.0.1:{http}")
-    assert any("--log-info=false" in each for each in processes_with(str(tmp_path)))
-    process.send_signal(number)
-    assert process.wait(20) == 0
-    assert not processes_with(str(tmp_path))
+    try:
+        deadline = time.monotonic() + 30
+        while f"ready: HTTP 127.0.0.1:{http}, gRPC" not in (tmp_path / "log").read_text():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert is_ready(f"127.0.0.1:{http}")
+        assert any("--log-info=false" in each for each in processes_with(str(tmp_path)))
+        process.send_signal(number)
+        assert process.wait(20) == 0
+    finally:
+        process.terminate()
+        process.wait()
+    wait_until_gone(str(tmp_path))
 
 
 def test_serve_exits_with_the_servers_code(tmp_path, monkeypatch):

@@ -51,6 +51,14 @@ def processes_with(argument: str) -> list[str]:
     return found
 
 
+def wait_until_gone(argument: str) -> None:
+    """Waits until no process has the argument: a killed one stays visible for a moment."""
+    deadline = time.monotonic() + 3
+    while left := processes_with(argument):
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.02)
+
+
 def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
     installation = plugin.server.Installation(Path("/opt/tritonserver"), Path("/cache/backends"), {"PATH": "/first:/x"})
     config = ServerConfig(
@@ -76,6 +84,13 @@ def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
     assert (Path(environment["PYTHONPATH"].split(":")[0]) / "plugin/server.py").is_file()
 
 
+def test_a_space_in_a_path_is_refused_where_the_server_would_hang(tmp_path):
+    config = ServerConfig(tmp_path / "my models")
+    command(config, plugin.server.Installation(Path("t"), None, {}))
+    with pytest.raises(ServerError, match="my models' has a space, must have none for this tritonserver"):
+        command(config, plugin.server.Installation(Path("t"), Path("/cache"), {}))
+
+
 def test_without_names_every_model_is_loaded(tmp_path):
     arguments, _ = command(ServerConfig(tmp_path), plugin.server.Installation(Path("t"), None, {}))
     assert "--load-model=*" in arguments
@@ -94,7 +109,7 @@ def test_a_tritonserver_on_path_comes_first(tmp_path, monkeypatch):
 def test_no_tritonserver_says_how_to_get_one(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(plugin.server, "find_spec", lambda name: None)
-    with pytest.raises(ServerError, match=r"not on PATH .* pip install --no-deps nvidia-pytriton==0\.7\.0"):
+    with pytest.raises(ServerError, match=r"not on PATH .*`pip install --no-deps nvidia-pytriton==0\.7\.0`"):
         find_installation()
 
 
@@ -107,7 +122,8 @@ def test_four_starts_at_once_prepare_the_backends_once(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(found) == 4
-    assert list((tmp_path / "cache").iterdir()) == [found[0]] and len(set(found)) == 1, "one folder, no scratch left"
+    assert len(set(found)) == 1
+    assert list((tmp_path / "cache").iterdir()) == [found[0]], "no scratch is left"
     assert os.access(found[0] / "python/triton_python_backend_stub", os.X_OK)
     assert (found[0] / "python/libtriton_python.so").is_file()
 
@@ -159,7 +175,7 @@ def test_free_ports_are_free_and_differ():
 
 def test_a_server_starts_serves_and_leaves_no_process(tmp_path):
     stages: list[str] = []
-    config = local(repository(tmp_path / "my models", a=IDLE, a_stream=IDLE, b=BROKEN), models=("a",))
+    config = local(repository(tmp_path / "models", a=IDLE, a_stream=IDLE, b=BROKEN), models=("a",))
     with Server(config, log=tmp_path / "log", on_progress=stages.append) as server:
         assert is_ready(server.http_url)
         with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:
@@ -168,7 +184,7 @@ def test_a_server_starts_serves_and_leaves_no_process(tmp_path):
         assert server.process is not None
     assert server.process.returncode == 0, "asked to end, not killed"
     assert not is_ready(server.http_url)
-    assert not processes_with(str(tmp_path))
+    wait_until_gone(str(tmp_path))
     assert stages[0] == "starting tritonserver"
     server.stop()  # once more does no harm
 
@@ -177,12 +193,12 @@ def test_a_model_that_fails_to_load_gives_its_reason_and_leaves_no_process(tmp_p
     config = local(repository(tmp_path / "models", good=IDLE, bad=BROKEN))
     with pytest.raises(ServerError, match=r"ended with code 1: failed to load 'bad' .*broken on purpose.*log: .*/log"):
         Server(config, log=tmp_path / "log").__enter__()
-    assert not processes_with(str(tmp_path))
+    wait_until_gone(str(tmp_path))
 
 
 def test_another_failure_gives_the_end_of_the_log(tmp_path):
     config = local(repository(tmp_path / "models", good=IDLE), extra_args=("--no-such-option",))
-    with pytest.raises(ServerError, match=r"(?s)ended with code 1: .*no-such-option"):
+    with pytest.raises(ServerError, match=r"ended with code 1: .*unrecognized option '--no-such-option'"):
         Server(config, log=tmp_path / "log").__enter__()
 
 
@@ -192,7 +208,7 @@ def test_loading_that_takes_too_long_is_given_up(tmp_path):
     with pytest.raises(ServerError, match="was not ready after 1 s"):
         Server(config, log=tmp_path / "log", ready_timeout_s=1).__enter__()
     assert time.monotonic() - began < 20
-    assert not processes_with(str(tmp_path))
+    wait_until_gone(str(tmp_path))
 
 
 def test_a_server_that_does_not_end_is_killed_with_its_children(tmp_path, monkeypatch):
@@ -204,9 +220,6 @@ def test_a_server_that_does_not_end_is_killed_with_its_children(tmp_path, monkey
     while len(processes_with(f"sleep {marker}")) < 2:
         time.sleep(0.02)
     server.stop()
-    deadline = time.monotonic() + 5
-    while processes_with(f"sleep {marker}"):
-        assert time.monotonic() < deadline, "its children must go too"
-        time.sleep(0.02)
+    wait_until_gone(f"sleep {marker}")
     assert server.process is not None
     assert server.process.returncode == -9
