@@ -6,16 +6,20 @@ Light to import: the front's instances are processes of their own and never load
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import queue
 import secrets
 import threading
 import time
+import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
 
 _CANCEL_PARAMETER = "taylorseer_cancel"  # a request that carries it cancels the request whose key is its value
 _KEY_PARAMETER = "taylorseer_key"  # the key under which a front's request can be cancelled
-_QUIET_PARAMETER = "taylorseer_quiet"  # present where nobody reads progress
+_QUIET_PARAMETER = "taylorseer_quiet"  # present where heartbeats are wanted in place of progress
+_HEARTBEAT_S = 0.1  # a front hears this often from its request, and looks whether its client is still there
 _CANCEL_POLL_S = 0.02  # asking Triton whether a request was cancelled costs up to 50 us
 _STEP_BUCKETS_S = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
 _BATCH_BUCKETS = [1, 2, 4, 8, 16, 32]
@@ -63,8 +68,8 @@ class StreamModel:
         self._workers = ThreadPoolExecutor(self.config.max_in_flight, thread_name_prefix=self.name)
         self._jobs: set[_Job] = set()
         self._failure: str | None = None
-        self._outbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._sender = threading.Thread(target=self._send_all, name=f"{self.name}-responses", daemon=True)
+        self._outbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._empty_outbox, name=f"{self.name}-responses", daemon=True)
         self._sender.start()
 
     def load_host(self) -> Any:
@@ -89,7 +94,7 @@ class StreamModel:
                 sender.send(
                     _error_response(error, quiet=_QUIET_PARAMETER in (request.parameters() or "")), flags=_FINAL
                 )
-                self._metrics.count_request(_outcome(error))
+                self._outbox.put(partial(self._metrics.count_request, _outcome(error)))
 
     def finalize(self) -> None:
         """Ends the requests in flight and the threads."""
@@ -98,6 +103,9 @@ class StreamModel:
         self._workers.shutdown(wait=True)
         self._outbox.put(None)
         self._sender.join()
+        # What belongs to Triton and outlives the model crashes its process.
+        del self._metrics, self._sender, self._workers, self._outbox
+        gc.collect()
 
     def _accept(self, request: Any, sender: Any) -> None:
         parameters = json.loads(request.parameters() or "{}")
@@ -111,10 +119,9 @@ class StreamModel:
         arrived = time.perf_counter()
         generation_request = self._parse(request)
         key = parameters.get(_KEY_PARAMETER)
-        job = _Job(key, generation_request, sender, self._outbox, arrived, _QUIET_PARAMETER in parameters)
+        job = _Job(key, generation_request, sender, self._post, arrived, _QUIET_PARAMETER in parameters)
         self._admission.enter()
         self._jobs.add(job)
-        self._metrics.set_present(self._admission)
         self._workers.submit(self._run, job)
 
     def _parse(self, request: Any) -> GenerationRequest:
@@ -134,36 +141,58 @@ class StreamModel:
             generation = generate(
                 self.host,
                 job.request,
-                _JobEvents(job, self),
+                _JobEvents(job),
                 max_sequence_length=self.config.max_sequence_length,
                 preview_interval=self.config.preview_interval,
                 arrived=job.arrived,
             )
             outputs = _final_outputs(job.request, generation)
         except BaseException as error:
-            failure = error
+            if _outcome(error) == "error":
+                pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+            failure = error.with_traceback(None)  # it would keep what the request held
         self._admission.leave()
         job.end(outputs, failure)
 
-    def _send_all(self) -> None:
-        """The thread that sends every response, so that no step waits for Triton."""
-        while (job := self._outbox.get()) is not None:
-            try:
-                self.send(job)
-            except pb_utils.TritonModelException as error:  # Triton did not take this one response
-                job.cancelled = True
-                self._answer_with_error(job, error)
-            except BaseException as error:
-                self._give_up(job, error)
+    def _post(self, job: _Job) -> None:
+        self._outbox.put(partial(self._try_to_send, job))
+
+    def _empty_outbox(self) -> None:
+        """The thread that sends every response, so that no step waits for Triton. It alone touches the metrics:
+        changes of metrics from two threads at once have crashed the server (24.10)."""
+        beat_at = time.monotonic()
+        while True:
+            with suppress(queue.Empty):
+                work = self._outbox.get(timeout=_HEARTBEAT_S)
+                if work is None:
+                    return
+                work()
+            if time.monotonic() - beat_at >= _HEARTBEAT_S:
+                beat_at = time.monotonic()
+                self._metrics.set_gauges(self._admission, self._jobs)
+                for job in [each for each in list(self._jobs) if each.quiet]:
+                    self._try_to_send(job)
+
+    def _try_to_send(self, job: _Job) -> None:
+        try:
+            self.send(job)
+        except pb_utils.TritonModelException as error:  # Triton did not take this one response
+            job.cancelled = True
+            self._answer_with_error(job, error)
+        except BaseException as error:
+            self._give_up(job, error)
 
     def send(self, job: _Job) -> None:
-        """Sends what a job has ready: its latest progress, or its end."""
+        """Sends what a job has ready: its end, a heartbeat, or its latest progress."""
         if job not in self._jobs:
             return  # its end overtook the progress that was queued before it
         if job.ended:
             job.sender.send(job.final_response(), flags=_FINAL)
             self._jobs.remove(job)
-            self._metrics.finish_job(job, self._admission)
+            self._metrics.count_job(job)
+            self._metrics.set_gauges(self._admission, self._jobs)
+        elif job.quiet:
+            job.sender.send(pb_utils.InferenceResponse(_tensors({"step": 0, "num_steps": 0})))
         elif progress := job.take_progress():
             job.sender.send(pb_utils.InferenceResponse(_tensors(progress)))
 
@@ -208,35 +237,30 @@ class FrontModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
+        # Everything in one thread: calls of one request from two threads have crashed the process (24.10).
         key = str(uuid.uuid4())
-        # Copies: Triton's own input tensors cannot be sent on, their text arrives damaged (seen in 24.10).
+        # Copies: Triton's own input tensors cannot be sent on, their text arrives damaged (24.10).
         inputs = [pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()]
-        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        caller = threading.Thread(target=self._call, args=(inputs, key, done), daemon=True)
-        caller.start()
-        told = False
-        while True:
-            try:
-                return done.get(timeout=_CANCEL_POLL_S)
-            except queue.Empty:
-                if not told and request.is_cancelled():
-                    told = True
-                    self._request([], {_CANCEL_PARAMETER: key})
-
-    def _call(self, inputs: list[Any], key: str, done: queue.SimpleQueue[Any]) -> None:
+        last, cancelled = None, False
         try:
-            responses = self._request(inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True})
-            done.put(_plain_response([each for each in responses if each.has_error() or each.output_tensors()][-1]))
+            for response in self._request(inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True}):
+                if response.has_error() or response.output_tensors():
+                    last = response
+                if not cancelled and request.is_cancelled():
+                    cancelled = True
+                    for _ in self._request([], {_CANCEL_PARAMETER: key}):
+                        pass
+            return _plain_response(last)
         except pb_utils.TritonModelException as error:  # the stream model is not loaded
-            done.put(_error_response(_Unhealthy(str(error))))
+            return _error_response(_Unhealthy(str(error)))
         except Exception as error:
-            done.put(_error_response(error))
+            return _error_response(error)
 
-    def _request(self, inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
+    def _request(self, inputs: list[Any], parameters: dict[str, Any]) -> Iterator[Any]:
         request = pb_utils.InferenceRequest(
             model_name=self._stream_name, inputs=inputs, requested_output_names=[], parameters=parameters
         )
-        return list(request.exec(decoupled=True))
+        yield from request.exec(decoupled=True)
 
 
 class _Unhealthy(Exception):
@@ -250,7 +274,7 @@ class _Job:
     key: str | None
     request: GenerationRequest
     sender: Any
-    outbox: queue.SimpleQueue[_Job | None]
+    post: Callable[[_Job], None]  # has the sender thread look at the job
     arrived: float  # time.perf_counter()
     quiet: bool
     cancelled: bool = False
@@ -260,6 +284,7 @@ class _Job:
     outputs: dict[str, Any] = field(default_factory=dict)
     steps: list[tuple[str, float]] = field(default_factory=list)  # kind and seconds of each step
     engine_batches: list[int] = field(default_factory=list)
+    cache_bytes: int = 0
     _asked: float = 0.0
     _progress: dict[str, Any] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -288,7 +313,7 @@ class _Job:
             if unsent and progress["preview"] is None:
                 progress["preview"] = unsent["preview"]
         if not unsent:
-            self.outbox.put(self)
+            self.post(self)
 
     def take_progress(self) -> dict[str, Any] | None:
         """The progress to send, once."""
@@ -305,7 +330,7 @@ class _Job:
         """Ends with a result, or with an error."""
         self.outputs, self.error = outputs, error
         self.ended = True
-        self.outbox.put(self)
+        self.post(self)
 
     def final_response(self) -> Any:
         """The last response."""
@@ -317,9 +342,8 @@ class _Job:
 class _JobEvents:
     """What a running generation tells a job and asks of it: a `plugin.generation.RunEvents`, by its methods alone."""
 
-    def __init__(self, job: _Job, model: StreamModel) -> None:
+    def __init__(self, job: _Job) -> None:
         self._job = job
-        self._metrics = model._metrics
 
     def check(self, step: int, num_steps: int) -> None:
         self._job.check_alive(step, num_steps)
@@ -335,7 +359,7 @@ class _JobEvents:
         self._job.engine_batches.append(batch_size)
 
     def cache_changed(self, delta_bytes: int) -> None:
-        self._metrics.change_cache_bytes(delta_bytes)
+        self._job.cache_bytes += delta_bytes
 
 
 class _Metrics:
@@ -345,6 +369,7 @@ class _Metrics:
     def __init__(self, model: str) -> None:
         self._model = model
         self._families: list[Any] = []  # a family must outlive its metrics
+        self._told: dict[Any, int] = {}  # what each gauge was last set to
         kinds = ("full", "forecast")
         steps = self._family("taylorseer_steps_total", "Denoising steps done", "COUNTER")
         self._steps = {kind: self._metric(steps, kind=kind) for kind in kinds}
@@ -360,22 +385,24 @@ class _Metrics:
         self._waiting = self._metric(self._family("taylorseer_requests_waiting", "Requests in line", "GAUGE"))
         self._cache_bytes = self._metric(self._family("taylorseer_cache_bytes", "Bytes of all anchors", "GAUGE"))
 
-    def set_present(self, admission: Admission) -> None:
-        """Reports who is in flight and who waits."""
-        self._in_flight.set(admission.in_flight)
-        self._waiting.set(admission.waiting)
-
-    def change_cache_bytes(self, delta_bytes: int) -> None:
-        """Reports that a request's cache grew, or was given back."""
-        self._cache_bytes.increment(delta_bytes)
+    def set_gauges(self, admission: Admission, jobs: set[_Job]) -> None:
+        """Reports who is in flight, who waits, and what the caches hold; what has not changed costs nothing."""
+        values = {
+            self._in_flight: admission.in_flight,
+            self._waiting: admission.waiting,
+            self._cache_bytes: sum(job.cache_bytes for job in list(jobs)),
+        }
+        for gauge, value in values.items():
+            if self._told.get(gauge) != value:
+                self._told[gauge] = value
+                gauge.set(value)
 
     def count_request(self, outcome: str) -> None:
         """Counts a request that has ended."""
         self._requests[outcome].increment(1)
 
-    def finish_job(self, job: _Job, admission: Admission) -> None:
-        """Reports all that a job has done."""
-        self.set_present(admission)
+    def count_job(self, job: _Job) -> None:
+        """Counts all that an ended job has done."""
         self.count_request(job.outcome)
         for kind in self._steps:
             self._steps[kind].increment(sum(each == kind for each, _ in job.steps))
