@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -81,6 +82,13 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
         return lambda: generate(host, request, times, max_sequence_length=config.max_sequence_length)
 
     def diffusers() -> object:
+        torch.set_num_threads(os.cpu_count() or 1)  # its blocks run in torch: give them all cores, as the engine has
+        try:
+            return plain_picture()
+        finally:
+            torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)
+
+    def plain_picture() -> object:
         return plain(
             **host.family.call_arguments(settings, config.max_sequence_length),
             num_inference_steps=num_steps,
