@@ -115,7 +115,7 @@ def _timed(client: Client, prompt: str, console: Console, label: str, **fields: 
 
 def _table(pairs: list[Pair]) -> Table:
     table = Table(title="The cache off and on")
-    for column in ("prompt", "off s", "on s", "speed-up", "full steps", "forecast steps", "PSNR dB"):
+    for column in ("prompt", "off s", "on s", "speed-up", "full", "forecast", "PSNR dB"):
         table.add_column(column, justify="left" if column == "prompt" else "right")
     for pair in pairs:
         full, steps = len(pair.on.report["full_steps"]), pair.on.report["num_steps"]
