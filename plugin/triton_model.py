@@ -187,14 +187,14 @@ class StreamModel:
         if job not in self._jobs:
             return  # its end overtook the progress that was queued before it
         if job.ended:
-            job.sender.send(job.final_response(), flags=_FINAL)
+            job.respond(job.final_response(), final=True)
             self._jobs.remove(job)
             self._metrics.count_job(job)
             self._metrics.set_gauges(self._admission, self._jobs)
         elif job.quiet:
-            job.sender.send(pb_utils.InferenceResponse(_tensors({"step": 0, "num_steps": 0})))
+            job.respond(pb_utils.InferenceResponse(_tensors({"step": 0, "num_steps": 0})))
         elif progress := job.take_progress():
-            job.sender.send(pb_utils.InferenceResponse(_tensors(progress)))
+            job.respond(pb_utils.InferenceResponse(_tensors(progress)))
 
     def _give_up(self, job: _Job, error: BaseException) -> None:
         """Takes the model out of service when its responses can no longer be trusted to go out.
@@ -217,7 +217,7 @@ class StreamModel:
         self._jobs.remove(job)
         self._metrics.count_request("error")
         try:
-            job.sender.send(_error_response(error, job.quiet), flags=_FINAL)
+            job.respond(_error_response(error, job.quiet), final=True)
         except Exception as lost:
             pb_utils.Logger.log_error(f"{self.name}: a request could not be answered: {lost}")
 
@@ -273,7 +273,7 @@ class _Job:
 
     key: str | None
     request: GenerationRequest
-    sender: Any
+    _sender: Any  # None once the final response is sent: to ask it anything after that crashes the server
     post: Callable[[_Job], None]  # has the sender thread look at the job
     arrived: float  # time.perf_counter()
     quiet: bool
@@ -288,6 +288,7 @@ class _Job:
     _asked: float = 0.0
     _progress: dict[str, Any] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _sender_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_alive(self, step: int = 0, num_steps: int = 0) -> None:
         """Raises where the request has been cancelled or is late."""
@@ -300,11 +301,21 @@ class _Job:
             raise DeadlinePassed(f"DEADLINE: deadline_ms of {deadline_ms} passed {where}")
         if now - self._asked > _CANCEL_POLL_S:
             self._asked = now
-            self.cancelled = self.cancelled or self.sender.is_cancelled()
+            with self._sender_lock:
+                self.cancelled = self.cancelled or self._sender is None or self._sender.is_cancelled()
         if self.failure:
             raise _Unhealthy(self.failure)
         if self.cancelled:
             raise Cancelled(f"cancelled {where}")
+
+    def respond(self, response: Any, final: bool = False) -> None:
+        """Sends a response unless the final one has been sent."""
+        with self._sender_lock:
+            if self._sender is None:
+                return
+            self._sender.send(response, flags=_FINAL if final else 0)
+            if final:
+                self._sender = None
 
     def tell(self, progress: dict[str, Any]) -> None:
         """Leaves the latest progress for the sender; what it has not sent yet is replaced."""
