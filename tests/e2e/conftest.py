@@ -6,9 +6,12 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 
 from clients import Client
 from plugin.server import Server, ServerConfig, free_ports
@@ -17,9 +20,16 @@ from tests.e2e.repository import make_repository
 
 @dataclass(frozen=True)
 class Triton:
-    """A running server of the tests."""
+    """A running server of the tests.
+
+    Its clients are shared and stay open: this server (24.10) can crash when a connection closes just as a plain gRPC call
+    of it ends (triton-inference-server/server issue 8034, fixed in 25.04).
+    """
 
     server: Server
+    clients: dict[str, Client]
+    grpc: tritonclient.grpc.InferenceServerClient
+    http: tritonclient.http.InferenceServerClient
 
     @property
     def http_url(self) -> str:
@@ -29,8 +39,8 @@ class Triton:
     def grpc_url(self) -> str:
         return self.server.grpc_url
 
-    def client(self, model: str = "emoji") -> Client:
-        return Client(self.server.grpc_url, model)
+    def client(self, model: str = "emoji") -> AbstractContextManager[Client]:
+        return nullcontext(self.clients[model])
 
     def metrics(self, model: str = "emoji") -> dict[str, float]:
         """The plugin's metrics of one model: name, with its other labels behind it -> value."""
@@ -62,5 +72,8 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     http_port, grpc_port, metrics_port = free_ports(3)
     config = ServerConfig(make_repository(folder), "127.0.0.1", http_port, grpc_port, metrics_port)
     with Server(config, log=folder.parent / "triton.log") as server:
-        yield Triton(server)
+        grpc_client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+        http_client = tritonclient.http.InferenceServerClient(server.http_url, concurrency=8)
+        clients = {model: Client(server.grpc_url, model) for model in ("emoji", "faulty")}
+        yield Triton(server, clients, grpc_client, http_client)
         print((folder.parent / "triton.log").read_text()[-3000:])

@@ -56,9 +56,7 @@ def tensors(module: Any, fields: dict[str, Any]) -> list[Any]:
 
 
 def infer(triton, protocol: str, inputs: list[Any]) -> Any:
-    if protocol == "grpc":
-        return tritonclient.grpc.InferenceServerClient(triton.grpc_url).infer("emoji", inputs)
-    return tritonclient.http.InferenceServerClient(triton.http_url).infer("emoji", inputs)
+    return (triton.grpc if protocol == "grpc" else triton.http).infer("emoji", inputs)
 
 
 @pytest.mark.parametrize(("fields", "message"), BAD, ids=IDS)
@@ -128,9 +126,8 @@ def test_a_passed_deadline_ends_the_request_with_its_sentence(triton, way):
 
 def test_cancelling_a_plain_call_ends_the_work(triton):
     before = triton.wait_until_idle()
-    client = tritonclient.grpc.InferenceServerClient(triton.grpc_url)
     inputs = tensors(tritonclient.grpc, {"num_inference_steps": 1000, "cache_interval": 1})
-    call = client.async_infer("emoji", inputs, callback=lambda result, error: None)
+    call = triton.grpc.async_infer("emoji", inputs, callback=lambda result, error: None)
     while triton.metrics()["taylorseer_requests_in_flight"] == 0:
         time.sleep(0.02)
     call.cancel()
@@ -171,7 +168,7 @@ def test_no_server_is_told_in_a_sentence():
 
 
 def test_a_broken_response_thread_fails_its_requests_and_takes_the_model_out_until_it_is_loaded_again(triton):
-    http = tritonclient.http.InferenceServerClient(triton.http_url)
+    http = triton.http
     assert http.is_model_ready("faulty_stream")
     other: list[BaseException] = []
 

@@ -83,11 +83,10 @@ def test_same_seed_gives_the_same_picture_over_every_way_in(triton):
     assert np.array_equal(streamed.image, expected)
     assert not np.array_equal(other, expected)
 
-    http = tritonclient.http.InferenceServerClient(triton.http_url)
     inputs = [tritonclient.http.InferInput("prompt", [1], "BYTES"), tritonclient.http.InferInput("seed", [1], "INT64")]
     inputs[0].set_data_from_numpy(np.array([b"red apple, 3d"], dtype=object))
     inputs[1].set_data_from_numpy(np.array([5], dtype=np.int64))
-    assert np.array_equal(http.infer("emoji", inputs).as_numpy("image"), expected)
+    assert np.array_equal(triton.http.infer("emoji", inputs).as_numpy("image"), expected)
 
     answer = post(triton, "emoji", {"prompt": "red apple, 3d", "seed": 5, "response_format": "b64_json"})
     picture = Image.open(io.BytesIO(base64.b64decode(answer["b64_json"])))
