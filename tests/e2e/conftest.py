@@ -22,8 +22,8 @@ from tests.e2e.repository import make_repository
 class Triton:
     """A running server of the tests.
 
-    Its clients are shared and stay open: this server (24.10) can crash when a connection closes just as a plain gRPC call
-    of it ends (triton-inference-server/server issue 8034, fixed in 25.04).
+    Its clients are shared and stay open: this server (24.10) can crash when a connection closes just as a plain gRPC
+    call of it ends (triton-inference-server/server issue 8034, fixed in 25.04).
     """
 
     server: Server
