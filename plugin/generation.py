@@ -20,6 +20,33 @@ from taylorseer import CacheSession, StepKind
 Pixels = npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class NoisyLatents:
+    """latents = signal * clean + noise * gaussian, any shape."""
+
+    latents: torch.Tensor
+    signal: float
+    noise: float
+
+    @classmethod
+    def at_step(cls, scheduler: Any, step: int, latents: torch.Tensor) -> NoisyLatents:
+        """The latents that a scheduler's step begins with. Schedulers of flow matching mix by sigma, the others keep
+        the products of alphas (diffusers 0.42.0)."""
+        index = step + (getattr(scheduler, "begin_index", None) or 0)
+        if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
+            kept = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
+            return cls(latents, kept**0.5, (1 - kept) ** 0.5)
+        sigma = float(scheduler.sigmas[index])
+        return cls(latents, 1 - sigma, sigma)
+
+
+def clean_latents(noisier: NoisyLatents, noisy: NoisyLatents) -> torch.Tensor:
+    """The clean latents on the line through two steps' latents, eliminating the noise that both share. For Euler and
+    DDIM steps that is what the first of the steps predicted, guidance included."""
+    a, b = noisier, noisy
+    return (a.noise * b.latents - b.noise * a.latents) / (a.noise * b.signal - b.noise * a.signal)
+
+
 class Cancelled(Exception):
     """The client gave the request up."""
 
@@ -140,9 +167,10 @@ def generate(
             output_type="np",
         )
         done = time.perf_counter()
-        image = (output[0] * 255).round().astype(np.uint8)  # (frames, height, width, 3)
+        pixels = output[0][0] if output[0].ndim == 5 else output[0]  # a video comes in a batch of one
+        image = (pixels * 255).round().astype(np.uint8)  # (frames, height, width, 3)
         session: CacheSession = pipe.transformer.session
-        return Generation(image, _report(request, session, run, host.engine.name, arrived or started, started, done))
+        return Generation(image, _report(request, session, run, host.engine_name, arrived or started, started, done))
     finally:
         run.release()
 
@@ -188,27 +216,25 @@ class _Run(StepObserver):
     _step_began: float = field(default=0.0, init=False)
     _kind: StepKind | None = field(default=None, init=False)
     _cache_bytes: int = field(default=0, init=False)
-    _preview: Pixels | None = field(default=None, init=False)
+    _noisier: NoisyLatents | None = field(default=None, init=False)  # of the step before, where previews are wanted
 
-    def step_started(self, step: int, num_steps: int) -> None:
+    def step_started(self, step: int, num_steps: int, latents: torch.Tensor) -> None:
         now = time.perf_counter()
         self._end_step(now)
         self.first_step = self.first_step or now
         self._step_began = now
         self.events.check(step, num_steps)
+        preview = self._preview(step, latents) if self.request.preview else None
         if step:
-            self.events.progress(step, num_steps, self._preview)
-            self._preview = None
+            self.events.progress(step, num_steps, preview)
 
-    def step_computed(self, step: int, kind: StepKind, latents: torch.Tensor, output: torch.Tensor) -> None:
+    def step_computed(self, step: int, kind: StepKind) -> None:
         session: CacheSession = self.pipe.transformer.session
         if kind is StepKind.FULL:
             self._update_cache_bytes(session.nbytes)
             self.events.engine_called(1)
         if self._kind is not StepKind.FULL:  # of several branches at one step, one that computes makes it full
             self._kind = kind
-        if self.request.preview and step + 1 < session.num_steps and (step + 1) % self.preview_interval == 0:
-            self._preview = self._decode_preview(latents, output)
         self.last_output = time.perf_counter()
         if step + 1 == session.num_steps:
             self.events.check(step + 1, session.num_steps)
@@ -231,13 +257,17 @@ class _Run(StepObserver):
             self.events.cache_changed(nbytes - self._cache_bytes)
             self._cache_bytes = nbytes
 
-    def _decode_preview(self, latents: torch.Tensor, velocity: torch.Tensor) -> Pixels:
-        """The picture that the present step points to: x_0 = x_t - sigma * v in flow matching, decoded."""
+    def _preview(self, step: int, latents: torch.Tensor) -> Pixels | None:
+        """The picture that the steps so far point to, where one is due at this step."""
+        noisy = NoisyLatents.at_step(self.pipe.scheduler, step, latents)
+        noisier, self._noisier = self._noisier, noisy
+        if noisier is None or step % self.preview_interval:
+            return None
         pipe = self.pipe
-        scheduler = pipe.scheduler
-        index = (scheduler.begin_index or 0) if scheduler.step_index is None else scheduler.step_index
-        estimate = latents - scheduler.sigmas[index].to(latents) * velocity
-        unpacked = self.family.preview_latents(pipe, estimate, self.request.height, self.request.width)
-        decoded = pipe.vae.decode(unpacked, return_dict=False)[0]
-        image = pipe.image_processor.postprocess(decoded, output_type="np")  # (1, height, width, 3)
-        return (image[0] * 255).round().astype(np.uint8)
+        clean = clean_latents(noisier, noisy)
+        decoded = pipe.vae.decode(
+            self.family.preview_latents(pipe, clean, self.request.height, self.request.width).to(pipe.vae.dtype),
+            return_dict=False,
+        )[0]  # (1, 3, [1,] height, width)
+        pixels = (decoded.float().flatten(0, -4)[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)  # (height, width, 3)
+        return (pixels * 255).round().byte().cpu().numpy()

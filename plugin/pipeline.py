@@ -13,7 +13,8 @@ from diffusers import DiffusionPipeline
 
 from plugin.engines import make_engine
 from plugin.families import family_of
-from plugin.transformer import ForecastingTransformer, StepObserver
+from plugin.families.base import Family
+from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver
 from taylorseer import CacheConfig
 
 
@@ -28,8 +29,12 @@ class PipelineHost:
         release_blocks: drop the torch blocks once the engine holds its own copy of their weights. `pipe` itself cannot
             run any more after that.
 
+    Attributes:
+        families: the family of each denoising transformer, by the component's name.
+        engines: the engine of each.
+
     Raises:
-        TypeError: the transformer's class or the scheduler is not served.
+        TypeError: the transformer's class is not served.
         ValueError: an unknown engine.
     """
 
@@ -42,15 +47,28 @@ class PipelineHost:
         engine_threads: int | None = None,
         release_blocks: bool = False,
     ) -> None:
-        self.family = family_of(pipe.transformer)
-        self.engine = make_engine(engine, self.family, cache_dir, engine_threads)
+        self.families = {name: family_of(getattr(pipe, name)) for name in _transformers(pipe)}
+        self.engines = {
+            name: make_engine(engine, family, cache_dir, engine_threads) for name, family in self.families.items()
+        }
         if release_blocks:
-            self.family.release_blocks()
+            for family in self.families.values():
+                family.release_blocks()
         self._shared = copy.copy(pipe)
         for name in pipe.components:
             if name.startswith("tokenizer") and getattr(pipe, name) is not None:
                 self._shared.__dict__[name] = _LockedTokenizer(getattr(pipe, name))
         self._variants: dict[type[DiffusionPipeline], DiffusionPipeline] = {type(pipe): self._shared}
+
+    @property
+    def family(self) -> Family:
+        """The family, which both transformers of a pipeline share."""
+        return next(iter(self.families.values()))
+
+    @property
+    def engine_name(self) -> str:
+        """The engine's name, for reports."""
+        return next(iter(self.engines.values())).name
 
     def pipeline_for(
         self,
@@ -67,13 +85,17 @@ class PipelineHost:
                 class that was loaded.
 
         Returns:
-            A pipeline whose scheduler and transformer are its own; `pipe.transformer.session` tells what the call did.
+            A pipeline whose scheduler and transformers are its own; `pipe.transformer.session` tells what the call did.
         """
         shared = self._shared if pipeline_class is None else self._variant(pipeline_class)
         pipe = copy.copy(shared)
         pipe.scheduler = copy.deepcopy(shared.scheduler)
-        # Not through DiffusionPipeline.__setattr__, which would look for the stand-in in a library of components.
-        pipe.__dict__["transformer"] = ForecastingTransformer(self.family, self.engine, pipe.scheduler, cache, observer)
+        run = DenoisingRun(pipe.scheduler, cache, observer or StepObserver())
+        # Not through DiffusionPipeline.__setattr__, which would look for the stand-ins in a library of components.
+        for name, family in self.families.items():
+            pipe.__dict__[name] = ForecastingTransformer(family, self.engines[name], run)
+        if getattr(shared, "vae", None) is not None:
+            pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves
         return pipe
 
     def _variant(self, pipeline_class: type[DiffusionPipeline]) -> DiffusionPipeline:
@@ -103,16 +125,30 @@ def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> D
     return pipe.to(device)
 
 
+def _transformers(pipe: DiffusionPipeline) -> tuple[str, ...]:
+    """The components that are denoising transformers; Wan2.2 has two experts, either of which may be left out."""
+    present = [name for name in ("transformer", "transformer_2") if getattr(pipe, name, None) is not None]
+    return tuple(present) or ("transformer",)
+
+
 class _LockedTokenizer:
-    """A tokenizer for many threads: the fast ones change their padding state on each call."""
+    """A tokenizer for many threads: the fast ones change their padding state on each call, of `tokenize` too."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             return self._tokenizer(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
+        value = getattr(self._tokenizer, name)
+        if not callable(value):
+            return value
+
+        def locked(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                return value(*args, **kwargs)
+
+        return locked

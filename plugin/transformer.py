@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,18 +19,11 @@ from taylorseer import CacheConfig, CacheSession, StepKind
 class StepObserver:
     """Follows one run; the methods do nothing here. What they raise ends the run and reaches the pipeline's caller."""
 
-    def step_started(self, step: int, num_steps: int) -> None:
-        """Called before the first transformer call of each step."""
+    def step_started(self, step: int, num_steps: int, latents: torch.Tensor) -> None:
+        """Called before the first transformer call of each step with what the transformer is given."""
 
-    def step_computed(self, step: int, kind: StepKind, latents: torch.Tensor, output: torch.Tensor) -> None:
-        """Called after each transformer call.
-
-        Args:
-            step: the step index.
-            kind: whether the blocks ran.
-            latents: what the transformer was given.
-            output: what it returned, of the same shape.
-        """
+    def step_computed(self, step: int, kind: StepKind) -> None:
+        """Called after each transformer call; `kind` tells whether the blocks ran."""
 
 
 @dataclass
@@ -42,63 +35,125 @@ class _Branch:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-class ForecastingTransformer:
-    """Takes the place of a diffusers transformer in one request's pipeline.
-
-    At a full step it runs embed, the engine and finish; at a forecast step only the forecast and finish. The step comes
-    from the request's own scheduler, the guidance branch from `cache_context` or, in pipelines that open none, from the
-    identity of the text embedding. A new schedule (`scheduler.set_timesteps`) begins a new cache.
+@dataclass(eq=False)
+class DenoisingRun:
+    """The state of one request's run, shared by the stand-ins of its transformers.
 
     Args:
-        family: the shared transformer's family.
-        engine: runs the block stack.
-        scheduler: the request's own scheduler, one that tells its `step_index`.
+        scheduler: the request's own scheduler.
         cache: the cache settings.
         observer: follows the run.
 
     Attributes:
-        config: the diffusers transformer's configuration.
-        dtype: its dtype.
-        device: its device.
         session: the cache of the present run; None before its first step.
     """
 
-    def __init__(
-        self,
-        family: Family,
-        engine: Engine,
-        scheduler: Any,
-        cache: CacheConfig,
-        observer: StepObserver | None = None,
-    ) -> None:
-        if not hasattr(scheduler, "step_index"):
-            raise TypeError(f"scheduler is a {type(scheduler).__name__}, must be one that tells its step_index")
-        self._family = family
-        self._engine = engine
-        self._scheduler = scheduler
-        self._cache = cache
-        self._observer = observer or StepObserver()
-        self._signature = inspect.signature(family.transformer.forward)
-        self.config = family.transformer.config
-        self.dtype: torch.dtype = family.transformer.dtype  # type: ignore[assignment]
-        self.device: torch.device = family.transformer.device  # type: ignore[assignment]
-        self.session: CacheSession | None = None
-        self._timesteps: torch.Tensor | None = None
-        self._branches: list[_Branch] = []
-        self._context: str | None = None
-        self._last_step = -1
+    scheduler: Any
+    cache: CacheConfig
+    observer: StepObserver = field(default_factory=StepObserver)
+    session: CacheSession | None = field(default=None, init=False)
+    _timesteps: torch.Tensor | None = field(default=None, init=False)
+    _branches: list[_Branch] = field(default_factory=list, init=False)
+    _context: str | None = field(default=None, init=False)
+    _last_step: int = field(default=-1, init=False)
+    _family: Family | None = field(default=None, init=False)
 
     @contextmanager
-    def cache_context(self, name: str, **_: Any) -> Iterator[None]:
-        """Names the guidance branch of the calls inside, as in diffusers' CacheMixin."""
+    def context(self, name: str) -> Iterator[None]:
+        """Names the guidance branch of the calls inside."""
         self._context = name
         try:
             yield
         finally:
             self._context = None
 
+    def enter(self, family: Family, inputs: Inputs) -> tuple[CacheSession, int, _Branch]:
+        """The session, the step (counted from where the run began) and the branch of a call of this transformer.
+
+        A new schedule (`scheduler.set_timesteps`) begins a new session. Where another transformer takes over in the
+        middle of a run, as Wan2.2's second expert does, the anchors of the first are dropped.
+        """
+        scheduler = self.scheduler
+        begin = getattr(scheduler, "begin_index", None) or 0
+        if self.session is None or scheduler.timesteps is not self._timesteps:
+            self._timesteps = scheduler.timesteps
+            self._last_step = -1
+            self._family = None
+            self.session = CacheSession(self.cache, len(scheduler.timesteps) - begin)
+        if self._family is not family:
+            self._family = family
+            self._branches.clear()
+            self.session.clear()
+        step = self._index(family, inputs, begin) - begin
+        if step != self._last_step:
+            self._last_step = step
+            self.observer.step_started(step, self.session.num_steps, inputs["hidden_states"])
+        return self.session, step, self._branch(family, inputs)
+
+    def _index(self, family: Family, inputs: Inputs, begin: int) -> int:
+        if hasattr(self.scheduler, "step_index"):
+            index: int | None = self.scheduler.step_index
+            return begin if index is None else index
+        timestep = family.timestep(inputs).flatten()[0]
+        found = (self.scheduler.timesteps == timestep.to(self.scheduler.timesteps)).nonzero()
+        if len(found) != 1:
+            raise ValueError(f"timestep is {timestep.item()}, must occur once in the scheduler's timesteps")
+        return int(found.item())
+
+    def _branch(self, family: Family, inputs: Inputs) -> _Branch:
+        key = None if self._context is not None else family.branch_key(inputs)
+        for branch in self._branches:
+            if branch.name == self._context if key is None else branch.key is key:
+                return branch
+        branch = _Branch(self._context or f"branch {len(self._branches)}", key)
+        self._branches.append(branch)
+        return branch
+
+
+class ForecastingTransformer:
+    """Takes the place of a diffusers transformer in one request's pipeline.
+
+    At a full step it runs embed, the engine and finish; at a forecast step only the forecast and finish. The step comes
+    from the request's own scheduler, the guidance branch from `cache_context` or, in pipelines that open none, from the
+    identity of the text embedding.
+
+    Args:
+        family: the shared transformer's family.
+        engine: runs the block stack.
+        run: the request's state; a pipeline of two transformers has two stand-ins on one run.
+
+    Attributes:
+        config: the diffusers transformer's configuration.
+        dtype: its dtype.
+        device: its device.
+    """
+
+    def __init__(self, family: Family, engine: Engine, run: DenoisingRun) -> None:
+        self._family = family
+        self._engine = engine
+        self._run = run
+        self._signature = inspect.signature(family.transformer.forward)
+        self.config = family.transformer.config
+        self.dtype: torch.dtype = family.transformer.dtype  # type: ignore[assignment]
+        self.device: torch.device = family.transformer.device  # type: ignore[assignment]
+
+    @property
+    def session(self) -> CacheSession | None:
+        """The cache of the present run; None before its first step."""
+        return self._run.session
+
+    def cache_context(self, name: str, **_: Any) -> AbstractContextManager[None]:
+        """Names the guidance branch of the calls inside, as in diffusers' CacheMixin."""
+        return self._run.context(name)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         return self.forward(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What else a pipeline reads of its transformer, for example HiDream's `max_seq`."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._family.transformer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """The diffusers transformer's forward: same arguments, same result.
@@ -109,11 +164,7 @@ class ForecastingTransformer:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         inputs = bound.arguments
-        session, step = self._current()
-        if step != self._last_step:
-            self._last_step = step
-            self._observer.step_started(step, session.num_steps)
-        branch = self._branch(inputs)
+        session, step, branch = self._run.enter(self._family, inputs)
         kind = session.kind(step, branch.name)
         condition = self._family.condition(inputs, branch.constants)
         if kind is StepKind.FULL:
@@ -121,26 +172,6 @@ class ForecastingTransformer:
             session.write(step, branch.name, features)
         else:
             features = session.forecast(step, branch.name)
-        output = self._family.finish(features, condition)
-        self._observer.step_computed(step, kind, inputs["hidden_states"], output)
+        output = self._family.finish(inputs, features, condition)
+        self._run.observer.step_computed(step, kind)
         return Transformer2DModelOutput(sample=output) if inputs["return_dict"] else (output,)
-
-    def _current(self) -> tuple[CacheSession, int]:
-        """The run that the scheduler is in, and the index of its step counted from where the run began."""
-        scheduler = self._scheduler
-        begin = scheduler.begin_index or 0
-        if self.session is None or scheduler.timesteps is not self._timesteps:
-            self._timesteps = scheduler.timesteps
-            self._branches.clear()
-            self._last_step = -1
-            self.session = CacheSession(self._cache, len(scheduler.timesteps) - begin)
-        return self.session, (begin if scheduler.step_index is None else scheduler.step_index) - begin
-
-    def _branch(self, inputs: Inputs) -> _Branch:
-        key = None if self._context is not None else self._family.branch_key(inputs)
-        for branch in self._branches:
-            if branch.name == self._context if key is None else branch.key is key:
-                return branch
-        branch = _Branch(self._context or f"branch {len(self._branches)}", key)
-        self._branches.append(branch)
-        return branch

@@ -38,7 +38,7 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
         OSError: the cache folder cannot be written.
     """
     root = (cache_dir or default_cache_dir()) / "onnx"
-    stack = family.block_stack().eval()
+    stack = family.export_stack().eval()
     folder = root / engine_key(family, stack)
     model = folder / "optimized.onnx"
     if model.exists():

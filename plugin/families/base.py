@@ -16,7 +16,7 @@ BlockInputs = dict[str, torch.Tensor]  # the arguments of the block stack, by na
 
 
 class Family(ABC):
-    """The forward of one transformer as `finish(block_stack(**embed(inputs, c)), c)` with `c = condition(inputs)`.
+    """The forward of one transformer as `finish(inputs, block_stack(**embed(inputs, c)), c)`, `c = condition(inputs)`.
 
     The three parts together must do exactly what the module's own forward does, operation by operation: with the cache
     off a picture is bit for bit the plain pipeline's. `condition` is what both ends of the stack need at every step;
@@ -41,6 +41,11 @@ class Family(ABC):
     def block_stack(self) -> nn.Module:
         """The blocks as one module: keyword arguments named as in `block_axes`, one tensor out, the feature."""
 
+    def export_stack(self) -> nn.Module:
+        """The block stack in a form that `torch.onnx.export` takes, where the blocks themselves have none; same
+        arguments, same feature within rounding, same weights."""
+        return self.block_stack()
+
     @abstractmethod
     def example_inputs(self) -> BlockInputs:
         """Small random arguments of the block stack for tracing, every dynamic axis longer than 1."""
@@ -64,8 +69,12 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def finish(self, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """The forward's output, from the stack's output."""
+    def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """The forward's output, from the stack's output; of the inputs only the shape of `hidden_states` is read."""
+
+    def timestep(self, inputs: Inputs) -> torch.Tensor:
+        """The timestep of a call as the scheduler has it, (B,) or (); read where the scheduler tells no step_index."""
+        return inputs["timestep"]
 
     @abstractmethod
     def branch_key(self, inputs: Inputs) -> torch.Tensor:
@@ -77,7 +86,30 @@ class Family(ABC):
 
     @abstractmethod
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Latents as the transformer sees them, as the autoencoder's decoder takes them."""
+        """Latents as the transformer is given them, as the autoencoder's decoder takes them: of a batch the first, of a
+        video the first frame, (1, C, [1,] H, W).
+
+        Args:
+            pipe: the request's pipeline.
+            latents: what the transformer was given, made clean.
+            height, width: of the picture, in pixels.
+        """
+
+    @classmethod
+    @abstractmethod
+    def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:
+        """(tokens, width) of the cached feature of one guidance branch of one picture or video.
+
+        Args:
+            config: the transformer's configuration.
+            latent_size: (frames, height, width) of the latents that come from the autoencoder.
+        """
+
+    @classmethod
+    @abstractmethod
+    def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
+        """Elements of one anchor if every module were cached as TaylorSeer's own code does (attention and feed-forward
+        of each block), for one guidance branch with `tokens` image and `text_tokens` text tokens."""
 
     @abstractmethod
     def release_blocks(self) -> None:

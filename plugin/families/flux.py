@@ -5,6 +5,7 @@ Letters: B batch, I image tokens, T text tokens, D inner width, R rotary width (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -121,7 +122,7 @@ class FluxFamily(Family):
             "rotary_sin": rotary_sin,
         }
 
-    def finish(self, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         return self.transformer.proj_out(self.transformer.norm_out(features, condition))  # (B, I, out_channels)
 
     def branch_key(self, inputs: Inputs) -> torch.Tensor:
@@ -147,8 +148,21 @@ class FluxFamily(Family):
         return arguments
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        unpacked = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)  # (B, C, H, W)
+        side = 2 * pipe.vae_scale_factor  # pixels of a token
+        own = latents[:1, : (height // side) * (width // side)]  # Kontext appends the tokens of its reference picture
+        unpacked = pipe._unpack_latents(own, height, width, pipe.vae_scale_factor)  # (1, C, H, W)
         return unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
+    @classmethod
+    def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:
+        _, height, width = latent_size  # 2 x 2 latents make a token
+        return (height // 2) * (width // 2), config["num_attention_heads"] * config["attention_head_dim"]
+
+    @classmethod
+    def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        rows = 2 * config["num_layers"] + config["num_single_layers"]  # attention and feed-forward, or both at once
+        return rows * (tokens + text_tokens) * width
 
     def release_blocks(self) -> None:
         self.transformer.transformer_blocks = nn.ModuleList()

@@ -27,7 +27,7 @@ class FaultyEngine:
 class TritonPythonModel(StreamModel):
     def load_host(self):
         host = super().load_host()
-        host.engine = FaultyEngine(host.engine)
+        host.engines["transformer"] = FaultyEngine(host.engines["transformer"])
         return host
 
     def send(self, job):

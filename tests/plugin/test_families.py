@@ -1,0 +1,148 @@
+"""Every family against the plain diffusers pipeline: off bit for bit, on as the recursion, exported as eager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from plugin.families import family_of
+from plugin.pipeline import PipelineHost
+from taylorseer import CacheConfig
+from tests.taylorseer.recursion import Recursion
+from tests.tiny import FAMILIES, TinyFamily, latents_of
+
+OFF = CacheConfig(interval=1)
+CACHES = {
+    "N5 O1": CacheConfig(interval=5, order=1, warmup_steps=3),
+    "N4 O2": CacheConfig(interval=4, order=2, warmup_steps=1, cooldown_steps=2),
+    "reuse": CacheConfig(interval=3, order=0, warmup_steps=0),
+}
+Make = Callable[[str, torch.dtype], DiffusionPipeline]
+
+
+@pytest.fixture(scope="module")
+def pipeline_of(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """The tiny pipeline of a family in a dtype, shared: tests must not change it."""
+    return cache(lambda family, dtype: FAMILIES[family].make(tmp_path_factory.mktemp(family), dtype))
+
+
+def cases(*, sizes: bool = False) -> list[Any]:
+    return [
+        pytest.param(name, guidance, size, id=f"{name}, {guidance}" + (f", size {size}" if sizes else ""))
+        for name, family in FAMILIES.items()
+        for guidance in family.guidance
+        for size in (range(len(family.sizes)) if sizes else [0])
+    ]
+
+
+def arguments_of(family: TinyFamily, guidance: str, size: int) -> dict[str, Any]:
+    return {**family.arguments, **family.sizes[size], **family.guidance[guidance].arguments}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "guidance", "size"), cases(sizes=True))
+def test_cache_off_is_bit_for_bit_the_plain_pipeline(pipeline_of, name, guidance, size, dtype):
+    family, pipe = FAMILIES[name], pipeline_of(name, dtype)
+    arguments = arguments_of(family, guidance, size)
+    served = PipelineHost(pipe).pipeline_for(OFF)
+    assert torch.equal(latents_of(served, **arguments), latents_of(pipe, **arguments))
+    assert getattr(served, family.transformer).session.engine_calls == 5 * family.guidance[guidance].calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "guidance", "size"), cases())
+def test_cache_off_is_bit_for_bit_for_a_batch_of_two(pipeline_of, name, guidance, size, dtype):
+    family, pipe = FAMILIES[name], pipeline_of(name, dtype)
+    arguments = {**arguments_of(family, guidance, size), **family.batch}
+    if "negative_prompt" in arguments:
+        arguments["negative_prompt"] = [arguments["negative_prompt"]] * 2
+    assert torch.equal(latents_of(PipelineHost(pipe).pipeline_for(OFF), **arguments), latents_of(pipe, **arguments))
+
+
+class ReferenceForecast:
+    """TaylorSeer on the plain pipeline: a hook swaps the block stack's output for the recursion's forecast. The blocks
+    run at every step, and what they give at forecast steps is thrown away."""
+
+    def __init__(self, module: torch.nn.Module, config: CacheConfig, num_steps: int, calls: int) -> None:
+        self.full = config.full_steps(num_steps)
+        self.recursions = [Recursion(config.order, config.warmup_steps) for _ in range(calls)]
+        self.calls = 0
+        self.handle = module.register_forward_pre_hook(self.swap)
+
+    def swap(self, module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> Any:
+        step, branch = divmod(self.calls, len(self.recursions))
+        self.calls += 1
+        recursion = self.recursions[branch]
+        if step in self.full:
+            recursion.full(step, arguments[0].double())
+        return recursion.forecast(step).float(), *arguments[1:]
+
+
+@pytest.mark.parametrize("config", CACHES.values(), ids=CACHES)
+@pytest.mark.parametrize(("name", "guidance", "size"), cases())
+def test_cache_on_equals_the_recursion_written_out(pipeline_of, name, guidance, size, config):
+    family, pipe, steps = FAMILIES[name], pipeline_of(name, torch.float32), 16
+    arguments = arguments_of(family, guidance, size)
+    cached = latents_of(PipelineHost(pipe).pipeline_for(config), steps=steps, **arguments)
+    uncached = latents_of(pipe, steps=steps, **arguments)
+    module = getattr(pipe, family.transformer).get_submodule(family.feature_module)
+    reference = ReferenceForecast(module, config, steps, family.guidance[guidance].calls)
+    try:
+        expected = latents_of(pipe, steps=steps, **arguments)
+    finally:
+        reference.handle.remove()
+    # float32: the forecast sums in another order, 1e-5 of the latents' size after 16 steps
+    assert (cached - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (uncached - expected).abs().max() > 1e-4 * expected.abs().max(), "the cache must have done something"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_requests_of_as_many_tokens_and_other_sizes_give_together_what_they_give_alone(pipeline_of, name):
+    family, host = FAMILIES[name], PipelineHost(pipeline_of(name, torch.float32))
+    config = CacheConfig(interval=3, order=1, warmup_steps=1)
+    every = [arguments_of(family, guidance, size) for guidance in family.guidance for size in (0, 1)]
+
+    def run(arguments: dict[str, Any]) -> torch.Tensor:
+        torch.set_num_threads(1)
+        return latents_of(host.pipeline_for(config), steps=7, **arguments)
+
+    alone = [run(arguments) for arguments in every]
+    with ThreadPoolExecutor(len(every)) as pool:
+        together = list(pool.map(run, every))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "guidance", "size"), cases(sizes=True))
+def test_onnxruntime_gives_what_torch_gives(pipeline_of, engine_cache, name, guidance, size):
+    """One engine for every size and batch, so batch and token axes are dynamic. float32, other summation orders: 1e-3
+    of the latents' size after 5 steps of random weights; a wrong table or mask is off by tenths."""
+    family, pipe = FAMILIES[name], pipeline_of(name, torch.float32)
+    host = PipelineHost(pipe, "onnxruntime", cache_dir=engine_cache)
+    for more in ({}, family.batch if "negative_prompt" not in family.guidance[guidance].arguments else {}):
+        arguments = {**arguments_of(family, guidance, size), **more}
+        expected = latents_of(pipe, **arguments)
+        difference = (latents_of(host.pipeline_for(OFF), **arguments) - expected).abs().max()
+        assert difference <= 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_feature_shape_is_told_from_the_configuration_alone(pipeline_of, name):
+    family, pipe = FAMILIES[name], pipeline_of(name, torch.float32)
+    seen: list[torch.Size] = []
+    module = getattr(pipe, family.transformer).get_submodule(family.feature_module)
+    handle = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape))
+    for size in family.sizes:
+        latents_of(pipe, steps=1, **{**family.arguments, **size})
+        latent_size = family.latent_size(pipe, size)
+        shape = family_of(getattr(pipe, family.transformer)).feature_shape(
+            getattr(pipe, family.transformer).config, latent_size
+        )
+        assert tuple(seen[-1][1:]) == shape
+    handle.remove()

@@ -1,0 +1,70 @@
+"""Tiny text encoders and tokenizers for the tiny pipelines: random weights, no hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+WORDS = "a red green blue apple cat dog house tree of the sun on under three two and big small ugly"
+
+
+def clip_text_model() -> CLIPTextModel:
+    """A CLIP text encoder of 32 features, random weights."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=600,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer trained on `WORDS`."""
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.train_from_iterator([WORDS], trainer)
+    trained = json.loads(tokenizer.to_str())["model"]
+    vocab = trained["vocab"]
+    for word in list(vocab):  # CLIP marks word ends; each byte needs its marked form too
+        if not word.endswith("</w>") and not word.startswith("<|"):
+            vocab.setdefault(f"{word}</w>", len(vocab))
+    merges = [tuple(merge) for merge in trained["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+
+
+def t5_text_model() -> T5EncoderModel:
+    """A T5 encoder of 32 features, random weights."""
+    config = T5Config(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    return T5EncoderModel(config)
+
+
+def t5_tokenizer(folder: Path) -> T5TokenizerFast:
+    """A T5 tokenizer trained on `WORDS`; its file is left in the folder."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator([WORDS] * 3, trainer)
+    path = folder / "t5.json"
+    tokenizer.save(str(path))
+    return T5TokenizerFast(tokenizer_file=str(path), extra_ids=0, model_max_length=512)
