@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
@@ -83,15 +84,24 @@ class Generation:
     image: Pixels
     report: dict[str, Any]
 
+    @property
+    def is_video(self) -> bool:
+        """Whether there is more than one frame."""
+        return len(self.image) > 1
+
     def save(self, path: Path | str) -> None:
-        """Writes a picture; the file's suffix decides the format.
+        """Writes the picture, in the format of the file's suffix, or the video as MP4 (H.264).
 
         Raises:
-            ValueError: the result is a video.
+            ValueError: the suffix does not fit the result.
         """
-        if len(self.image) != 1:
-            raise ValueError(f"the result has {len(self.image)} frames, must be 1 to be saved as a picture")
-        Image.fromarray(self.image[0]).save(path)
+        if (Path(path).suffix.lower() == ".mp4") != self.is_video:
+            wanted = ".mp4" if self.is_video else ".png or another suffix of pictures"
+            raise ValueError(f"path is {path}, must end in {wanted}: the result has {len(self.image)} frames")
+        if self.is_video:
+            imageio.imwrite(path, self.image, plugin="pyav", codec="libx264", fps=self.report["fps"])
+        else:
+            Image.fromarray(self.image[0]).save(path)
 
 
 class Client:

@@ -58,47 +58,55 @@ def serve(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to show.")],
+    prompt: Annotated[str | None, typer.Argument(help="What to show; models of a class label take none.")] = None,
     url: Annotated[str, typer.Option(help="host:port of Triton's gRPC endpoint.")] = "localhost:8001",
     model: Annotated[str, typer.Option(help="The model's name.")] = "emoji",
     negative_prompt: Annotated[str | None, typer.Option(help="What not to show.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: random.")] = None,
+    class_label: Annotated[int | None, typer.Option(help="For models of a class label.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option()] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames of a video.")] = None,
     interval: Annotated[int | None, typer.Option(help="Every N-th step is full; 1 turns the cache off.")] = None,
     order: Annotated[int | None, typer.Option(help="Order of the forecast.")] = None,
     warmup: Annotated[int | None, typer.Option(help="First steps, all full.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Every step full, as --interval 1.")] = False,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")] = Path("out.png"),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: out.png, or out.mp4 for a video.")
+    ] = None,
 ) -> None:
-    """Makes a picture on a running server."""
+    """Makes a picture or a video on a running server."""
     from clients import Client, Generation, GenerationError
 
     if no_cache and interval not in (None, 1):
         _fail(f"--interval is {interval} beside --no-cache, must be left out or 1")
-    _check_suffix(output)
+    if output is not None:
+        _check_suffix(output)
     fields: dict[str, Any] = {
         "negative_prompt": negative_prompt,
+        "class_label": class_label,
         "seed": seed,
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
         "height": height,
         "width": width,
+        "num_frames": num_frames,
         "cache_interval": 1 if no_cache else interval,
         "cache_order": order,
         "cache_warmup_steps": warmup,
     }
     try:
         with Client(url, model) as client, _steps_bar() as bar:
-            task = bar.add_task(prompt, total=steps)
+            task = bar.add_task(prompt or f"class {class_label}", total=steps)
             for update in client.stream(prompt, **fields):
                 if isinstance(update, Generation):
                     result = update
                     bar.update(task, total=result.report["num_steps"], completed=result.report["num_steps"])
                 else:
                     bar.update(task, total=update.num_steps, completed=update.step)
+        output = _fitting(output, result.is_video)
         result.save(output)
     except KeyboardInterrupt:
         _fail("cancelled")
@@ -176,10 +184,19 @@ def _check_suffix(output: Path) -> None:
     from PIL import Image
 
     known = {suffix for suffix, format_ in Image.registered_extensions().items() if format_ in Image.SAVE}
-    if output.suffix.lower() not in known:
-        _fail(f"output is {output}, must end in .png or another suffix that Pillow writes")
+    if output.suffix.lower() not in {*known, ".mp4"}:
+        _fail(f"output is {output}, must end in .mp4, .png or another suffix that Pillow writes")
     if not output.parent.is_dir():
         _fail(f"output is {output}, must be in a folder that exists")
+
+
+def _fitting(output: Path | None, is_video: bool) -> Path:
+    """The file to write: what was asked for, unless its kind turned out to be the other one."""
+    if output is None:
+        return Path("out.mp4" if is_video else "out.png")
+    if (output.suffix.lower() == ".mp4") != is_video:
+        return output.with_suffix(".mp4" if is_video else ".png")
+    return output
 
 
 def _say(message: object) -> None:

@@ -100,6 +100,8 @@ class ModelConfig:
             guidance_scale=read["guidance_scale"],
             height=read["height"],
             width=read["width"],
+            num_frames=read["num_frames"],
+            fps=read["fps"],
             cache=cache,
             deadline_ms=read["deadline_ms"],
             response_format=ResponseFormat.RAW,
@@ -173,6 +175,8 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "guidance_scale": (_number, 3.5),
     "height": (_integer(1), 1024),
     "width": (_integer(1), 1024),
+    "num_frames": (_integer(1), 1),
+    "fps": (_integer(1), 16),
     "deadline_ms": (_integer(1), None),
     "cache_interval": (_integer(1), 5),
     "cache_order": (_integer(0), 1),
@@ -185,6 +189,9 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "min_size": (_integer(1), Limits.min_size),
     "max_size": (_integer(1), Limits.max_size),
     "size_multiple": (_integer(1), Limits.size_multiple),
+    "max_frames": (_integer(1), Limits.max_frames),
+    "frames_multiple": (_integer(1), Limits.frames_multiple),
+    "num_classes": (_integer(1), Limits.num_classes),
     "takes_prompt": (_parse_bool, Limits.takes_prompt),
 }
 

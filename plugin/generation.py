@@ -73,6 +73,9 @@ class Report:
         total_s: from arrival to the picture.
         seed: the seed used.
         engine: the engine's name.
+        height, width: pixels.
+        num_frames: 1 for a picture.
+        fps: frames per second that a video is meant to be shown at.
     """
 
     num_steps: int
@@ -89,6 +92,8 @@ class Report:
     engine: str
     height: int
     width: int
+    num_frames: int
+    fps: int
 
     def to_json(self) -> str:
         """The report as one JSON object."""
@@ -199,6 +204,8 @@ def _report(
         engine=engine,
         height=request.height,
         width=request.width,
+        num_frames=request.num_frames,
+        fps=request.fps,
     )
 
 

@@ -35,7 +35,10 @@ class Limits:
         max_prompt_bytes: longest prompt in bytes of UTF-8.
         min_size, max_size: range of height and width in pixels.
         size_multiple: height and width must be multiples of it.
+        max_frames: most frames; 1 for models of pictures.
+        frames_multiple: a video has 1 + a multiple of it frames, as its autoencoder compresses time.
         takes_prompt: True for models of a prompt, False for models of a class label.
+        num_classes: labels of models of a class label.
     """
 
     max_steps: int = MAX_STEPS
@@ -43,7 +46,10 @@ class Limits:
     min_size: int = 16
     max_size: int = 2048
     size_multiple: int = 16
+    max_frames: int = 1
+    frames_multiple: int = 4
     takes_prompt: bool = True
+    num_classes: int = 1000
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class GenerationRequest:
         num_inference_steps: denoising steps, at least 1.
         guidance_scale: 0 to 100.
         height, width: pixels.
+        num_frames: 1 for a picture.
+        fps: frames per second that a video is meant to be shown at.
         cache: the cache settings.
         deadline_ms: milliseconds from arrival after which the request is given up, or None.
         response_format: how the result travels.
@@ -72,6 +80,8 @@ class GenerationRequest:
     guidance_scale: float
     height: int
     width: int
+    num_frames: int
+    fps: int
     cache: CacheConfig
     deadline_ms: int | None
     response_format: ResponseFormat
@@ -116,10 +126,7 @@ def parse_request(
     """
     reader = _Reader(values)
     prompt = reader.text("prompt", limits.max_prompt_bytes)
-    class_label = reader.integer("class_label", None, 0, MAX_SEED)
-    _check_subject(prompt, class_label, limits)
-    if reader.integer("num_frames", 1, 1, MAX_SEED) != 1:
-        raise InvalidRequest(f"num_frames is {values['num_frames']}, must be 1: this model makes pictures")
+    _check_subject(prompt, values.get("class_label"), limits)
     response_format = reader.choice("response_format", tuple(each.value for each in ResponseFormat))
     size = {
         name: reader.multiple(name, getattr(defaults, name), limits.min_size, limits.max_size, limits.size_multiple)
@@ -128,12 +135,14 @@ def parse_request(
     return GenerationRequest(
         prompt=prompt,
         negative_prompt=reader.text("negative_prompt", limits.max_prompt_bytes),
-        class_label=class_label,
+        class_label=reader.integer("class_label", None, 0, limits.num_classes - 1),
         seed=_given(reader.integer("seed", random_seed, 0, MAX_SEED)),
         num_inference_steps=_given(
             reader.integer("num_inference_steps", defaults.num_inference_steps, 1, limits.max_steps)
         ),
         guidance_scale=reader.number("guidance_scale", defaults.guidance_scale, 0.0, 100.0),
+        num_frames=_parse_frames(values.get("num_frames", defaults.num_frames), limits),
+        fps=defaults.fps,
         cache=_parse_cache(values, defaults.cache),
         deadline_ms=reader.integer("deadline_ms", defaults.deadline_ms, 1, MAX_DEADLINE_MS),
         response_format=ResponseFormat(response_format) if response_format else defaults.response_format,
@@ -147,6 +156,8 @@ def _check_subject(prompt: str | None, class_label: int | None, limits: Limits) 
         raise InvalidRequest(
             f"class_label is {class_label} beside a prompt, must be left out: only one of them applies"
         )
+    if not limits.takes_prompt and prompt is not None:
+        raise InvalidRequest("prompt is given, must be left out: this model takes a class_label")
     if limits.takes_prompt and class_label is not None:
         raise InvalidRequest(f"class_label is {class_label}, must be left out: this model takes a prompt")
     if limits.takes_prompt and not prompt:
@@ -155,7 +166,17 @@ def _check_subject(prompt: str | None, class_label: int | None, limits: Limits) 
             f"must be 1 to {limits.max_prompt_bytes} bytes of UTF-8"
         )
     if not limits.takes_prompt and class_label is None:
-        raise InvalidRequest("class_label is missing, must be the number of a class")
+        raise InvalidRequest(f"class_label is missing, must be from 0 to {limits.num_classes - 1}")
+
+
+def _parse_frames(frames: int, limits: Limits) -> int:
+    if limits.max_frames == 1 and frames != 1:
+        raise InvalidRequest(f"num_frames is {frames}, must be 1: this model makes pictures")
+    if not 1 <= frames <= limits.max_frames or (frames - 1) % limits.frames_multiple:
+        raise InvalidRequest(
+            f"num_frames is {frames}, must be 1 + a multiple of {limits.frames_multiple} from 1 to {limits.max_frames}"
+        )
+    return frames
 
 
 def _parse_cache(values: Mapping[str, Any], defaults: CacheConfig) -> CacheConfig:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import gc
-import io
 import json
 import queue
 import secrets
@@ -494,21 +493,14 @@ def _scalar(tensor: Any) -> Any:
 
 
 def _final_outputs(request: GenerationRequest, generation: Generation) -> dict[str, Any]:
+    from plugin.encoding import encode
     from plugin.request import ResponseFormat
 
     num_steps = generation.report.num_steps
     outputs: dict[str, Any] = {"report": generation.report.to_json(), "step": num_steps, "num_steps": num_steps}
     if request.response_format is ResponseFormat.RAW:
         return outputs | {"image": generation.image}
-    return outputs | {"b64_json": base64.b64encode(_png(generation.image[0]))}
-
-
-def _png(pixels: Pixels) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
-    return file.getvalue()
+    return outputs | {"b64_json": base64.b64encode(encode(generation.image, request.fps))}
 
 
 def _tensors(outputs: dict[str, Any]) -> list[Any]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from PIL import Image
@@ -178,10 +179,21 @@ def test_no_server_is_told_in_a_sentence(way, url):
         client.generate("red apple") if way == "plain" else list(client.stream("red apple"))
 
 
-def test_a_picture_is_saved_as_it_is_and_a_video_refused(client, tmp_path):
-    client.generate("red apple").save(tmp_path / "apple.png")
+def test_a_picture_is_saved_as_it_is(client, tmp_path):
+    picture = client.generate("red apple")
+    picture.save(tmp_path / "apple.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "apple.png")), IMAGE[0])
-    video = client.generate("red apple", num_frames=3)
-    assert isinstance(video, Generation)
-    with pytest.raises(ValueError, match="the result has 3 frames, must be 1"):
-        video.save(tmp_path / "apples.png")
+    with pytest.raises(ValueError, match=r"must end in \.png or another suffix of pictures: the result has 1 frames"):
+        picture.save(tmp_path / "apple.mp4")
+
+
+def test_a_video_is_saved_as_mp4_with_its_frames_and_rate(tmp_path):
+    grey = np.repeat(np.arange(40, 200, 20, dtype=np.uint8), 32 * 48 * 3).reshape(8, 32, 48, 3)
+    video = Generation(grey, {"fps": 12})
+    video.save(tmp_path / "greys.mp4")
+    frames = imageio.imread(tmp_path / "greys.mp4", plugin="pyav")
+    assert frames.shape == grey.shape
+    assert np.abs(frames.astype(int) - grey).max() <= 4, "H.264 of flat greys loses a few levels at most"
+    assert imageio.immeta(tmp_path / "greys.mp4", plugin="pyav")["fps"] == 12
+    with pytest.raises(ValueError, match=r"must end in \.mp4: the result has 8 frames"):
+        video.save(tmp_path / "greys.png")

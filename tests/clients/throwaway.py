@@ -70,7 +70,7 @@ def result(values, steps):
         name: [str(value.dtype), list(value.shape), value[0].decode() if name in text else value[0].item()]
         for name, value in values.items()
     }
-    report = {"num_steps": steps, "full_steps": [0, 5], "total_s": 0.25, "seed": 3, "received": received}
+    report = {"num_steps": steps, "full_steps": [0, 5], "total_s": 0.25, "seed": 3, "fps": 8, "received": received}
     frames = int(values["num_frames"][0]) if "num_frames" in values else 1
     image = np.arange(frames * 4 * 6 * 3, dtype=np.uint8).reshape(frames, 4, 6, 3)
     return image, json.dumps(report).encode()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from PIL import Image
@@ -94,20 +95,32 @@ def test_generate_hands_every_option_on(server, tmp_path, monkeypatch):
     monkeypatch.setattr(Client, "stream", lambda self, prompt, **fields: asked.update(fields) or stream(self, prompt))
     options = ["--negative-prompt", "pear", "--seed", 4, "--steps", 7, "--guidance-scale", 1.5, "--height", 32]
     options += ["--width", 48, "--order", 2, "--warmup", 3, "-o", tmp_path / "a.png"]
-    assert generate(server, "apple", *options, "--interval", 6)[0] == 0
+    assert generate(server, "apple", *options, "--interval", 6, "--class-label", 3, "--num-frames", 1)[0] == 0
     assert asked == {
         "negative_prompt": "pear",
+        "class_label": 3,
         "seed": 4,
         "num_inference_steps": 7,
         "guidance_scale": 1.5,
         "height": 32,
         "width": 48,
+        "num_frames": 1,
         "cache_interval": 6,
         "cache_order": 2,
         "cache_warmup_steps": 3,
     }
     assert generate(server, "apple", *options, "--no-cache")[0] == 0
     assert asked["cache_interval"] == 1
+
+
+def test_generate_writes_a_video_as_mp4_whatever_the_suffix(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert generate(server, "apple", "--num-frames", 5, "-o", tmp_path / "a.png")[0] == 0
+    assert generate(server, "apple", "--num-frames", 5)[0] == 0
+    for name in ("a.mp4", "out.mp4"):
+        assert imageio.imread(tmp_path / name, plugin="pyav").shape == (5, 4, 6, 3)
+    assert generate(server, "apple")[0] == 0
+    assert (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +130,7 @@ def test_generate_hands_every_option_on(server, tmp_path, monkeypatch):
         (["x", "--model", "unicorn[/b]"], "error: Request for unknown model: 'unicorn[/b]_stream' is not found"),
         (["x", "--seed", 2**70], "error: seed is 1180591620717411303424, must be from"),
         (["x", "--interval", 3, "--no-cache"], "error: --interval is 3 beside --no-cache, must be left out or 1"),
-        (["x", "-o", "a.docx"], "error: output is a.docx, must end in .png or another suffix"),
+        (["x", "-o", "a.docx"], "error: output is a.docx, must end in .mp4, .png or another suffix"),
         (["x", "-o", "no/such/folder/a.png"], "error: output is no/such/folder/a.png, must be in a folder that exists"),
         (["x", "--url", "127.0.0.1:1"], "error: no server answers at 127.0.0.1:1: start one with"),
     ],

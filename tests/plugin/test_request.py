@@ -79,10 +79,27 @@ def test_bad_values_are_named_with_their_range(values, message):
 
 
 def test_models_of_a_class_label_take_no_prompt():
-    limits = Limits(takes_prompt=False)
+    limits = Limits(takes_prompt=False, num_classes=10)
     assert parse_request({"class_label": 3}, CONFIG.defaults, limits, 0).class_label == 3
-    with pytest.raises(InvalidRequest, match="class_label is missing"):
-        parse_request({}, CONFIG.defaults, limits, 0)
+    for values, message in (
+        ({}, "class_label is missing, must be from 0 to 9"),
+        ({"class_label": 10}, "class_label is 10, must be from 0 to 9"),
+        ({"prompt": b"a cat"}, "prompt is given, must be left out: this model takes a class_label"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            parse_request(values, CONFIG.defaults, limits, 0)
+
+
+def test_models_of_videos_take_as_many_frames_as_their_autoencoder_can():
+    limits = Limits(max_frames=81, frames_multiple=4)
+
+    def frames(**values):
+        return parse_request({"prompt": b"a cat", **values}, CONFIG.defaults, limits, 0).num_frames
+
+    assert (frames(), frames(num_frames=17), frames(num_frames=81)) == (1, 17, 81)
+    for wrong in (0, 16, 85, -3):
+        with pytest.raises(InvalidRequest, match=rf"num_frames is {wrong}, must be 1 \+ a multiple of 4 from 1 to 81"):
+            frames(num_frames=wrong)
 
 
 @pytest.mark.parametrize("model", ["emoji", "emoji_stream"])
