@@ -69,11 +69,11 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
     host = PipelineHost(
-        load_pipeline(config.pipeline, config.dtype, config.device),
+        load_pipeline(config.source),
         config.engine,
         engine_threads=config.engine_threads or None,
     )
-    plain = load_pipeline(config.pipeline, config.dtype, config.device)
+    plain = load_pipeline(config.source)
     settings = replace(config.defaults, prompt=PROMPT, seed=1, num_inference_steps=num_steps)
     off = replace(settings, cache=replace(settings.cache, interval=1))
     steps = {"off": StepTimes(), "on": StepTimes()}
@@ -166,7 +166,7 @@ def _settings(request: Any, config: ModelConfig) -> dict[str, Any]:
     return {
         "model": MODEL,
         "engine": config.engine,
-        "dtype": config.dtype,
+        "dtype": config.source.dtype,
         "torch_threads": config.torch_threads or "all",
         "engine_threads": config.engine_threads or "all",
         "height": request.height,

@@ -30,6 +30,7 @@ INPUTS = {
     "height": "INT32",
     "width": "INT32",
     "num_frames": "INT32",
+    "cache_preset": "BYTES",
     "cache_interval": "INT32",
     "cache_order": "INT32",
     "cache_warmup_steps": "INT32",

@@ -69,6 +69,7 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     num_frames: Annotated[int | None, typer.Option(help="Frames of a video.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Cache settings by name, for example paper.")] = None,
     interval: Annotated[int | None, typer.Option(help="Every N-th step is full; 1 turns the cache off.")] = None,
     order: Annotated[int | None, typer.Option(help="Order of the forecast.")] = None,
     warmup: Annotated[int | None, typer.Option(help="First steps, all full.")] = None,
@@ -93,6 +94,7 @@ def generate(
         "height": height,
         "width": width,
         "num_frames": num_frames,
+        "cache_preset": preset,
         "cache_interval": 1 if no_cache else interval,
         "cache_order": order,
         "cache_warmup_steps": warmup,
@@ -132,10 +134,13 @@ def build(
     folder = model_repository.resolve() / f"{model.removesuffix('_stream')}_stream"
     try:
         with console.status("") as status:
-            path = build_model(folder, lambda stage: status.update(escape(stage)))
+            paths = build_model(folder, lambda stage: status.update(escape(stage)))
     except (InvalidConfig, OSError, ValueError, TypeError) as error:
         _fail(error)
-    _say(path)
+    for path in paths:
+        _say(path)
+    if not paths:
+        _say("the model's engine needs no build")
 
 
 @app.command(context_settings=_FORWARD)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from plugin.pipeline_source import PipelineSource
 from plugin.request import GenerationRequest, Limits, ResponseFormat
 from taylorseer import CacheConfig
 
@@ -21,10 +23,8 @@ class ModelConfig:
     """The settings of one served model.
 
     Attributes:
-        pipeline: a hub id, or a folder that `from_pretrained` can read.
+        source: where the pipeline comes from, and in what form.
         engine: a name in `plugin.engines.ENGINES`.
-        dtype: "float32", "bfloat16" or "float16".
-        device: a torch device, "cpu" or "cuda:0".
         torch_threads: threads of one torch operation on the CPU, at least 1; 0 for all cores.
         engine_threads: threads of one engine call on the CPU, at least 1; 0 for all cores.
         max_sequence_length: text tokens of the pipeline's text encoder, or None for the pipeline's own default.
@@ -32,13 +32,12 @@ class ModelConfig:
         max_waiting: requests that may wait beyond those, at least 0; further ones are refused as UNAVAILABLE.
         preview_interval: steps from one preview to the next, at least 1.
         defaults: what a request gets where it says nothing.
+        presets: cache settings by name, which a request may ask for.
         limits: what a request may ask for.
     """
 
-    pipeline: str
+    source: PipelineSource
     engine: str
-    dtype: str
-    device: str
     torch_threads: int
     engine_threads: int
     max_sequence_length: int | None
@@ -46,19 +45,28 @@ class ModelConfig:
     max_waiting: int
     preview_interval: int
     defaults: GenerationRequest
+    presets: Mapping[str, CacheConfig]
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, str], model_dir: Path) -> ModelConfig:
+    def from_parameters(
+        cls, parameters: Mapping[str, str], model_dir: Path, environment: Mapping[str, str] | None = None
+    ) -> ModelConfig:
         """The settings of a model from its parameters.
 
         Args:
             parameters: config.pbtxt's parameters, name -> string.
             model_dir: the model's folder; a pipeline that begins with "." is relative to it.
+            environment: TAYLORSEER_<MODEL>_<PARAMETER>, in capitals, overrides a parameter, as
+                TAYLORSEER_FLUX_DEV_PIPELINE does the pipeline of flux_dev.
 
         Raises:
             InvalidConfig: an unknown name, a missing pipeline, or a value that cannot be read.
         """
+        parameters = {**parameters, **_overrides(model_dir.name, environment or {})}
+        preset_texts = {
+            name.removeprefix(_PRESET): parameters.pop(name) for name in [*parameters] if name.startswith(_PRESET)
+        }
         unknown = sorted(set(parameters) - set(_PARAMETERS))
         if unknown:
             raise InvalidConfig(
@@ -69,9 +77,11 @@ class ModelConfig:
         read = {name: default for name, (_, default) in _PARAMETERS.items()}
         for name, text in parameters.items():
             read[name] = _parse(name, text)
-        if read["pipeline"].startswith("."):
-            read["pipeline"] = str((model_dir / read["pipeline"]).resolve())
-        return cls._from_values(read)
+        for name in ("pipeline", "lora"):
+            if (read[name] or "").startswith("."):
+                read[name] = str((model_dir / read[name]).resolve())
+        presets = {name: _parse_preset(name, text) for name, text in preset_texts.items()}
+        return cls._from_values(read, presets)
 
     @classmethod
     def from_folder(cls, model_dir: Path) -> ModelConfig:
@@ -83,10 +93,10 @@ class ModelConfig:
         path = model_dir / "config.pbtxt"
         if not path.is_file():
             raise InvalidConfig(f"{path} is missing, must be the model's configuration")
-        return cls.from_parameters(read_parameters(path.read_text(encoding="utf-8")), model_dir)
+        return cls.from_parameters(read_parameters(path.read_text(encoding="utf-8")), model_dir, os.environ)
 
     @classmethod
-    def _from_values(cls, read: dict[str, Any]) -> ModelConfig:
+    def _from_values(cls, read: dict[str, Any], presets: Mapping[str, CacheConfig]) -> ModelConfig:
         try:
             cache = CacheConfig(**{each.name: read[f"cache_{each.name}"] for each in fields(CacheConfig)})
         except ValueError as error:
@@ -108,8 +118,11 @@ class ModelConfig:
             preview=False,
         )
         limits = Limits(**{each.name: read[each.name] for each in fields(Limits)})
-        own = {each.name for each in fields(cls)} - {"defaults", "limits"}
-        return cls(**{name: read[name] for name in own}, defaults=defaults, limits=limits)
+        source = PipelineSource(**{each.name: read[each.name] for each in fields(PipelineSource)})
+        own = {each.name for each in fields(cls)} - {"source", "defaults", "presets", "limits"}
+        return cls(
+            source=source, **{name: read[name] for name in own}, defaults=defaults, presets=presets, limits=limits
+        )
 
 
 def read_parameters(config_pbtxt: str) -> dict[str, str]:
@@ -152,6 +165,20 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(tuple(part.strip() for part in pair.split("=", 1)) for pair in text.split(",") if pair.strip())
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ValueError("must be name=value pairs, separated by commas")
+    return pairs  # type: ignore[return-value]
+
+
+def _dtype_pairs(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs(text)
+    for _, dtype in pairs:
+        _dtype(dtype)
+    return pairs
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -159,12 +186,19 @@ def _number(text: str) -> float:
         raise ValueError("must be a number") from None
 
 
+_dtype = _choice("float32", "bfloat16", "float16")
+_PRESET = "cache_preset_"  # what follows is the preset's name
+
 # name: (how its text is read, the default)
 _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "pipeline": (str, None),
     "engine": (str, "onnxruntime"),
-    "dtype": (_choice("float32", "bfloat16", "float16"), "float32"),
+    "dtype": (_dtype, "float32"),
+    "component_dtypes": (_dtype_pairs, ()),
+    "components": (_pairs, ()),
     "device": (str, "cpu"),
+    "lora": (str, None),
+    "lora_scale": (_number, 1.0),
     "torch_threads": (_integer(0), 0),
     "engine_threads": (_integer(0), 0),
     "max_sequence_length": (_integer(1), None),
@@ -194,6 +228,26 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "num_classes": (_integer(1), Limits.num_classes),
     "takes_prompt": (_parse_bool, Limits.takes_prompt),
 }
+
+
+def _overrides(model: str, environment: Mapping[str, str]) -> dict[str, str]:
+    prefix = re.sub(r"\W", "_", f"TAYLORSEER_{model.removesuffix('_stream')}_").upper()
+    named = {name: f"{prefix}{name.upper()}" for name in _PARAMETERS}
+    return {name: environment[variable] for name, variable in named.items() if variable in environment}
+
+
+def _parse_preset(name: str, text: str) -> CacheConfig:
+    """A preset such as "interval=6, order=1, warmup_steps=3"; what is left out has `CacheConfig`'s default."""
+    settings: dict[str, Any] = {}
+    known = {each.name for each in fields(CacheConfig)}
+    try:
+        for field_name, value in _pairs(text):
+            if field_name not in known:
+                raise ValueError(f"{field_name!r} is unknown, must be one of: {', '.join(sorted(known))}")
+            settings[field_name] = _PARAMETERS[f"cache_{field_name}"][0](value)
+        return CacheConfig(**settings)
+    except ValueError as error:
+        raise InvalidConfig(f"parameter '{_PRESET}{name}' is {text!r}: {error}") from None
 
 
 def _parse(name: str, text: str) -> Any:

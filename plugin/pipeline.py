@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from transformers import AutoTokenizer
 
 from plugin.engines import make_engine
 from plugin.families import family_of
 from plugin.families.base import Family
+from plugin.pipeline_source import PipelineSource
 from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver
 from taylorseer import CacheConfig
 
@@ -47,7 +52,7 @@ class PipelineHost:
         engine_threads: int | None = None,
         release_blocks: bool = False,
     ) -> None:
-        self.families = {name: family_of(getattr(pipe, name)) for name in _transformers(pipe)}
+        self.families = {name: family_of(getattr(pipe, name)) for name in denoisers(pipe)}
         self.engines = {
             name: make_engine(engine, family, cache_dir, engine_threads) for name, family in self.families.items()
         }
@@ -101,32 +106,75 @@ class PipelineHost:
     def _variant(self, pipeline_class: type[DiffusionPipeline]) -> DiffusionPipeline:
         if pipeline_class not in self._variants:
             wanted = inspect.signature(pipeline_class.__init__).parameters
-            components = {name: part for name, part in self._shared.components.items() if name in wanted}
-            self._variants[pipeline_class] = pipeline_class(**components)
+            # Its own options too, for example the boundary between Wan2.2's experts; config names components as well.
+            parts = {**self._shared.config, **self._shared.components}
+            self._variants[pipeline_class] = pipeline_class(**{name: parts[name] for name in parts if name in wanted})
             self._variants[pipeline_class].set_progress_bar_config(**getattr(self._shared, "_progress_bar_config", {}))
         return self._variants[pipeline_class]
 
 
-def load_pipeline(source: str, dtype: str = "float32", device: str = "cpu") -> DiffusionPipeline:
-    """Loads a pipeline by `from_pretrained`.
-
-    Args:
-        source: a hub id or a folder with a model_index.json.
-        dtype: the name of a torch dtype, for all components.
-        device: a torch device.
+def load_pipeline(source: PipelineSource) -> DiffusionPipeline:
+    """Loads a pipeline by `from_pretrained`, with LoRA weights fused in where the source names some.
 
     Raises:
-        OSError: the folder or the hub's model cannot be had; the message says which.
+        OSError: the pipeline, a component or the LoRA cannot be had; the message says which and what helps.
+        ValueError: a component is not part of the pipeline's class.
     """
-    if Path(source).is_absolute() and not (Path(source) / "model_index.json").is_file():
-        raise FileNotFoundError(f"pipeline {source} has no model_index.json, must be a folder that diffusers saved")
-    pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype))
+    path = Path(source.pipeline)
+    if path.is_absolute() and not (path / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"pipeline {source.pipeline} has no model_index.json, must be a folder that diffusers saved"
+        )
+    default = getattr(torch, source.dtype)
+    dtypes = {name: getattr(torch, dtype) for name, dtype in source.component_dtypes}
+    components = {}
+    if source.components:
+        pipeline_class = _pipeline_class(source.pipeline)
+        for name, component in source.components:
+            components[name] = _load_component(pipeline_class, name, component, dtypes.get(name, default))
+    with _named(f"pipeline {source.pipeline}"):
+        pipe = DiffusionPipeline.from_pretrained(source.pipeline, dtype={"default": default, **dtypes}, **components)
+    if source.lora is not None:
+        with _named(f"lora {source.lora}"):
+            pipe.load_lora_weights(source.lora)
+        pipe.fuse_lora(lora_scale=source.lora_scale)
+        pipe.unload_lora_weights()  # what is fused stays
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return pipe.to(source.device)
 
 
-def _transformers(pipe: DiffusionPipeline) -> tuple[str, ...]:
-    """The components that are denoising transformers; Wan2.2 has two experts, either of which may be left out."""
+def _pipeline_class(pipeline: str) -> type[DiffusionPipeline]:
+    with _named(f"pipeline {pipeline}"):
+        return getattr(diffusers, DiffusionPipeline.load_config(pipeline)["_class_name"])
+
+
+def _load_component(pipeline_class: type[DiffusionPipeline], name: str, source: str, dtype: torch.dtype) -> Any:
+    """A component by the class that the pipeline's constructor declares for it."""
+    declared = get_type_hints(pipeline_class.__init__)
+    if name not in declared:
+        known = ", ".join(declared)
+        raise ValueError(f"component {name!r} is unknown to {pipeline_class.__name__}, must be one of: {known}")
+    with _named(f"component {name} {source}"):
+        if name.startswith("tokenizer"):
+            return AutoTokenizer.from_pretrained(source)
+        return declared[name].from_pretrained(source, dtype=dtype)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turns what a hub's library says of something that cannot be had into one sentence that says what helps."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(
+            f"{what} cannot be had ({reason}): name a folder that holds it, or a hub id that this machine can reach, "
+            "with HF_TOKEN set where its licence must be accepted"
+        ) from error
+
+
+def denoisers(pipe: DiffusionPipeline) -> tuple[str, ...]:
+    """The names of the components that are denoising transformers; Wan2.2 has two experts, and may lack either."""
     present = [name for name in ("transformer", "transformer_2") if getattr(pipe, name, None) is not None]
     return tuple(present) or ("transformer",)
 

@@ -88,30 +88,12 @@ class GenerationRequest:
     preview: bool
 
 
-FIELDS = (
-    "prompt",
-    "negative_prompt",
-    "class_label",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "height",
-    "width",
-    "num_frames",
-    "cache_interval",
-    "cache_order",
-    "cache_warmup_steps",
-    "cache_cooldown_steps",
-    "cache_predictor",
-    "cache_max_error",
-    "deadline_ms",
-    "response_format",
-    "preview",
-)
-
-
 def parse_request(
-    values: Mapping[str, Any], defaults: GenerationRequest, limits: Limits, random_seed: int
+    values: Mapping[str, Any],
+    defaults: GenerationRequest,
+    limits: Limits,
+    random_seed: int,
+    presets: Mapping[str, CacheConfig] | None = None,
 ) -> GenerationRequest:
     """The request that a client's values make, with the model's defaults for what is left out.
 
@@ -120,6 +102,7 @@ def parse_request(
         defaults: the model's defaults.
         limits: what the model accepts.
         random_seed: the seed where none is given.
+        presets: the model's cache settings by name, which `cache_preset` chooses from.
 
     Raises:
         InvalidRequest: a value is missing or out of its range.
@@ -143,7 +126,7 @@ def parse_request(
         guidance_scale=reader.number("guidance_scale", defaults.guidance_scale, 0.0, 100.0),
         num_frames=_parse_frames(values.get("num_frames", defaults.num_frames), limits),
         fps=defaults.fps,
-        cache=_parse_cache(values, defaults.cache),
+        cache=_parse_cache(values, defaults.cache, presets or {}),
         deadline_ms=reader.integer("deadline_ms", defaults.deadline_ms, 1, MAX_DEADLINE_MS),
         response_format=ResponseFormat(response_format) if response_format else defaults.response_format,
         preview=bool(values.get("preview", defaults.preview)),
@@ -179,9 +162,11 @@ def _parse_frames(frames: int, limits: Limits) -> int:
     return frames
 
 
-def _parse_cache(values: Mapping[str, Any], defaults: CacheConfig) -> CacheConfig:
-    settings = {field.name: getattr(defaults, field.name) for field in fields(CacheConfig)}
+def _parse_cache(values: Mapping[str, Any], defaults: CacheConfig, presets: Mapping[str, CacheConfig]) -> CacheConfig:
     reader = _Reader(values)
+    preset = reader.choice("cache_preset", ("default", *presets))
+    base = presets.get(preset or "default", defaults)
+    settings = {field.name: getattr(base, field.name) for field in fields(CacheConfig)}
     for name in settings:
         if f"cache_{name}" in values:
             value = values[f"cache_{name}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gc
 import json
+import os
 import queue
 import secrets
 import threading
@@ -26,6 +27,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from plugin.admission import Admission
+from plugin.tensors import INPUTS, OUTPUTS, STREAM_OUTPUTS
 
 if TYPE_CHECKING:
     from plugin.generation import Generation, Pixels
@@ -49,6 +51,12 @@ class StreamModel:
     A subclass in a model.py may override `load_host` to serve a pipeline that is made rather than loaded.
     """
 
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:
+        """Adds the tensors, so that a config.pbtxt says only what is the model's own."""
+        config.set_model_transaction_policy({"decoupled": True})
+        return _with_tensors(config, STREAM_OUTPUTS)
+
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
         import torch
@@ -58,7 +66,7 @@ class StreamModel:
         model_config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in model_config["parameters"].items()}
         self.name: str = args["model_name"]
-        self.config = ModelConfig.from_parameters(parameters, Path(args["model_repository"]))
+        self.config = ModelConfig.from_parameters(parameters, Path(args["model_repository"]), os.environ)
         if self.config.torch_threads:
             torch.set_num_threads(self.config.torch_threads)
         self.host = self.load_host()
@@ -76,8 +84,8 @@ class StreamModel:
         from plugin.pipeline import PipelineHost, load_pipeline
 
         config = self.config
-        pb_utils.Logger.log_info(f"{self.name}: loading {config.pipeline}")
-        pipe = load_pipeline(config.pipeline, config.dtype, config.device)
+        pb_utils.Logger.log_info(f"{self.name}: loading {config.source.pipeline}")
+        pipe = load_pipeline(config.source)
         pb_utils.Logger.log_info(f"{self.name}: preparing engine {config.engine}")
         return PipelineHost(
             pipe, config.engine, engine_threads=config.engine_threads or None, release_blocks=config.engine != "torch"
@@ -127,7 +135,9 @@ class StreamModel:
         from plugin.request import parse_request
 
         values = {tensor.name(): _scalar(tensor) for tensor in request.inputs()}
-        return parse_request(values, self.config.defaults, self.config.limits, random_seed=secrets.randbelow(2**31))
+        return parse_request(
+            values, self.config.defaults, self.config.limits, secrets.randbelow(2**31), self.config.presets
+        )
 
     def _run(self, job: _Job) -> None:
         """One request from its slot to its answer; nothing that happens here leaves it without one."""
@@ -227,6 +237,11 @@ class FrontModel:
     One call at a time per instance; the number of instances bounds the unary calls in flight.
     """
 
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:
+        """Adds the tensors, so that a config.pbtxt says only what is the model's own."""
+        return _with_tensors(config, OUTPUTS)
+
     def initialize(self, args: dict[str, str]) -> None:
         """Needs nothing but its own name."""
         self._stream_name = f"{args['model_name']}_stream"
@@ -260,6 +275,15 @@ class FrontModel:
             model_name=self._stream_name, inputs=inputs, requested_output_names=[], parameters=parameters
         )
         yield from request.exec(decoupled=True)
+
+
+def _with_tensors(config: Any, outputs: dict[str, tuple[str, list[int]]]) -> Any:
+    config.set_max_batch_size(0)
+    for name, data_type in INPUTS.items():
+        config.add_input({"name": name, "data_type": data_type, "dims": [1], "optional": True})
+    for name, (data_type, dims) in outputs.items():
+        config.add_output({"name": name, "data_type": data_type, "dims": dims})
+    return config
 
 
 class _Unhealthy(Exception):

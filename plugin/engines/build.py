@@ -88,29 +88,27 @@ def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
     program.save(str(path), external_data=True)
 
 
-def build_model(model_dir: Path, progress: Callable[[str], None]) -> Path:
-    """Builds the engine of a model folder ahead of serving it.
+def build_model(model_dir: Path, progress: Callable[[str], None]) -> list[Path]:
+    """Builds the engines of a model folder ahead of serving it.
 
     Args:
         model_dir: a folder of the model repository with a config.pbtxt.
         progress: called with a sentence at each stage.
 
     Returns:
-        The folder or file that the server will load.
+        The files that the server will load, one for each transformer; none for an engine that needs no build.
     """
     from plugin.config import ModelConfig
-    from plugin.pipeline import load_pipeline
+    from plugin.families import family_of
+    from plugin.pipeline import denoisers, load_pipeline
 
     config = ModelConfig.from_folder(model_dir)
-    progress(f"loading {config.pipeline}")
-    from plugin.families import family_of
-
-    family = family_of(load_pipeline(config.pipeline, dtype=config.dtype, device=config.device).transformer)
+    progress(f"loading {config.source.pipeline}")
+    pipe = load_pipeline(config.source)
     if config.engine != "onnxruntime":
-        progress(f"engine {config.engine} needs no build")
-        return model_dir
+        return []
     progress("exporting and optimising the block stack")
-    return optimized_onnx(family)
+    return [optimized_onnx(family_of(getattr(pipe, name))) for name in denoisers(pipe)]
 
 
 def _build(family: Family, stack: nn.Module, folder: Path) -> None:

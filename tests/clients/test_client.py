@@ -21,6 +21,7 @@ from clients import (
     Progress,
     Unavailable,
 )
+from clients.client import INPUTS
 from plugin.server import Server
 from tests.clients.throwaway import FIELDS
 
@@ -40,6 +41,10 @@ FAILURES = [
 def client(echo: Server) -> Iterator[Client]:
     with Client(echo.grpc_url, "echo") as client:
         yield client
+
+
+def test_the_client_knows_every_field_of_the_models():
+    assert {name: kind.replace("BYTES", "STRING") for name, kind in INPUTS.items()} == FIELDS
 
 
 @pytest.mark.parametrize("way", ["plain", "stream"])

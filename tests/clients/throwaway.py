@@ -4,25 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FIELDS = {
-    "prompt": "STRING",
-    "negative_prompt": "STRING",
-    "class_label": "INT64",
-    "seed": "INT64",
-    "num_inference_steps": "INT32",
-    "guidance_scale": "FP32",
-    "height": "INT32",
-    "width": "INT32",
-    "num_frames": "INT32",
-    "cache_interval": "INT32",
-    "cache_order": "INT32",
-    "cache_warmup_steps": "INT32",
-    "cache_cooldown_steps": "INT32",
-    "cache_predictor": "STRING",
-    "cache_max_error": "FP32",
-    "deadline_ms": "INT32",
-    "preview": "BOOL",
-}
+from plugin.tensors import INPUTS
+
+# The client leaves the response format at raw.
+FIELDS = {name: kind.removeprefix("TYPE_") for name, kind in INPUTS.items() if name != "response_format"}
 _OUTPUTS = """
   { name: "image", data_type: TYPE_UINT8, dims: [ -1, -1, -1, 3 ] },
   { name: "report", data_type: TYPE_STRING, dims: [ 1 ] }"""
@@ -65,7 +50,7 @@ def error_of(values):
 
 
 def result(values, steps):
-    text = {"prompt", "negative_prompt", "cache_predictor"}
+    text = {"prompt", "negative_prompt", "cache_preset", "cache_predictor"}
     received = {
         name: [str(value.dtype), list(value.shape), value[0].decode() if name in text else value[0].item()]
         for name, value in values.items()

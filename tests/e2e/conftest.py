@@ -76,4 +76,6 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
         http_client = tritonclient.http.InferenceServerClient(server.http_url, concurrency=8)
         clients = {model: Client(server.grpc_url, model) for model in ("emoji", "faulty")}
         yield Triton(server, clients, grpc_client, http_client)
+        for client in (*clients.values(), grpc_client, http_client):  # the server waits for open connections
+            client.close()
         print((folder.parent / "triton.log").read_text()[-3000:])

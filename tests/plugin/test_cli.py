@@ -95,7 +95,7 @@ def test_generate_hands_every_option_on(server, tmp_path, monkeypatch):
     monkeypatch.setattr(Client, "stream", lambda self, prompt, **fields: asked.update(fields) or stream(self, prompt))
     options = ["--negative-prompt", "pear", "--seed", 4, "--steps", 7, "--guidance-scale", 1.5, "--height", 32]
     options += ["--width", 48, "--order", 2, "--warmup", 3, "-o", tmp_path / "a.png"]
-    assert generate(server, "apple", *options, "--interval", 6, "--class-label", 3, "--num-frames", 1)[0] == 0
+    assert generate(server, "apple", *options, "--interval", 6, "--class-label", 3, "--preset", "paper")[0] == 0
     assert asked == {
         "negative_prompt": "pear",
         "class_label": 3,
@@ -104,7 +104,8 @@ def test_generate_hands_every_option_on(server, tmp_path, monkeypatch):
         "guidance_scale": 1.5,
         "height": 32,
         "width": 48,
-        "num_frames": 1,
+        "num_frames": None,
+        "cache_preset": "paper",
         "cache_interval": 6,
         "cache_order": 2,
         "cache_warmup_steps": 3,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from plugin.config import InvalidConfig, ModelConfig
+from plugin.pipeline_source import PipelineSource
 from taylorseer import CacheConfig
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -12,14 +13,49 @@ REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
 def test_emoji_parameters_are_read_from_its_config():
     config = ModelConfig.from_folder(REPOSITORY / "emoji_stream")
-    assert config.pipeline == str(REPOSITORY / "emoji/1/pipeline")
+    assert config.source.pipeline == str(REPOSITORY / "emoji/1/pipeline")
     assert config.engine == "onnxruntime"
     assert (config.defaults.height, config.defaults.width) == (64, 64)
     assert isinstance(config.defaults.cache, CacheConfig)
 
 
 def test_a_hub_id_stays_as_it_is():
-    assert ModelConfig.from_parameters({"pipeline": "org/model"}, Path("/models/x")).pipeline == "org/model"
+    assert ModelConfig.from_parameters({"pipeline": "org/model"}, Path("/models/x")).source.pipeline == "org/model"
+
+
+def test_a_container_overrides_a_models_parameters_by_environment():
+    environment = {
+        "TAYLORSEER_FLUX_DEV_PIPELINE": "/models/flux",
+        "TAYLORSEER_FLUX_DEV_MAX_IN_FLIGHT": "3",
+        "TAYLORSEER_EMOJI_PIPELINE": "not this one",
+    }
+    config = ModelConfig.from_parameters({"pipeline": "a/b"}, Path("/repository/flux_dev_stream"), environment)
+    assert (config.source.pipeline, config.max_in_flight) == ("/models/flux", 3)
+
+
+def test_what_a_pipeline_is_made_of_is_read():
+    parameters = {
+        "pipeline": "a/b",
+        "dtype": "bfloat16",
+        "component_dtypes": "vae=float32, text_encoder=float16",
+        "components": "text_encoder_4=meta/llama, tokenizer_4=meta/llama",
+        "lora": "./lora",
+        "lora_scale": "0.5",
+    }
+    assert ModelConfig.from_parameters(parameters, Path("/models/x")).source == PipelineSource(
+        "a/b",
+        dtype="bfloat16",
+        component_dtypes=(("vae", "float32"), ("text_encoder", "float16")),
+        components=(("text_encoder_4", "meta/llama"), ("tokenizer_4", "meta/llama")),
+        lora="/models/x/lora",
+        lora_scale=0.5,
+    )
+
+
+def test_presets_are_read_by_name():
+    parameters = {"pipeline": "a/b", "cache_preset_paper": "interval=6, order=2, warmup_steps=1"}
+    presets = ModelConfig.from_parameters(parameters, Path()).presets
+    assert presets == {"paper": CacheConfig(interval=6, order=2, warmup_steps=1)}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +72,10 @@ def test_a_hub_id_stays_as_it_is():
         ({"pipeline": "a/b", "dtype": "int8"}, "parameter 'dtype' is 'int8', must be one of: float32"),
         ({"pipeline": "a/b", "guidance_scale": "much"}, "parameter 'guidance_scale' is 'much', must be a number"),
         ({"pipeline": "a/b", "cache_order": "12"}, "parameter cache_order is 12, must be an integer from 0 to 8"),
+        ({"pipeline": "a/b", "components": "vae"}, "parameter 'components' is 'vae', must be name=value pairs"),
+        ({"pipeline": "a/b", "component_dtypes": "vae=int8"}, "'vae=int8', must be one of: float32, bfloat16, float16"),
+        ({"pipeline": "a/b", "cache_preset_fast": "pace=6"}, "'pace=6': 'pace' is unknown, must be one of: cooldown"),
+        ({"pipeline": "a/b", "cache_preset_fast": "order=12"}, "'order=12': order is 12, must be an integer from 0"),
     ],
 )
 def test_bad_parameters_are_named(parameters, message):

@@ -11,6 +11,7 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxPipeline
 
 from plugin.pipeline import PipelineHost, load_pipeline
+from plugin.pipeline_source import PipelineSource
 from plugin.transformer import StepObserver
 from taylorseer import CacheConfig
 
@@ -173,13 +174,13 @@ def test_release_blocks_frees_the_torch_blocks(make_flux, engine_cache):
 
 def test_a_saved_pipeline_loads_and_gives_the_same(flux, tmp_path):
     flux.save_pretrained(tmp_path / "saved")
-    loaded = load_pipeline(str(tmp_path / "saved"))
+    loaded = load_pipeline(PipelineSource(str(tmp_path / "saved")))
     assert torch.equal(latents(PipelineHost(loaded).pipeline_for(OFF)), latents(flux))
 
 
 def test_a_folder_without_a_pipeline_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no model_index\.json"):
-        load_pipeline(str(tmp_path))
+        load_pipeline(PipelineSource(str(tmp_path)))
 
 
 def test_what_is_not_served_is_refused_by_name(make_flux):

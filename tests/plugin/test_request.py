@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from plugin.config import ModelConfig
-from plugin.request import FIELDS, InvalidRequest, Limits, ResponseFormat, parse_request
+from plugin.request import InvalidRequest, Limits, ResponseFormat, parse_request
+from taylorseer import CacheConfig
 
 CONFIG = ModelConfig.from_parameters({"pipeline": "hub/id", "max_steps": "200", "size_multiple": "16"}, Path())
 
@@ -102,12 +103,14 @@ def test_models_of_videos_take_as_many_frames_as_their_autoencoder_can():
             frames(num_frames=wrong)
 
 
-@pytest.mark.parametrize("model", ["emoji", "emoji_stream"])
-def test_every_field_is_an_optional_input_of_each_model(model):
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
+def test_a_preset_is_chosen_by_name_and_what_is_said_beside_it_wins():
+    presets = {"paper": CacheConfig(interval=6, order=2, warmup_steps=3)}
 
-    path = Path(__file__).parents[2] / "model_repository" / model / "config.pbtxt"
-    config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    assert tuple(each.name for each in config.input) == FIELDS
-    assert all(each.optional and list(each.dims) == [1] for each in config.input)
+    def cache(**values):
+        return parse_request({"prompt": b"a cat", **values}, CONFIG.defaults, CONFIG.limits, 0, presets).cache
+
+    assert cache(cache_preset=b"paper") == presets["paper"]
+    assert cache(cache_preset=b"paper", cache_interval=4) == CacheConfig(interval=4, order=2, warmup_steps=3)
+    assert cache(cache_preset=b"default") == cache() == CONFIG.defaults.cache
+    with pytest.raises(InvalidRequest, match="cache_preset is 'fast', must be one of: default, paper"):
+        cache(cache_preset=b"fast")
