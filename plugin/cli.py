@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -33,9 +34,12 @@ def serve(
     http_port: Annotated[int, typer.Option()] = 8000,
     grpc_port: Annotated[int, typer.Option()] = 8001,
     metrics_port: Annotated[int, typer.Option()] = 8002,
-    model: Annotated[list[str] | None, typer.Option(help="A model to serve; repeatable. Default: all.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model to serve; repeatable. Default: all that need no download.")
+    ] = None,
 ) -> None:
     """Starts Triton in the foreground. What follows -- goes to tritonserver."""
+    from plugin.repository import models_to_download
     from plugin.server import ServerConfig, ServerError, run_foreground
 
     config = ServerConfig(
@@ -50,6 +54,9 @@ def serve(
         )
 
     _say(f"loading the models of {config.model_repository} …")
+    if not config.models:
+        for name, hub_id in models_to_download(config.model_repository, os.environ).items():
+            _say(f"{name} is left out: {hub_id} is not on this machine, `--model {name}` downloads it")
     try:
         raise typer.Exit(run_foreground(config, tell))
     except ServerError as error:
@@ -128,8 +135,8 @@ def build(
     model_repository: Annotated[Path, typer.Option(help="Folder of models.")] = REPOSITORY,
 ) -> None:
     """Builds a model's engine ahead of serving it."""
-    from plugin.config import InvalidConfig
     from plugin.engines.build import build_model
+    from plugin.repository import InvalidConfig
 
     folder = model_repository.resolve() / f"{model.removesuffix('_stream')}_stream"
     try:

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from plugin.pipeline_source import PipelineSource
+from plugin.repository import InvalidConfig, overrides, read_parameters
 from plugin.request import GenerationRequest, Limits, ResponseFormat
 from taylorseer import CacheConfig
-
-
-class InvalidConfig(ValueError):
-    """A parameter of config.pbtxt is unknown, missing or malformed; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class ModelConfig:
         Raises:
             InvalidConfig: an unknown name, a missing pipeline, or a value that cannot be read.
         """
-        parameters = {**parameters, **_overrides(model_dir.name, environment or {})}
+        parameters = {**parameters, **overrides(model_dir.name, _PARAMETERS, environment or {})}
         preset_texts = {
             name.removeprefix(_PRESET): parameters.pop(name) for name in [*parameters] if name.startswith(_PRESET)
         }
@@ -125,22 +122,6 @@ class ModelConfig:
         )
 
 
-def read_parameters(config_pbtxt: str) -> dict[str, str]:
-    """The `parameters` of a config.pbtxt, name -> string value, parsed with Triton's own protobuf schema.
-
-    Raises:
-        InvalidConfig: the text is not a model configuration.
-    """
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    try:
-        config = text_format.Parse(config_pbtxt, model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise InvalidConfig(f"config.pbtxt cannot be read: {error}") from None
-    return {name: value.string_value for name, value in config.parameters.items()}
-
-
 def _parse_bool(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError("must be true or false")
@@ -199,6 +180,7 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "device": (str, "cpu"),
     "lora": (str, None),
     "lora_scale": (_number, 1.0),
+    "vae_tiling": (_parse_bool, False),
     "torch_threads": (_integer(0), 0),
     "engine_threads": (_integer(0), 0),
     "max_sequence_length": (_integer(1), None),
@@ -228,12 +210,6 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "num_classes": (_integer(1), Limits.num_classes),
     "takes_prompt": (_parse_bool, Limits.takes_prompt),
 }
-
-
-def _overrides(model: str, environment: Mapping[str, str]) -> dict[str, str]:
-    prefix = re.sub(r"\W", "_", f"TAYLORSEER_{model.removesuffix('_stream')}_").upper()
-    named = {name: f"{prefix}{name.upper()}" for name in _PARAMETERS}
-    return {name: environment[variable] for name, variable in named.items() if variable in environment}
 
 
 def _parse_preset(name: str, text: str) -> CacheConfig:

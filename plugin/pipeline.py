@@ -139,6 +139,8 @@ def load_pipeline(source: PipelineSource) -> DiffusionPipeline:
             pipe.load_lora_weights(source.lora)
         pipe.fuse_lora(lora_scale=source.lora_scale)
         pipe.unload_lora_weights()  # what is fused stays
+    if source.vae_tiling:
+        pipe.vae.enable_tiling()
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(source.device)
 

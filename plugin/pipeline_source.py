@@ -18,6 +18,7 @@ class PipelineSource:
         device: a torch device, "cpu" or "cuda:0".
         lora: a hub id, folder or file of LoRA weights that are fused into the pipeline, or None.
         lora_scale: the strength they are fused with.
+        vae_tiling: decode in tiles, which needs less memory for large videos.
     """
 
     pipeline: str
@@ -27,3 +28,4 @@ class PipelineSource:
     device: str = "cpu"
     lora: str | None = None
     lora_scale: float = 1.0
+    vae_tiling: bool = False

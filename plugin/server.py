@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from plugin.cache_dir import default_cache_dir
+from plugin.repository import models_to_download
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
 STOP_TIMEOUT_S = EXIT_TIMEOUT_S + 10
@@ -41,7 +42,7 @@ class ServerConfig:
         model_repository: an existing folder of models.
         host: the address that all three ports listen on.
         http_port, grpc_port, metrics_port: free TCP ports, all different.
-        models: the served models by name, each meaning also its `<name>_stream`; empty for all.
+        models: the served models by name, each meaning also its `<name>_stream`; empty for all that need no download.
         extra_args: further arguments of tritonserver.
     """
 
@@ -308,7 +309,13 @@ def is_ready(http_url: str) -> bool:
 
 def _models_to_load(config: ServerConfig) -> list[str]:
     if not config.models:
-        return ["*"]
+        missing = models_to_download(config.model_repository, os.environ)
+        left_out = {each for name in missing for each in (name, f"{name}_stream")}
+        if not left_out:
+            return ["*"]
+        return sorted(
+            path.name for path in config.model_repository.iterdir() if path.is_dir() and path.name not in left_out
+        )
     wanted = [name.removesuffix("_stream") for name in config.models]
     return [each for name in dict.fromkeys(wanted) for each in (f"{name}_stream", name)]
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from plugin.config import InvalidConfig, ModelConfig
+from plugin.config import ModelConfig
 from plugin.pipeline_source import PipelineSource
+from plugin.repository import InvalidConfig
+from plugin.request import parse_request
 from taylorseer import CacheConfig
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -92,3 +94,14 @@ def test_a_config_that_is_none_is_named(tmp_path):
     (tmp_path / "config.pbtxt").write_text("name: {")
     with pytest.raises(InvalidConfig, match="cannot be read"):
         ModelConfig.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in REPOSITORY.glob("*_stream/config.pbtxt")))
+def test_every_shipped_model_is_a_pair_with_a_paper_preset_and_valid_defaults(name):
+    config = ModelConfig.from_folder(REPOSITORY / name)
+    assert (REPOSITORY / name.removesuffix("_stream") / "config.pbtxt").is_file()
+    assert set(config.presets) == {"paper"}
+    subject = {"prompt": b"a cat"} if config.limits.takes_prompt else {"class_label": 1}
+    defaults = config.defaults
+    size = {"height": defaults.height, "width": defaults.width, "num_frames": defaults.num_frames}
+    assert parse_request({**subject, **size}, defaults, config.limits, 0).cache == defaults.cache

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import plugin.server
+from plugin.repository import models_to_download
 from plugin.server import Server, ServerConfig, ServerError, check, command, find_installation, free_ports, is_ready
 from tests.clients.throwaway import write_model
 
@@ -95,6 +96,21 @@ def test_without_names_every_model_is_loaded(tmp_path):
     arguments, _ = command(ServerConfig(tmp_path), plugin.server.Installation(Path("t"), None, {}))
     assert "--load-model=*" in arguments
     assert not [each for each in arguments if each.startswith("--backend-directory")]
+
+
+def test_without_names_models_that_would_be_downloaded_are_left_out(tmp_path, monkeypatch):
+    pipelines = {"near": "./pipeline", "far": "nobody/has-this", "moved": "nobody/has-that"}
+    for name, pipeline in pipelines.items():
+        repository(tmp_path, **{name: IDLE, f"{name}_stream": IDLE})
+        with (tmp_path / f"{name}_stream/config.pbtxt").open("a") as config:
+            config.write(f'parameters {{ key: "pipeline" value: {{ string_value: "{pipeline}" }} }}\n')
+    monkeypatch.setenv("TAYLORSEER_MOVED_PIPELINE", "/models/that")
+    assert models_to_download(tmp_path, os.environ) == {"far": "nobody/has-this"}
+    arguments, _ = command(local(tmp_path), find_installation())
+    loaded = [argument for argument in arguments if argument.startswith("--load-model")]
+    assert loaded == [f"--load-model={name}" for name in ("moved", "moved_stream", "near", "near_stream")]
+    arguments, _ = command(local(tmp_path, models=("far",)), find_installation())
+    assert "--load-model=far_stream" in arguments
 
 
 def test_the_default_host_is_loopback(tmp_path):

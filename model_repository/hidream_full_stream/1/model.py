@@ -1,0 +1,5 @@
+"""HiDream-I1-Full, text to picture, decoupled."""
+
+from plugin.triton_model import StreamModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,60 @@
+"""What a model repository's files say, read without a server; light to import."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+
+class InvalidConfig(ValueError):
+    """A parameter of config.pbtxt is unknown, missing or malformed; the message names it."""
+
+
+def read_parameters(config_pbtxt: str) -> dict[str, str]:
+    """The `parameters` of a config.pbtxt, name -> string value, parsed with Triton's own protobuf schema.
+
+    Raises:
+        InvalidConfig: the text is not a model configuration.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        config = text_format.Parse(config_pbtxt, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise InvalidConfig(f"config.pbtxt cannot be read: {error}") from None
+    return {name: value.string_value for name, value in config.parameters.items()}
+
+
+def overrides(model: str, names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that the environment overrides: TAYLORSEER_<MODEL>_<PARAMETER>, in capitals.
+
+    Args:
+        model: the model's name, with or without `_stream`.
+        names: the parameters' names.
+        environment: of the process.
+    """
+    prefix = re.sub(r"\W", "_", f"TAYLORSEER_{model.removesuffix('_stream')}_").upper()
+    named = {name: f"{prefix}{name.upper()}" for name in names}
+    return {name: environment[variable] for name, variable in named.items() if variable in environment}
+
+
+def models_to_download(repository: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The models whose pipeline is a hub id that this machine has not downloaded yet: name -> hub id."""
+    missing = {}
+    for path in sorted(repository.glob("*_stream/config.pbtxt")):
+        name = path.parent.name.removesuffix("_stream")
+        with suppress(InvalidConfig):  # the server will say it better when it loads the model
+            parameters = read_parameters(path.read_text(encoding="utf-8"))
+            pipeline = (parameters | overrides(name, ["pipeline"], environment)).get("pipeline", ".")
+            if not pipeline.startswith((".", "/")) and not _is_downloaded(pipeline):
+                missing[name] = pipeline
+    return missing
+
+
+def _is_downloaded(hub_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(hub_id, "model_index.json"), str)
