@@ -51,6 +51,7 @@ def serve(
             f"[bold green]ready[/]: HTTP {host}:{http_port}, gRPC {host}:{grpc_port}, "
             f"metrics {host}:{metrics_port}; Ctrl-C stops",
             highlight=False,
+            soft_wrap=True,
         )
 
     _say(f"loading the models of {config.model_repository} …")

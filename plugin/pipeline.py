@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoTokenizer
 
 from plugin.engines import make_engine
@@ -167,7 +168,7 @@ def _named(what: str) -> Iterator[None]:
     """Turns what a hub's library says of something that cannot be had into one sentence that says what helps."""
     try:
         yield
-    except OSError as error:
+    except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
             f"{what} cannot be had ({reason}): name a folder that holds it, or a hub id that this machine can reach, "

@@ -119,7 +119,8 @@ def command(config: ServerConfig, installation: Installation) -> tuple[list[str]
                 raise ServerError(f"path {str(path)!r} has a space, must have none for this tritonserver")
         arguments.append(f"--backend-directory={installation.backends}")
     python_path = ":".join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, **installation.environment, "PYTHONPATH": python_path}
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}  # their warnings drown the server's log
+    environment = {**quiet, **os.environ, **installation.environment, "PYTHONPATH": python_path}
     return [*arguments, *config.extra_args], environment
 
 

@@ -208,3 +208,27 @@ def test_a_transformer_of_no_family_is_refused(flux):
     pipe = FluxPipeline(**{**flux.components, "transformer": None})
     with pytest.raises(TypeError, match="transformer is a NoneType, must be one of: FluxTransformer2DModel"):
         PipelineHost(pipe)
+
+
+def test_a_hub_id_that_cannot_be_had_is_named_with_what_helps(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=r"pipeline nobody/nothing cannot be had .* HF_TOKEN set where its licence"):
+        load_pipeline(PipelineSource("nobody/nothing"))
+
+
+def test_components_come_from_their_own_source_and_in_their_own_dtype(flux, tmp_path):
+    flux.save_pretrained(tmp_path / "pipeline")
+    for name in ("text_encoder_2", "tokenizer_2"):
+        (tmp_path / "pipeline" / name).rename(tmp_path / name)
+    parts = tuple((name, str(tmp_path / name)) for name in ("text_encoder_2", "tokenizer_2"))
+    source = PipelineSource(
+        str(tmp_path / "pipeline"), "bfloat16", component_dtypes=(("vae", "float32"),), components=parts
+    )
+    pipe = load_pipeline(source)
+    dtypes = {name: getattr(pipe, name).dtype for name in ("transformer", "vae", "text_encoder_2")}
+    assert dtypes == {"transformer": torch.bfloat16, "vae": torch.float32, "text_encoder_2": torch.bfloat16}
+    assert pipe.tokenizer_2("a red apple").input_ids == flux.tokenizer_2("a red apple").input_ids
+    with pytest.raises(ValueError, match="component 'encoder' is unknown to FluxPipeline, must be one of: scheduler, "):
+        load_pipeline(PipelineSource(str(tmp_path / "pipeline"), components=(("encoder", "a/b"),)))
+    with pytest.raises(OSError, match=r"component vae .*/nowhere cannot be had"):
+        load_pipeline(PipelineSource(str(tmp_path / "pipeline"), components=(("vae", str(tmp_path / "nowhere")),)))
