@@ -174,7 +174,7 @@ def generate(
         done = time.perf_counter()
         pixels = output[0][0] if output[0].ndim == 5 else output[0]  # a video comes in a batch of one
         image = (pixels * 255).round().astype(np.uint8)  # (frames, height, width, 3)
-        session: CacheSession = pipe.transformer.session
+        session: CacheSession = run.session
         return Generation(image, _report(request, session, run, host.engine_name, arrived or started, started, done))
     finally:
         run.release()
@@ -225,6 +225,11 @@ class _Run(StepObserver):
     _cache_bytes: int = field(default=0, init=False)
     _noisier: NoisyLatents | None = field(default=None, init=False)  # of the step before, where previews are wanted
 
+    @property
+    def session(self) -> Any:
+        """The request's cache; Wan2.2's two experts share one, and either of them may be missing."""
+        return (self.pipe.transformer or self.pipe.transformer_2).session
+
     def step_started(self, step: int, num_steps: int, latents: torch.Tensor) -> None:
         now = time.perf_counter()
         self._end_step(now)
@@ -236,7 +241,7 @@ class _Run(StepObserver):
             self.events.progress(step, num_steps, preview)
 
     def step_computed(self, step: int, kind: StepKind) -> None:
-        session: CacheSession = self.pipe.transformer.session
+        session = self.session
         if kind is StepKind.FULL:
             self._update_cache_bytes(session.nbytes)
             self.events.engine_called(1)
@@ -249,9 +254,8 @@ class _Run(StepObserver):
     def release(self) -> None:
         """Gives the anchors' memory back and closes the last step."""
         self._end_step(self.last_output)
-        transformer = self.pipe.transformer if self.pipe is not None else None
-        if transformer is not None and transformer.session is not None:
-            transformer.session.clear()
+        if self.pipe is not None and self.session is not None:
+            self.session.clear()
         self._update_cache_bytes(0)
 
     def _end_step(self, now: float) -> None:
@@ -276,5 +280,5 @@ class _Run(StepObserver):
             self.family.preview_latents(pipe, clean, self.request.height, self.request.width).to(pipe.vae.dtype),
             return_dict=False,
         )[0]  # (1, 3, [1,] height, width)
-        pixels = (decoded.float().flatten(0, -4)[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)  # (height, width, 3)
+        pixels = (decoded.float().flatten(0, -3) / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)  # (height, width, 3)
         return (pixels * 255).round().byte().cpu().numpy()

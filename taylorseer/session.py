@@ -83,8 +83,6 @@ class CacheSession:
             raise ValueError(f"step is {step}, must be from 0 to {self.num_steps - 1}")
         if step not in self._kind_of_step:  # decided once, so that all branches do the same
             self._kind_of_step[step] = self._decide(step)
-            if self._kind_of_step[step] is StepKind.FULL:
-                self._last_full = step
         anchors = self._anchors.get(branch)
         return self._kind_of_step[step] if anchors is not None and anchors.steps else StepKind.FULL
 
@@ -97,6 +95,7 @@ class CacheSession:
             features: (*feature), floating; copied where later steps need them.
         """
         audit = None
+        self._last_full = step  # also where a branch without anchors made it full
         if self.config.enabled:
             anchors = self._anchors.setdefault(branch, self._new_anchors())
             if anchors.steps and step not in anchors.steps:

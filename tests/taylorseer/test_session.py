@@ -104,3 +104,18 @@ def test_max_error_adds_full_steps_where_forecasts_are_poor():
 def test_steps_outside_the_run_are_refused():
     with pytest.raises(ValueError, match="step is 5, must be from 0 to 4"):
         CacheSession(CacheConfig(), 5).kind(5, "cond")
+
+
+def test_with_max_error_the_interval_counts_from_a_full_step_that_cleared_anchors_forced():
+    session = CacheSession(CacheConfig(interval=6, order=0, warmup_steps=1, max_error=1e-9), 30)
+    kinds = []
+    for step in range(12):
+        if step == 8:
+            session.clear()
+        kinds.append(session.kind(step, "cond"))
+        if kinds[-1] is StepKind.FULL:
+            session.write(step, "cond", torch.full((4,), float(step + 1)))
+        else:
+            session.forecast(step, "cond")
+    # At step 6 the audit is bad and the interval becomes 3: next would be 9, but step 8 is forced, so 11.
+    assert [step for step, kind in enumerate(kinds) if kind is StepKind.FULL] == [0, 6, 8, 11]
