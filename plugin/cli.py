@@ -1,4 +1,4 @@
-"""The command line: serve, generate, build, bench, and the demo behind `make demo`."""
+"""The command line: serve, generate, plan, build, bench, and the demo behind `make demo`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from plugin.plan import Plan
 
 app = typer.Typer(
     name="triton-taylorseer",
@@ -151,6 +155,54 @@ def build(
         _say("the model's engine needs no build")
 
 
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A model of the repository.")],
+    model_repository: Annotated[Path, typer.Option(help="Folder of models.")] = REPOSITORY,
+    negative_prompt: Annotated[str | None, typer.Option(help="Of the request; any text counts the same.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option()] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames of a video.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Cache settings by name, for example paper.")] = None,
+    interval: Annotated[int | None, typer.Option(help="Every N-th step is full; 1 turns the cache off.")] = None,
+    order: Annotated[int | None, typer.Option(help="Order of the forecast.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="First steps, all full.")] = None,
+) -> None:
+    """Tells what a request will cost, without loading the model."""
+    from plugin.config import ModelConfig
+    from plugin.plan import architecture_of, plan_request
+    from plugin.repository import InvalidConfig
+    from plugin.request import parse_request
+
+    name = model.removesuffix("_stream")
+    fields: dict[str, Any] = {
+        "negative_prompt": None if negative_prompt is None else negative_prompt.encode(),
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "height": height,
+        "width": width,
+        "num_frames": num_frames,
+        "cache_preset": None if preset is None else preset.encode(),
+        "cache_interval": interval,
+        "cache_order": order,
+        "cache_warmup_steps": warmup,
+    }
+    given = {field: value for field, value in fields.items() if value is not None}
+    try:
+        config = ModelConfig.from_folder(model_repository.resolve() / f"{name}_stream")
+        subject = {"prompt": b"any"} if config.limits.takes_prompt else {"class_label": 0}
+        request = parse_request({**subject, **given}, config.defaults, config.limits, 0, config.presets)
+        architecture = architecture_of(config.source.pipeline)
+        planned = plan_request(config, architecture, request)
+    except (InvalidConfig, OSError, ValueError, TypeError) as error:
+        _fail(error)
+    frames = f", {request.num_frames} frames" if request.num_frames > 1 else ""
+    title = f"{name} ({architecture.transformer}), height {request.height}, width {request.width}{frames}"
+    Console().print(_plan_table(title, planned))
+
+
 @app.command(context_settings=_FORWARD)
 def bench(context: typer.Context) -> None:
     """Measures the embedded model on this machine's CPU; options as in `python -m benchmarks.cpu --help`."""
@@ -181,6 +233,29 @@ def demo(output: Annotated[Path, typer.Option(help="Folder for the pictures.")] 
             run(server.grpc_url, output)
     except (ServerError, GenerationError, OSError) as error:
         _fail(error)
+
+
+def _plan_table(title: str, plan: Plan) -> Table:
+    def anchors(anchor_bytes: int) -> str:
+        return f"{plan.branches} x {plan.anchors} anchors of {_binary(anchor_bytes)}"
+
+    full_steps = ", ".join(map(str, plan.full_steps))
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    for row in (
+        ("full steps", f"{len(plan.full_steps)} of {plan.num_steps}: {full_steps}"),
+        ("speed-up, upper bound", f"{plan.speed_up_bound:.2f}x: steps / full steps"),
+        ("guidance branches", str(plan.branches)),
+        ("feature", f"{plan.tokens} tokens x {plan.width}"),
+        ("cache", f"{_binary(plan.cache_bytes)}: {anchors(plan.anchor_bytes)}"),
+        ("cache of every module", f"{_binary(plan.module_cache_bytes)}: {anchors(plan.module_anchor_bytes)}"),
+    ):
+        table.add_row(*row)
+    return table
+
+
+def _binary(nbytes: int) -> str:
+    unit = 3 if nbytes >= 2**30 else 2 if nbytes >= 2**20 else 1
+    return f"{nbytes / 1024**unit:.1f} {'KMG'[unit - 1]}iB"
 
 
 def _steps_bar() -> Progress:

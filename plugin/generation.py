@@ -174,21 +174,22 @@ def generate(
         done = time.perf_counter()
         pixels = output[0][0] if output[0].ndim == 5 else output[0]  # a video comes in a batch of one
         image = (pixels * 255).round().astype(np.uint8)  # (frames, height, width, 3)
-        session: CacheSession = run.session
-        return Generation(image, _report(request, session, run, host.engine_name, arrived or started, started, done))
+        return Generation(image, _report(request, image, run, host.engine_name, arrived or started, started, done))
     finally:
         run.release()
 
 
 def _report(
     request: GenerationRequest,
-    session: CacheSession,
+    image: Pixels,
     run: _Run,
     engine: str,
     arrived: float,
     started: float,
     done: float,
 ) -> Report:
+    session: CacheSession = run.session
+    num_frames, height, width, _ = image.shape  # HiDream keeps only the ratio of what is asked for
     return Report(
         num_steps=session.num_steps,
         full_steps=list(session.full_steps),
@@ -202,9 +203,9 @@ def _report(
         total_s=done - arrived,
         seed=request.seed,
         engine=engine,
-        height=request.height,
-        width=request.width,
-        num_frames=request.num_frames,
+        height=height,
+        width=width,
+        num_frames=num_frames,
         fps=request.fps,
     )
 

@@ -11,7 +11,13 @@ import torch
 from plugin.engines.build import optimized_onnx
 from plugin.families.base import BlockInputs, Family
 
-_ONNX_TYPES = {torch.float32: 1, torch.float16: 10, torch.bfloat16: 16}  # onnx.TensorProto.DataType
+_ONNX_TYPES = {  # onnx.TensorProto.DataType
+    torch.float32: 1,
+    torch.int64: 7,
+    torch.bool: 9,
+    torch.float16: 10,
+    torch.bfloat16: 16,
+}
 
 
 class OnnxRuntimeEngine:
@@ -58,6 +64,9 @@ def session_options(threads: int | None, *, optimize: bool) -> onnxruntime.Sessi
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or 0
+    # Threads that spin while they wait take the cores from the other requests' forecast steps: without it one request
+    # alone is a fifth slower on two cores, and two at once are twice as fast.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; its warnings are about graph clean-up
     return options
 

@@ -9,7 +9,11 @@ from torch import nn
 from plugin.families.base import Family
 
 FAMILY_OF_TRANSFORMER = {
+    "DiTTransformer2DModel": ("plugin.families.dit", "DiTFamily"),
     "FluxTransformer2DModel": ("plugin.families.flux", "FluxFamily"),
+    "HiDreamImageTransformer2DModel": ("plugin.families.hidream", "HiDreamFamily"),
+    "HunyuanVideoTransformer3DModel": ("plugin.families.hunyuan_video", "HunyuanVideoFamily"),
+    "WanTransformer3DModel": ("plugin.families.wan", "WanFamily"),
 }
 
 
@@ -19,9 +23,17 @@ def family_of(transformer: nn.Module) -> Family:
     Raises:
         TypeError: no family serves this class; the message lists those that are served.
     """
-    name = type(transformer).__name__
-    if name not in FAMILY_OF_TRANSFORMER:
+    return family_class(type(transformer).__name__)(transformer)
+
+
+def family_class(transformer: str) -> type[Family]:
+    """The family of a diffusers class of transformers, by the class's name.
+
+    Raises:
+        TypeError: as `family_of`.
+    """
+    if transformer not in FAMILY_OF_TRANSFORMER:
         known = ", ".join(FAMILY_OF_TRANSFORMER)
-        raise TypeError(f"transformer is a {name}, must be one of: {known}")
-    module, family = FAMILY_OF_TRANSFORMER[name]
-    return getattr(import_module(module), family)(transformer)
+        raise TypeError(f"transformer is a {transformer}, must be one of: {known}")
+    module, family = FAMILY_OF_TRANSFORMER[transformer]
+    return getattr(import_module(module), family)

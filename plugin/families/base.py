@@ -96,6 +96,25 @@ class Family(ABC):
         """
 
     @classmethod
+    def guidance_branches(cls, request: GenerationRequest) -> int:
+        """Guidance branches of a request, in one call of the transformer or in calls of their own."""
+        return 2 if request.guidance_scale > 1 else 1
+
+    @classmethod
+    def latent_size(
+        cls, config: Mapping[str, Any], request: GenerationRequest, compression: tuple[int, int]
+    ) -> tuple[int, int, int]:
+        """(frames, height, width) of the latents that the pipeline makes for a request.
+
+        Args:
+            config: the transformer's configuration.
+            request: the request.
+            compression: of the autoencoder, in time and in space.
+        """
+        time, space = compression
+        return (request.num_frames - 1) // time + 1, request.height // space, request.width // space
+
+    @classmethod
     @abstractmethod
     def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:
         """(tokens, width) of the cached feature of one guidance branch of one picture or video.

@@ -154,6 +154,11 @@ class FluxFamily(Family):
         return unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
 
     @classmethod
+    def guidance_branches(cls, request: GenerationRequest) -> int:
+        """The distilled guidance needs no branch of its own."""
+        return 1 if request.negative_prompt is None else super().guidance_branches(request)
+
+    @classmethod
     def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:
         _, height, width = latent_size  # 2 x 2 latents make a token
         return (height // 2) * (width // 2), config["num_attention_heads"] * config["attention_head_dim"]

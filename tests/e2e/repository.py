@@ -61,3 +61,16 @@ def _set_parameters(path: Path, **parameters: str) -> None:
         text, count = re.subn(rf'(key: "{name}" value: {{ string_value: )"[^"]*"', rf'\g<1>"{value}"', text)
         assert count == 1, name
     path.write_text(text)
+
+
+def write_pair(repository: Path, name: str, parameters: dict[str, str]) -> None:
+    """Writes the two models of a served pipeline with these parameters; plain calls go one at a time."""
+    for source, target in (("emoji", name), ("emoji_stream", f"{name}_stream")):
+        (repository / target / "1").mkdir(parents=True)
+        (repository / target / "1/model.py").write_text((SHIPPED / source / "1/model.py").read_text())
+        lines = [f'name: "{target}"', 'backend: "python"', "instance_group [ { kind: KIND_CPU, count: 1 } ]"]
+        if target != name:
+            lines += [
+                f'parameters {{ key: "{key}" value: {{ string_value: "{parameters[key]}" }} }}' for key in parameters
+            ]
+        (repository / target / "config.pbtxt").write_text("\n".join(lines))

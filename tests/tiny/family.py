@@ -32,7 +32,8 @@ class TinyFamily:
         make: from an empty folder for files of tokenizers and the dtype of all weights.
         arguments: of the pipeline's call, for a batch of one.
         batch: what makes the call one of two different prompts or labels.
-        sizes: at least three; arguments of the call. The first two have the same number of tokens.
+        sizes: at least three; arguments of the call. The first two have the same number of tokens. One, and empty,
+            where the transformer's configuration fixes the size.
         guidance: kinds of guidance by name, at least two.
         feature_module: the transformer's submodule whose first argument is the block stack's output.
         transformer: the component's name.

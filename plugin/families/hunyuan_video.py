@@ -1,0 +1,198 @@
+"""HunyuanVideo, text to video: whatever runs on diffusers' HunyuanVideoTransformer3DModel.
+
+Letters: B batch, F H W latent frames, height and width, I tokens of the video, T text tokens, D inner width, R rotary
+width (attention_head_dim).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from plugin.families.base import BlockInputs, Family, Inputs
+from plugin.request import GenerationRequest
+
+
+class HunyuanVideoBlockStack(nn.Module):
+    """The dual and single stream blocks of a HunyuanVideoTransformer3DModel, sharing its weights."""
+
+    transformer_blocks: nn.ModuleList
+    single_transformer_blocks: nn.ModuleList
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer_blocks = transformer.transformer_blocks
+        self.single_transformer_blocks = transformer.single_transformer_blocks
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        attention_mask: torch.Tensor,
+        rotary_cos: torch.Tensor,
+        rotary_sin: torch.Tensor,
+    ) -> torch.Tensor:
+        """The video's tokens after the last block.
+
+        Args:
+            hidden_states: (B, I, D) embedded tokens of the video.
+            encoder_hidden_states: (B, T, D) embedded text tokens.
+            temb: (B, D) timestep, guidance and pooled text embedding.
+            attention_mask: (B, 1, 1, I+T) bool, False for the text's padding.
+            rotary_cos: (I, R) float32, shared by the batch.
+            rotary_sin: (I, R) float32, shared by the batch.
+
+        Returns:
+            (B, I, D) in the dtype of the hidden states.
+        """
+        rotary = (rotary_cos, rotary_sin)
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            hidden_states, encoder_hidden_states = block(
+                hidden_states, encoder_hidden_states, temb, attention_mask, rotary
+            )
+        return hidden_states
+
+
+class HunyuanVideoFamily(Family):
+    """HunyuanVideo (structure of diffusers 0.42.0, models/transformers/transformer_hunyuan_video.py, guarded by the
+    parity tests).
+
+    Raises:
+        TypeError: the transformer is one of image to video that replaces the tokens of the first frame.
+    """
+
+    name = "hunyuan_video"
+    block_axes: ClassVar = {
+        "hidden_states": {0: "batch", 1: "video_tokens"},
+        "encoder_hidden_states": {0: "batch", 1: "text_tokens"},
+        "temb": {0: "batch"},
+        "attention_mask": {0: "batch", 3: "all_tokens"},
+        "rotary_cos": {0: "video_tokens"},
+        "rotary_sin": {0: "video_tokens"},
+    }
+    output_axes: ClassVar = {0: "batch", 1: "video_tokens"}
+
+    def __init__(self, transformer: nn.Module) -> None:
+        if transformer.config.image_condition_type == "token_replace":
+            raise TypeError("image_condition_type is 'token_replace', must be None or 'latent_concat'")
+        super().__init__(transformer)
+
+    def block_stack(self) -> nn.Module:
+        return HunyuanVideoBlockStack(self.transformer)
+
+    def example_inputs(self) -> BlockInputs:
+        config = self.transformer.config
+        batch, tokens, text_tokens = 2, 16, 8
+        width = config.num_attention_heads * config.attention_head_dim
+        weight = self.transformer.proj_out.weight
+        options = {"dtype": weight.dtype, "device": weight.device}
+        rotary = torch.ones(tokens, config.attention_head_dim, device=weight.device)
+        mask = torch.ones(batch, 1, 1, tokens + text_tokens, dtype=torch.bool, device=weight.device)
+        return {
+            "hidden_states": torch.randn(batch, tokens, width, **options),
+            "encoder_hidden_states": torch.randn(batch, text_tokens, width, **options),
+            "temb": torch.randn(batch, width, **options),
+            "attention_mask": mask,
+            "rotary_cos": rotary,
+            "rotary_sin": torch.zeros_like(rotary),
+        }
+
+    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(B, D): what HunyuanVideoConditionEmbedding computes, its step-independent parts only once."""
+        embed, pooled = self.transformer.time_text_embed, inputs["pooled_projections"]
+        if not constants:
+            constants["text"] = embed.text_embedder(pooled)  # (B, D)
+            if embed.guidance_embedder is not None:
+                guidance = embed.time_proj(inputs["guidance"]).to(dtype=pooled.dtype)
+                constants["guidance"] = embed.guidance_embedder(guidance)  # (B, D)
+        timestep = embed.timestep_embedder(embed.time_proj(inputs["timestep"]).to(dtype=pooled.dtype))  # (B, D)
+        if "guidance" in constants:
+            timestep = timestep + constants["guidance"]
+        return timestep + constants["text"]
+
+    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
+        """The text is refined anew at each full step: its refiner is modulated by the timestep."""
+        if inputs["attention_kwargs"]:
+            names = ", ".join(inputs["attention_kwargs"])
+            raise ValueError(f"attention_kwargs has {names}, must be empty: adapters are not served per request")
+        transformer, text_mask = self.transformer, inputs["encoder_attention_mask"]
+        rotary_cos, rotary_sin = transformer.rope(inputs["hidden_states"])  # (I, R)
+        hidden_states = transformer.x_embedder(inputs["hidden_states"])  # (B, I, D)
+        text = transformer.context_embedder(inputs["encoder_hidden_states"], inputs["timestep"], text_mask)
+        tokens = hidden_states.shape[1]
+        attended = tokens + text_mask.sum(dim=1, dtype=torch.int)  # (B,) the text's padding is at its end
+        positions = torch.arange(tokens + text.shape[1], device=hidden_states.device)
+        return {
+            "hidden_states": hidden_states,
+            "encoder_hidden_states": text,  # (B, T, D)
+            "temb": condition,
+            "attention_mask": (positions < attended[:, None])[:, None, None],  # (B, 1, 1, I+T)
+            "rotary_cos": rotary_cos,
+            "rotary_sin": rotary_sin,
+        }
+
+    def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """(B, C, F, H, W)."""
+        transformer = self.transformer
+        batch, _, *latent_size = inputs["hidden_states"].shape
+        patch = _patch(transformer.config)
+        patches = [size // side for size, side in zip(latent_size, patch, strict=True)]
+        output = transformer.proj_out(transformer.norm_out(features, condition))
+        output = output.reshape(batch, *patches, -1, *patch)  # (B, f, h, w, C, pf, ph, pw)
+        return output.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def branch_key(self, inputs: Inputs) -> torch.Tensor:
+        return inputs["encoder_hidden_states"]
+
+    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
+        """With a negative prompt, `guidance_scale` is that of classifier-free guidance between the two prompts, and the
+        embedded guidance is 1 (none): the two would multiply."""
+        arguments: dict[str, Any] = {
+            "prompt": request.prompt,
+            "guidance_scale": request.guidance_scale,
+            "height": request.height,
+            "width": request.width,
+            "num_frames": request.num_frames,
+        }
+        if request.negative_prompt is not None:
+            arguments |= {
+                "negative_prompt": request.negative_prompt,
+                "true_cfg_scale": request.guidance_scale,
+                "guidance_scale": 1.0,
+            }
+        if max_sequence_length is not None:
+            arguments["max_sequence_length"] = max_sequence_length
+        return arguments
+
+    def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return latents[:1, :, :1] / pipe.vae.config.scaling_factor
+
+    @classmethod
+    def guidance_branches(cls, request: GenerationRequest) -> int:
+        """The embedded guidance needs no branch of its own."""
+        return 1 if request.negative_prompt is None else super().guidance_branches(request)
+
+    @classmethod
+    def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:
+        tokens = math.prod(size // side for size, side in zip(latent_size, _patch(config), strict=True))
+        return tokens, config["num_attention_heads"] * config["attention_head_dim"]
+
+    @classmethod
+    def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        rows = 2 * config["num_layers"] + config["num_single_layers"]  # attention and feed-forward, or both at once
+        return rows * (tokens + text_tokens) * width
+
+    def release_blocks(self) -> None:
+        self.transformer.transformer_blocks = nn.ModuleList()
+        self.transformer.single_transformer_blocks = nn.ModuleList()
+
+
+def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(frames, height, width) of a token, in latents."""
+    return config["patch_size_t"], config["patch_size"], config["patch_size"]

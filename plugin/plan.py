@@ -1,0 +1,137 @@
+"""What a request costs, told from shapes before anything is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from plugin.config import ModelConfig
+from plugin.families import family_class
+from plugin.published import PUBLISHED, Architecture, defaults_of
+from plugin.request import GenerationRequest
+
+_PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # what DiT's own folders still name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request costs.
+
+    Attributes:
+        num_steps: denoising steps.
+        full_steps: the indices of the full ones. With max_error they are the fewest, and a second expert adds its
+            first step.
+        branches: guidance branches.
+        anchors: that each branch keeps; 0 with the cache off.
+        tokens, width: of the cached feature of one branch, (tokens, width).
+        anchor_bytes: of one anchor of one branch.
+        module_anchor_bytes: of the same anchor if every module were cached, as TaylorSeer's own code does.
+    """
+
+    num_steps: int
+    full_steps: tuple[int, ...]
+    branches: int
+    anchors: int
+    tokens: int
+    width: int
+    anchor_bytes: int
+    module_anchor_bytes: int
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of all anchors, which is what the request's cache holds from its first step to its last."""
+        return self.branches * self.anchors * self.anchor_bytes
+
+    @property
+    def module_cache_bytes(self) -> int:
+        """Of all anchors if every module were cached."""
+        return self.branches * self.anchors * self.module_anchor_bytes
+
+    @property
+    def speed_up_bound(self) -> float:
+        """Steps over full steps: what the denoising gains at most, as if forecast steps took no time."""
+        return self.num_steps / len(self.full_steps)
+
+
+def plan_request(config: ModelConfig, architecture: Architecture, request: GenerationRequest) -> Plan:
+    """The plan of a request.
+
+    Args:
+        config: the model's settings.
+        architecture: of its pipeline, as `architecture_of` reads it.
+        request: the valid request.
+
+    Raises:
+        TypeError: the transformer's class is not served.
+    """
+    family, options = family_class(architecture.transformer), architecture.config
+    latent_size = family.latent_size(options, request, architecture.compression)
+    tokens, width = family.feature_shape(options, latent_size)
+    text_tokens = config.max_sequence_length or architecture.text_tokens
+    dtype = dict(config.source.component_dtypes).get("transformer", config.source.dtype)
+    element_bytes = getattr(torch, dtype).itemsize
+    return Plan(
+        num_steps=request.num_inference_steps,
+        full_steps=request.cache.full_steps(request.num_inference_steps),
+        branches=family.guidance_branches(request),
+        anchors=request.cache.order + 1 if request.cache.enabled else 0,
+        tokens=tokens,
+        width=width,
+        anchor_bytes=tokens * width * element_bytes,
+        module_anchor_bytes=family.module_features(options, tokens, text_tokens) * element_bytes,
+    )
+
+
+def architecture_of(pipeline: str) -> Architecture:
+    """The architecture of a pipeline, without its weights.
+
+    Args:
+        pipeline: a folder that diffusers saved, or a hub id in `plugin.published.PUBLISHED`.
+
+    Raises:
+        OSError: the folder lacks a configuration.
+        ValueError: a hub id whose numbers are not known here.
+    """
+    folder = Path(pipeline)
+    if not folder.is_absolute() and not folder.is_dir():
+        if pipeline not in PUBLISHED:
+            raise ValueError(f"pipeline is {pipeline}, must be a folder or one of: {', '.join(PUBLISHED)}")
+        return PUBLISHED[pipeline]
+    transformer = _read(folder / "transformer" / "config.json")
+    class_name = transformer["_class_name"]
+    return Architecture(
+        _PREDECESSORS.get(class_name, class_name),
+        {name: value for name, value in transformer.items() if name[0] != "_"},
+        _compression(_read(folder / "vae" / "config.json")),
+        _text_tokens(_read(folder / "model_index.json")["_class_name"]),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, must be as diffusers saved it")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _compression(vae: dict[str, Any]) -> tuple[int, int]:
+    """In time and in space; the classes of autoencoders name it in different ways."""
+    vae = {**defaults_of(vae["_class_name"]), **vae}
+    for time, space in (
+        ("temporal_compression_ratio", "spatial_compression_ratio"),
+        ("scale_factor_temporal", "scale_factor_spatial"),
+    ):
+        if space in vae:
+            return vae[time], vae[space]
+    return 1, 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def _text_tokens(pipeline_class: str) -> int:
+    """The pipeline's default; 0 where it takes no text."""
+    arguments = inspect.signature(getattr(diffusers, pipeline_class).__call__).parameters
+    return arguments["max_sequence_length"].default if "max_sequence_length" in arguments else 0

@@ -1,0 +1,113 @@
+"""Every family through a real Triton with its tiny pipeline, saved and loaded as a real one is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clients import Client, Generation, Progress
+from plugin.server import Server, ServerConfig, free_ports
+from taylorseer import full_steps
+from tests.e2e.repository import write_pair
+from tests.tiny import FAMILIES
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a tiny pipeline is served and asked.
+
+    Attributes:
+        parameters: of its config.pbtxt.
+        request: fields that ask for a picture or video.
+        shape: of the result.
+        calls: engine calls at a full step.
+    """
+
+    parameters: dict[str, str]
+    request: dict[str, Any]
+    shape: tuple[int, int, int, int]
+    calls: int = 1
+
+
+SERVED = {
+    "dit": Served(
+        {"takes_prompt": "false", "guidance_scale": "4.0", "min_size": "8", "size_multiple": "8"},
+        {"class_label": 207},
+        (1, 16, 16, 3),
+    ),
+    "hunyuan_video": Served(
+        {"max_frames": "17", "guidance_scale": "6.0"},
+        {"prompt": "a red apple", "height": 32, "width": 48, "num_frames": 5},
+        (5, 32, 48, 3),
+    ),
+    "wan": Served(
+        {"max_frames": "17", "guidance_scale": "5.0"},
+        {"prompt": "a red apple", "height": 32, "width": 48, "num_frames": 5},
+        (5, 32, 48, 3),
+        calls=2,
+    ),
+    "hidream": Served(
+        {"guidance_scale": "5.0", "max_sequence_length": "16"},
+        {"prompt": "a red apple", "height": 32, "width": 32},
+        (1, 128, 128, 3),  # the pipeline scales every request to its own area
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("families")
+    for name, served in SERVED.items():
+        pipeline = folder / f"{name}_pipeline"
+        FAMILIES[name].make(tmp_path_factory.mktemp(name), torch.float32).save_pretrained(pipeline)
+        parameters = {"pipeline": str(pipeline), "engine": "torch", "torch_threads": "1", "num_inference_steps": "10"}
+        write_pair(folder / "models", name, parameters | served.parameters)
+    config = ServerConfig(folder / "models", "127.0.0.1", *free_ports(3))
+    with Server(config, log=folder / "triton.log") as server:
+        yield server
+
+
+@pytest.fixture(params=SERVED)
+def served(request: pytest.FixtureRequest) -> Served:
+    return SERVED[request.param]
+
+
+@pytest.fixture
+def client(server: Server, request: pytest.FixtureRequest) -> Iterator[Client]:
+    with Client(server.grpc_url, request.node.callspec.params["served"]) as client:
+        yield client
+
+
+def test_a_plain_call_gives_a_picture_or_video_of_the_right_full_steps(client, served):
+    result = client.generate(**served.request, seed=1, cache_interval=3, cache_warmup_steps=2)
+    assert result.image.shape == served.shape
+    assert result.image.std() > 1, "random weights give noise, not one grey"
+    assert result.report["full_steps"] == list(full_steps(10, 3, 2))
+    assert result.report["engine_calls"] == served.calls * len(result.report["full_steps"])
+    assert result.report["cache_bytes"] > 0
+    assert [result.report[name] for name in ("num_frames", "height", "width")] == list(served.shape[:3])
+    again = client.generate(**served.request, seed=1, cache_interval=3, cache_warmup_steps=2)
+    assert np.array_equal(result.image, again.image)
+
+
+def test_a_stream_tells_progress_with_previews_then_the_result(client, served):
+    *updates, result = client.stream(**served.request, seed=1, preview=True, cache_interval=3)
+    assert isinstance(result, Generation)
+    assert result.image.shape == served.shape
+    assert all(isinstance(update, Progress) for update in updates)
+    assert {update.num_steps for update in updates} == {10}
+    previews = [update.preview for update in updates if update.preview is not None]
+    assert previews
+    assert {preview.shape for preview in previews} == {served.shape[1:]}
+
+
+def test_a_cancelled_request_ends_and_the_next_is_served(client, served):
+    stream = client.stream(**served.request, num_inference_steps=900, cache_interval=1)
+    assert next(stream).num_steps == 900
+    stream.close()
+    assert client.generate(**served.request, num_inference_steps=2).image.shape == served.shape

@@ -1,0 +1,185 @@
+"""Plans: told from shapes, equal to what runs hold, with the published models' numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from plugin.cli import REPOSITORY
+from plugin.config import ModelConfig
+from plugin.generation import generate
+from plugin.pipeline import PipelineHost
+from plugin.plan import Plan, architecture_of, plan_request
+from plugin.published import PUBLISHED
+from taylorseer import CacheConfig
+from tests.plugin.test_cli import run
+from tests.tiny import FAMILIES
+
+MIB, GIB = 2**20, 2**30
+
+
+def plan_of(model: str, **changes: Any) -> Plan:
+    """The plan of a shipped model's default request, with changes."""
+    config = ModelConfig.from_folder(REPOSITORY / f"{model}_stream")
+    return plan_request(config, architecture_of(config.source.pipeline), replace(config.defaults, **changes))
+
+
+# Against runs
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cache"),
+    [("float32", CacheConfig(3, 2, 1)), ("bfloat16", CacheConfig(5, 0, 0)), ("float32", CacheConfig(1))],
+    ids=["N3 O2", "reuse in bfloat16", "off"],
+)
+@pytest.mark.parametrize(
+    "guidance",
+    [{"guidance_scale": 1.0}, {"guidance_scale": 4.0}, {"guidance_scale": 4.0, "negative_prompt": "ugly"}],
+    ids=["none", "guided", "negative prompt"],
+)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_plan_is_what_a_run_holds_and_does(tmp_path: Path, name, dtype, guidance, cache):
+    family = FAMILIES[name]
+    pipe = family.make(tmp_path, getattr(torch, dtype))
+    pipe.save_pretrained(tmp_path / "pipeline")
+    parameters = {"pipeline": str(tmp_path / "pipeline"), "dtype": dtype, "max_sequence_length": "16"}
+    config = ModelConfig.from_parameters(parameters, tmp_path)
+    subject = {"class_label": 3} if name == "dit" else {"prompt": "a red apple"}
+    size = {"height": 16, "width": 16, **family.sizes[-1]}
+    request = replace(config.defaults, num_inference_steps=7, cache=cache, **subject, **size, **guidance)
+    plan = plan_request(config, architecture_of(config.source.pipeline), request)
+    report = generate(PipelineHost(pipe), request, max_sequence_length=16).report
+    assert plan.cache_bytes == report.cache_bytes
+    assert plan.full_steps == tuple(report.full_steps)
+    assert (plan.cache_bytes > 0) == cache.enabled
+
+
+# Published models
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_flux_holds_one_output_where_every_module_takes_gigabytes(order):
+    plan = plan_of("flux_dev", cache=CacheConfig(6, order, 3))
+    assert (plan.tokens, plan.width, plan.branches) == (4096, 3072, 1)
+    assert plan.anchor_bytes == 24 * MIB
+    assert plan.cache_bytes == (order + 1) * 24 * MIB
+    assert plan.module_cache_bytes / GIB == pytest.approx((order + 1) * 2.0, rel=0.005)
+    assert (len(plan.full_steps), plan.speed_up_bound) == (10, 5.0)
+
+
+def test_videos_would_not_fit_with_every_module_cached():
+    hunyuan = plan_of("hunyuan_video")
+    assert (hunyuan.tokens, hunyuan.anchors, hunyuan.branches) == (33 * 45 * 80, 2, 1)
+    assert round(hunyuan.cache_bytes / GIB, 2) == 1.36
+    assert round(hunyuan.module_cache_bytes / GIB, 1) == 109.0
+    wan = plan_of("wan2_1_t2v", height=720, width=1280)
+    assert (wan.tokens, wan.anchors, wan.branches) == (21 * 45 * 80, 2, 2)
+    assert round(wan.cache_bytes / GIB, 2) == 2.88
+    assert int(wan.module_cache_bytes / GIB) == 346
+
+
+def test_dit_is_planned_at_its_own_size():
+    plan = plan_of("dit_xl_2_256", height=512)
+    assert (plan.tokens, plan.width, plan.branches, plan.anchors) == (256, 1152, 2, 5)
+    assert plan.module_anchor_bytes == 28 * 2 * plan.anchor_bytes
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_options_make_a_transformer_of_the_published_size(name):
+    architecture = PUBLISHED[name]
+    with torch.device("meta"):
+        transformer = getattr(diffusers, architecture.transformer)(**architecture.options)
+    parameters = transformer.num_parameters()
+    if name == "facebook/DiT-XL-2-256":  # the authors embed timestep and label once, diffusers in each of 28 blocks
+        embedding = transformer.transformer_blocks[0].norm1.emb
+        parameters -= 27 * sum(each.numel() for each in embedding.parameters())
+    assert parameters == pytest.approx(architecture.parameters, rel=0.03)
+    assert all(transformer.config[option] == value for option, value in architecture.config.items())
+
+
+@pytest.mark.parametrize(("parameters", "text_tokens"), [({}, 512), ({"max_sequence_length": "128"}, 128)])
+def test_dtype_and_text_tokens_are_the_models_own(tmp_path, parameters, text_tokens):
+    pipeline = "black-forest-labs/FLUX.1-dev"
+    parameters = {"pipeline": pipeline, "dtype": "float32", "component_dtypes": "transformer=bfloat16", **parameters}
+    config = ModelConfig.from_parameters(parameters, tmp_path)
+    plan = plan_request(config, architecture_of(pipeline), config.defaults)
+    assert plan.anchor_bytes == 24 * MIB
+    assert plan.module_anchor_bytes == (2 * 19 + 38) * (4096 + text_tokens) * 3072 * 2
+
+
+# Folders
+
+
+@pytest.mark.parametrize(
+    ("name", "compression", "text_tokens"),
+    [
+        ("dit", (1, 2), 0),
+        ("flux", (1, 2), 512),
+        ("wan", (4, 8), 512),
+        ("hunyuan_video", (4, 8), 256),
+        ("hidream", (1, 1), 128),
+    ],
+)
+def test_compression_and_text_tokens_are_read_from_a_folder(tmp_path, name, compression, text_tokens):
+    FAMILIES[name].make(tmp_path, torch.float32).save_pretrained(tmp_path)
+    architecture = architecture_of(str(tmp_path))
+    assert (architecture.compression, architecture.text_tokens) == (compression, text_tokens)
+
+
+def test_a_folder_that_names_the_predecessor_of_the_class_is_planned_as_it_is_loaded(tmp_path):
+    FAMILIES["dit"].make(tmp_path, torch.float32).save_pretrained(tmp_path)
+    path = tmp_path / "transformer/config.json"
+    path.write_text(path.read_text().replace("DiTTransformer2DModel", "Transformer2DModel"))
+    assert architecture_of(str(tmp_path)).transformer == "DiTTransformer2DModel"
+
+
+# What cannot be planned
+
+
+def test_a_hub_id_whose_numbers_are_unknown_is_refused_by_name():
+    with pytest.raises(ValueError, match="pipeline is nobody/unicorn, must be a folder or one of: black-forest-labs/"):
+        architecture_of("nobody/unicorn")
+
+
+def test_a_folder_without_configurations_is_refused_by_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"transformer/config.json is missing, must be as diffusers saved it"):
+        architecture_of(str(tmp_path))
+
+
+# The command
+
+
+def test_the_command_prints_the_plan_of_what_is_asked():
+    code, output = run("plan", "flux_dev")
+    assert code == 0
+    told = ["height 1024, width 1024", "10 of 50: 0, 1, 2, 8,", "5.00x", "4096 tokens x 3072"]
+    assert not [text for text in (*told, "72.0 MiB: 1 x 3 anchors of 24.0 MiB", "6.0 GiB") if text not in output]
+    options = ["--steps", 20, "--interval", 4, "--order", 1, "--warmup", 1, "--height", 512, "--width", 768]
+    code, output = run("plan", "flux_dev_stream", *options, "--negative-prompt", "ugly")
+    assert code == 0
+    told = ["height 512, width 768", "5 of 20: 0, 4, 8, 12, 16", "4.00x", "1536 tokens"]
+    assert not [text for text in (*told, "36.0 MiB: 2 x 2 anchors of 9.0 MiB") if text not in output]
+    assert "1 of 50: 0 " in run("plan", "wan2_1_t2v", "--preset", "paper", "--interval", 100, "--warmup", 0)[1]
+    assert "2 x 2 anchors" in run("plan", "wan2_1_t2v", "--num-frames", 5)[1]
+    assert "1 x 2 anchors" in run("plan", "wan2_1_t2v", "--num-frames", 5, "--guidance-scale", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["unicorn"], "unicorn_stream/config.pbtxt is missing, must be the model's configuration"),
+        (["flux_dev", "--order", 9], "error: cache_order is 9, must be"),
+        (["flux_dev", "--height", 1000], "error: height is 1000, must be a multiple of 16"),
+        (["flux_dev", "--num-frames", 5], "error: num_frames is 5, must be 1"),
+        (["flux_dev", "--preset", "fast"], "error: cache_preset is 'fast', must be one of: default, paper"),
+    ],
+)
+def test_the_command_refuses_what_the_server_would_refuse(arguments, sentence):
+    code, output = run("plan", *arguments)
+    assert code == 1
+    assert sentence in output
