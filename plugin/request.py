@@ -109,7 +109,10 @@ def parse_request(
     """
     reader = _Reader(values)
     prompt = reader.text("prompt", limits.max_prompt_bytes)
+    negative_prompt = reader.text("negative_prompt", limits.max_prompt_bytes)
     _check_subject(prompt, values.get("class_label"), limits)
+    if negative_prompt is not None and not limits.takes_prompt:
+        raise InvalidRequest("negative_prompt is given, must be left out: this model takes a class_label")
     response_format = reader.choice("response_format", tuple(each.value for each in ResponseFormat))
     size = {
         name: reader.multiple(name, getattr(defaults, name), limits.min_size, limits.max_size, limits.size_multiple)
@@ -117,7 +120,7 @@ def parse_request(
     }
     return GenerationRequest(
         prompt=prompt,
-        negative_prompt=reader.text("negative_prompt", limits.max_prompt_bytes),
+        negative_prompt=negative_prompt,
         class_label=reader.integer("class_label", None, 0, limits.num_classes - 1),
         seed=_given(reader.integer("seed", random_seed, 0, MAX_SEED)),
         num_inference_steps=_given(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -66,6 +68,20 @@ def test_built_engine_is_found_again(flux, engine_cache):
     modified = path.stat().st_mtime_ns
     assert optimized_onnx(family, engine_cache) == path
     assert path.stat().st_mtime_ns == modified
+
+
+def test_weights_are_kept_beside_the_graph_whatever_their_size(flux, engine_cache):
+    """A graph with its weights inside may not exceed 2 GB, so every weight of 1 kB and more is left outside."""
+    path = optimized_onnx(family_of(flux.transformer), engine_cache)
+    weights = onnx.load(str(path), load_external_data=False).graph.initializer
+    large = [weight for weight in weights if math.prod(weight.dims) * 4 >= 1024]
+    assert len(large) > 20
+    assert all(weight.data_location == onnx.TensorProto.EXTERNAL for weight in large)
+    blocks = (
+        *flux.transformer.transformer_blocks.parameters(),
+        *flux.transformer.single_transformer_blocks.parameters(),
+    )
+    assert path.with_suffix(".bin").stat().st_size > 0.8 * sum(weight.nbytes for weight in blocks)
 
 
 def test_key_changes_with_weights_and_architecture(make_flux):

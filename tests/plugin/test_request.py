@@ -86,6 +86,7 @@ def test_models_of_a_class_label_take_no_prompt():
         ({}, "class_label is missing, must be from 0 to 9"),
         ({"class_label": 10}, "class_label is 10, must be from 0 to 9"),
         ({"prompt": b"a cat"}, "prompt is given, must be left out: this model takes a class_label"),
+        ({"class_label": 3, "negative_prompt": b"x"}, "negative_prompt is given, must be left out: this model takes"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             parse_request(values, CONFIG.defaults, limits, 0)
