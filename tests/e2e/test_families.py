@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
 
-from clients import Client, Generation, Progress
+from clients import Client, Generation, InvalidArgument, Progress
 from plugin.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
 from tests.e2e.repository import write_pair
@@ -111,3 +115,25 @@ def test_a_cancelled_request_ends_and_the_next_is_served(client, served):
     assert next(stream).num_steps == 900
     stream.close()
     assert client.generate(**served.request, num_inference_steps=2).image.shape == served.shape
+
+
+def test_a_video_travels_as_mp4_in_base64(server):
+    body = {**SERVED["wan"].request, "num_inference_steps": 2, "response_format": "b64_json"}
+    url = f"http://{server.http_url}/v2/models/wan/generate"
+    with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=60) as answer:
+        video = base64.b64decode(json.loads(answer.read())["b64_json"])
+    assert imageio.imread(video, plugin="pyav").shape == SERVED["wan"].shape
+    assert imageio.immeta(video, plugin="pyav")["fps"] == 16
+
+
+def test_models_of_classes_and_of_videos_name_their_own_fields_and_ranges(server):
+    cases = [
+        ("dit", {"prompt": "a dog"}, "prompt is given, must be left out: this model takes a class_label"),
+        ("dit", {}, "class_label is missing, must be from 0 to 999"),
+        ("dit", {"class_label": 1000}, "class_label is 1000, must be from 0 to 999"),
+        ("wan", {"prompt": "a dog", "num_frames": 6}, r"num_frames is 6, must be 1 \+ a multiple of 4 from 1 to 17"),
+        ("wan", {"prompt": "a dog", "class_label": 1}, "class_label is 1 beside a prompt, must be left out"),
+    ]
+    for model, fields, message in cases:
+        with Client(server.grpc_url, model) as client, pytest.raises(InvalidArgument, match=message):
+            client.generate(**{"seed": 1, **fields})

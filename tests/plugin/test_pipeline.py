@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxImg2ImgPipeline, FluxPipeline
+from diffusers import FluxImg2ImgPipeline, FluxKontextPipeline, FluxPipeline
 
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.pipeline_source import PipelineSource
@@ -57,6 +57,16 @@ def test_image_to_image_is_bit_for_bit_the_plain_pipeline(flux, host, guidance, 
     pipe = host.pipeline_for(OFF, pipeline_class=FluxImg2ImgPipeline)
     assert torch.equal(latents(pipe, **arguments), latents(plain, **arguments))
     assert pipe.transformer.session.num_steps == int(10 * strength)
+
+
+def test_kontext_is_bit_for_bit_the_plain_pipeline(flux, host):
+    """Its reference picture's tokens stand behind those of the latents."""
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    plain = FluxKontextPipeline(**flux.components)
+    plain.set_progress_bar_config(disable=True)
+    arguments = {"image": picture, "max_area": 32 * 32, "_auto_resize": False}
+    pipe = host.pipeline_for(OFF, pipeline_class=FluxKontextPipeline)
+    assert torch.equal(latents(pipe, **arguments), latents(plain, **arguments))
 
 
 def test_image_to_image_caches_each_branch_though_it_opens_no_context(host):
@@ -206,7 +216,7 @@ def test_what_is_not_served_is_refused_by_name(make_flux):
 
 def test_a_transformer_of_no_family_is_refused(flux):
     pipe = FluxPipeline(**{**flux.components, "transformer": None})
-    with pytest.raises(TypeError, match="transformer is a NoneType, must be one of: FluxTransformer2DModel"):
+    with pytest.raises(TypeError, match="transformer is a NoneType, must be one of: DiTTransformer2DModel, Flux"):
         PipelineHost(pipe)
 
 

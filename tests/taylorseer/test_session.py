@@ -119,3 +119,21 @@ def test_with_max_error_the_interval_counts_from_a_full_step_that_cleared_anchor
             session.forecast(step, "cond")
     # At step 6 the audit is bad and the interval becomes 3: next would be 9, but step 8 is forced, so 11.
     assert [step for step, kind in enumerate(kinds) if kind is StepKind.FULL] == [0, 6, 8, 11]
+
+
+def test_a_branch_left_out_at_some_steps_forecasts_from_the_steps_of_its_own_anchors():
+    """Guidance switched off for steps 6 to 12. Features are linear in the step, so order 1 is exact from two anchors."""
+    session = CacheSession(CacheConfig(interval=4, order=1, warmup_steps=1), 20)
+    slopes = {"cond": 1.0, "uncond": -3.0}
+    computed: dict[str, list[int]] = {"cond": [], "uncond": []}
+    for step in range(20):
+        for branch, slope in slopes.items():
+            if branch == "uncond" and 6 <= step <= 12:
+                continue
+            feature = torch.full((4,), slope * step)
+            if session.kind(step, branch) is StepKind.FULL:
+                session.write(step, branch, feature)
+                computed[branch].append(step)
+            elif step > 4:
+                torch.testing.assert_close(session.forecast(step, branch), feature)
+    assert computed == {"cond": [0, 4, 8, 12, 16], "uncond": [0, 4, 16]}
