@@ -122,7 +122,7 @@ def test_with_max_error_the_interval_counts_from_a_full_step_that_cleared_anchor
 
 
 def test_a_branch_left_out_at_some_steps_forecasts_from_the_steps_of_its_own_anchors():
-    """Guidance switched off for steps 6 to 12. Features are linear in the step, so order 1 is exact from two anchors."""
+    """Guidance switched off for steps 6 to 12. Linear features, so that order 1 is exact from two anchors."""
     session = CacheSession(CacheConfig(interval=4, order=1, warmup_steps=1), 20)
     slopes = {"cond": 1.0, "uncond": -3.0}
     computed: dict[str, list[int]] = {"cond": [], "uncond": []}
