@@ -80,9 +80,17 @@ class Family(ABC):
     def branch_key(self, inputs: Inputs) -> torch.Tensor:
         """The argument whose identity tells guidance branches apart in pipelines that open no cache context."""
 
-    @abstractmethod
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
-        """The arguments of the pipeline's call that express a request, but for what is the same in every family."""
+        """The arguments of the pipeline's call that express a request, but for what is the same in every family: here
+        those of pictures from a prompt, with classifier-free guidance."""
+        arguments = {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "guidance_scale": request.guidance_scale,
+            "height": request.height,
+            "width": request.width,
+        }
+        return arguments if max_sequence_length is None else arguments | {"max_sequence_length": max_sequence_length}
 
     @abstractmethod
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -133,3 +141,21 @@ class Family(ABC):
     @abstractmethod
     def release_blocks(self) -> None:
         """Drops the blocks' weights from the shared module, once an engine holds its own copy of them."""
+
+
+class EmbeddedGuidanceFamily(Family):
+    """A family whose guidance scale is an input of the transformer.
+
+    With a negative prompt `guidance_scale` is that of classifier-free guidance between the two prompts, and the
+    embedded guidance is 1 (none): the two would multiply.
+    """
+
+    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
+        arguments = super().call_arguments(request, max_sequence_length)
+        if request.negative_prompt is None:
+            return arguments
+        return arguments | {"true_cfg_scale": request.guidance_scale, "guidance_scale": 1.0}
+
+    @classmethod
+    def guidance_branches(cls, request: GenerationRequest) -> int:
+        return 1 if request.negative_prompt is None else super().guidance_branches(request)

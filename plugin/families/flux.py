@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Family, Inputs
-from plugin.request import GenerationRequest
+from plugin.families.base import BlockInputs, EmbeddedGuidanceFamily, Inputs
 
 _NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
 
@@ -59,7 +58,7 @@ class FluxBlockStack(nn.Module):
         return hidden_states
 
 
-class FluxFamily(Family):
+class FluxFamily(EmbeddedGuidanceFamily):
     """FLUX.1 (structure of diffusers 0.42.0, models/transformers/transformer_flux.py, guarded by the parity tests)."""
 
     name = "flux"
@@ -128,35 +127,11 @@ class FluxFamily(Family):
     def branch_key(self, inputs: Inputs) -> torch.Tensor:
         return inputs["encoder_hidden_states"]
 
-    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
-        """With a negative prompt, `guidance_scale` is that of classifier-free guidance between the two prompts, and the
-        distilled guidance is 1 (none): the two would multiply."""
-        arguments: dict[str, Any] = {
-            "prompt": request.prompt,
-            "guidance_scale": request.guidance_scale,
-            "height": request.height,
-            "width": request.width,
-        }
-        if request.negative_prompt is not None:
-            arguments |= {
-                "negative_prompt": request.negative_prompt,
-                "true_cfg_scale": request.guidance_scale,
-                "guidance_scale": 1.0,
-            }
-        if max_sequence_length is not None:
-            arguments["max_sequence_length"] = max_sequence_length
-        return arguments
-
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         side = 2 * pipe.vae_scale_factor  # pixels of a token
         own = latents[:1, : (height // side) * (width // side)]  # Kontext appends the tokens of its reference picture
         unpacked = pipe._unpack_latents(own, height, width, pipe.vae_scale_factor)  # (1, C, H, W)
         return unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
-
-    @classmethod
-    def guidance_branches(cls, request: GenerationRequest) -> int:
-        """The distilled guidance needs no branch of its own."""
-        return 1 if request.negative_prompt is None else super().guidance_branches(request)
 
     @classmethod
     def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:

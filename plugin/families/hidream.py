@@ -103,7 +103,10 @@ class HiDreamBlockStack(nn.Module):
 
 class HiDreamFamily(Family):
     """HiDream-I1 (structure of diffusers 0.42.0, models/transformers/transformer_hidream_image.py, guarded by the
-    parity tests)."""
+    parity tests).
+
+    The pipeline keeps the ratio of height and width, and scales both to the area that it is made for.
+    """
 
     name = "hidream"
     block_axes: ClassVar = {
@@ -184,19 +187,6 @@ class HiDreamFamily(Family):
 
     def branch_key(self, inputs: Inputs) -> torch.Tensor:
         return inputs["encoder_hidden_states_t5"]
-
-    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
-        """The pipeline keeps the ratio of height and width, and scales both to the area that it is made for."""
-        arguments: dict[str, Any] = {
-            "prompt": request.prompt,
-            "negative_prompt": request.negative_prompt,
-            "guidance_scale": request.guidance_scale,
-            "height": request.height,
-            "width": request.width,
-        }
-        if max_sequence_length is not None:
-            arguments["max_sequence_length"] = max_sequence_length
-        return arguments
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return latents[:1] / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Family, Inputs
+from plugin.families.base import BlockInputs, EmbeddedGuidanceFamily, Inputs
 from plugin.request import GenerationRequest
 
 
@@ -58,7 +58,7 @@ class HunyuanVideoBlockStack(nn.Module):
         return hidden_states
 
 
-class HunyuanVideoFamily(Family):
+class HunyuanVideoFamily(EmbeddedGuidanceFamily):
     """HunyuanVideo (structure of diffusers 0.42.0, models/transformers/transformer_hunyuan_video.py, guarded by the
     parity tests).
 
@@ -150,32 +150,10 @@ class HunyuanVideoFamily(Family):
         return inputs["encoder_hidden_states"]
 
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
-        """With a negative prompt, `guidance_scale` is that of classifier-free guidance between the two prompts, and the
-        embedded guidance is 1 (none): the two would multiply."""
-        arguments: dict[str, Any] = {
-            "prompt": request.prompt,
-            "guidance_scale": request.guidance_scale,
-            "height": request.height,
-            "width": request.width,
-            "num_frames": request.num_frames,
-        }
-        if request.negative_prompt is not None:
-            arguments |= {
-                "negative_prompt": request.negative_prompt,
-                "true_cfg_scale": request.guidance_scale,
-                "guidance_scale": 1.0,
-            }
-        if max_sequence_length is not None:
-            arguments["max_sequence_length"] = max_sequence_length
-        return arguments
+        return super().call_arguments(request, max_sequence_length) | {"num_frames": request.num_frames}
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return latents[:1, :, :1] / pipe.vae.config.scaling_factor
-
-    @classmethod
-    def guidance_branches(cls, request: GenerationRequest) -> int:
-        """The embedded guidance needs no branch of its own."""
-        return 1 if request.negative_prompt is None else super().guidance_branches(request)
 
     @classmethod
     def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:

@@ -140,17 +140,7 @@ class WanFamily(Family):
 
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
         """Both experts of Wan2.2 get the request's guidance scale."""
-        arguments: dict[str, Any] = {
-            "prompt": request.prompt,
-            "negative_prompt": request.negative_prompt,
-            "guidance_scale": request.guidance_scale,
-            "height": request.height,
-            "width": request.width,
-            "num_frames": request.num_frames,
-        }
-        if max_sequence_length is not None:
-            arguments["max_sequence_length"] = max_sequence_length
-        return arguments
+        return super().call_arguments(request, max_sequence_length) | {"num_frames": request.num_frames}
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         config = pipe.vae.config
