@@ -12,7 +12,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-_PACKAGES = ("torch", "diffusers", "transformers", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt-rtx",
+    "numpy",
+    "tritonclient",
+    "nvidia-pytriton",
+)
 
 
 def describe() -> dict[str, Any]:
@@ -24,6 +34,7 @@ def describe() -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "gpu": _gpu(),
         },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     }
@@ -42,6 +53,26 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor()
+
+
+def _gpu() -> dict[str, Any] | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "architecture": f"SM{properties.major}{properties.minor}",
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "cuda": torch.version.cuda,
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str | None:
+    path = Path("/proc/driver/nvidia/version")
+    return path.read_text(encoding="utf-8").splitlines()[0] if path.is_file() else None
 
 
 def _version(package: str) -> str | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from plugin.engines.tensorrt_build import BuiltEngine, Profile
     from plugin.plan import Plan
 
 app = typer.Typer(
@@ -138,20 +141,73 @@ def generate(
 def build(
     model: Annotated[str, typer.Argument(help="A model of the repository.")],
     model_repository: Annotated[Path, typer.Option(help="Folder of models.")] = REPOSITORY,
+    engine: Annotated[
+        str | None, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx. Default: the model's.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="bf16, fp16 or fp32, for TensorRT. Default: the model's dtype.")
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="MIN,OPT,MAX", help="Rows of one engine call. Default: those of one request."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW,…", help="Pixels, an optimization profile for each. Default: the model's."),
+    ] = None,
+    num_frames: Annotated[
+        str | None, typer.Option(metavar="N,…", help="Frames of videos, each with each size. Default: the model's.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="SM…", help="GPUs that TensorRT-RTX compiles for, as SM89,SM120. Default: the one here."),
+    ] = None,
+    workspace: Annotated[float | None, typer.Option(help="GiB of scratch that the engine may plan with.")] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Let weights be exchanged later.")] = False,
+    weight_streaming: Annotated[
+        bool, typer.Option("--weight-streaming", help="Let weights stay in host memory.")
+    ] = False,
 ) -> None:
     """Builds a model's engine ahead of serving it."""
-    from plugin.engines.build import build_model
-    from plugin.repository import InvalidConfig
+    from plugin.compile import BuildRequest, build_model
+    from plugin.engines.base import EngineError
+    from plugin.repository import InvalidConfig, variable
 
+    _quieten_libraries()
     folder = model_repository.resolve() / f"{model.removesuffix('_stream')}_stream"
+    bar = _BuildBar()
     try:
-        with console.status("") as status:
-            paths = build_model(folder, lambda stage: status.update(escape(stage)))
-    except (InvalidConfig, OSError, ValueError, TypeError) as error:
+        request = BuildRequest(
+            engine=engine,
+            precision=precision,
+            batch=_batch(batch),
+            sizes=tuple(_size(each) for each in _parts(size)),
+            num_frames=tuple(_integer("num-frames", each) for each in _parts(num_frames)),
+            targets=tuple(_parts(target)),
+            workspace_bytes=None if workspace is None else int(workspace * 2**30),
+            refit=refit,
+            weight_streaming=weight_streaming,
+        )
+        # In a thread of its own, so that Ctrl-C is heard while the compiler works.
+        with bar, ThreadPoolExecutor(1) as worker:
+            building = worker.submit(build_model, folder, request, bar)
+            try:
+                built = building.result()
+            except KeyboardInterrupt:
+                bar.cancelled = True
+                bar.console.print("ending at the next step of the build …")
+                raise
+    except KeyboardInterrupt:
+        _fail("cancelled")
+    except (InvalidConfig, EngineError, OSError, ValueError, TypeError) as error:
         _fail(error)
-    for path in paths:
-        _say(path)
-    if not paths:
+    for each in built:
+        _say(each.path)
+        if each.engine is not None:
+            Console().print(_engine_table(each.transformer, each.engine))
+            settings = [f"{variable(model, name)}={value} " for name, value in each.overrides.items()]
+            _say(f"serve it: {''.join(settings)}triton-taylorseer serve --model {model.removesuffix('_stream')}")
+    if not built:
         _say("the model's engine needs no build")
 
 
@@ -172,28 +228,25 @@ def plan(
 ) -> None:
     """Tells what a request will cost, without loading the model."""
     from plugin.config import ModelConfig
-    from plugin.plan import architecture_of, plan_request
+    from plugin.plan import architecture_of, example_request, plan_request
     from plugin.repository import InvalidConfig
-    from plugin.request import parse_request
 
     name = model.removesuffix("_stream")
     fields: dict[str, Any] = {
-        "negative_prompt": None if negative_prompt is None else negative_prompt.encode(),
+        "negative_prompt": negative_prompt,
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
         "height": height,
         "width": width,
         "num_frames": num_frames,
-        "cache_preset": None if preset is None else preset.encode(),
+        "cache_preset": preset,
         "cache_interval": interval,
         "cache_order": order,
         "cache_warmup_steps": warmup,
     }
-    given = {field: value for field, value in fields.items() if value is not None}
     try:
         config = ModelConfig.from_folder(model_repository.resolve() / f"{name}_stream")
-        subject = {"prompt": b"any"} if config.limits.takes_prompt else {"class_label": 0}
-        request = parse_request({**subject, **given}, config.defaults, config.limits, 0, config.presets)
+        request = example_request(config, **fields)
         architecture = architecture_of(config.source.pipeline)
         planned = plan_request(config, architecture, request)
     except (InvalidConfig, OSError, ValueError, TypeError) as error:
@@ -251,6 +304,106 @@ def _plan_table(title: str, plan: Plan) -> Table:
     ):
         table.add_row(*row)
     return table
+
+
+def _engine_table(transformer: str, engine: BuiltEngine) -> Table:
+    """What was built, with the device memory that the compiler planned."""
+
+    def shapes(profile: Profile) -> str:
+        smallest, largest = profile.smallest["hidden_states"], profile.largest["hidden_states"]
+        return f"{profile.size}, batch {smallest[0]} to {largest[0]}: {largest[1]} tokens x {largest[2]}"
+
+    def planned(nbytes: int | None) -> str:
+        return "not told" if nbytes is None else _binary(nbytes)
+
+    table = Table(title=f"{transformer}: {engine.flavour} {engine.version}", title_justify="left", show_header=False)
+    for row in (
+        ("for", ", ".join(engine.architectures)),
+        ("precision", engine.dtype),
+        ("sizes", "\n".join(map(shapes, engine.profiles))),
+        ("layers", str(engine.layers)),
+        ("engine", _binary(engine.engine_bytes)),
+        ("device memory", f"{planned(engine.weights_bytes)} weights, {planned(engine.activation_bytes)} scratch"),
+        ("built in", f"{engine.build_s:.1f} s"),
+    ):
+        table.add_row(*row)
+    return table
+
+
+def _quieten_libraries() -> None:
+    """Leaves the terminal to the progress bars: what these libraries say at the side helps nobody who builds."""
+    import logging
+    import warnings
+
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)
+
+
+def _parts(text: str | None) -> list[str]:
+    return text.split(",") if text else []
+
+
+def _integer(name: str, text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ValueError(f"{name} is {text!r}, must be an integer of at least 1")
+    return int(text)
+
+
+def _batch(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    parts = _parts(text)
+    if len(parts) != 3:
+        raise ValueError(f"batch is {text!r}, must be MIN,OPT,MAX")
+    smallest, usual, largest = (_integer("batch", part) for part in parts)
+    return smallest, usual, largest
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.split("x")
+    if len(parts) != 2:
+        raise ValueError(f"size is {text!r}, must be HEIGHTxWIDTH in pixels")
+    height, width = (_integer("size", part) for part in parts)
+    return height, width
+
+
+class _BuildBar(Progress):
+    """Stages of a build, and the outer phases of TensorRT's compiler within them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), console=console
+        )
+        self.cancelled = False
+        self._stage: TaskID | None = None
+        self._phases: dict[str, tuple[int, TaskID | None]] = {}  # depth, and a bar unless it is too deep inside
+
+    def stage(self, name: str) -> None:
+        if self.cancelled:
+            raise KeyboardInterrupt
+        if self._stage is not None:
+            self.update(self._stage, total=1, completed=1)
+        self._stage = self.add_task(name, total=None)
+
+    def phase_started(self, name: str, parent: str | None, steps: int) -> None:
+        depth = 0 if parent not in self._phases else self._phases[parent][0] + 1
+        self._phases[name] = depth, self.add_task("  " * depth + f"  {name}", total=steps) if depth < 2 else None
+
+    def step_done(self, name: str, step: int) -> bool:
+        _, task = self._phases.get(name, (0, None))
+        if task is not None:
+            self.update(task, completed=step + 1)
+        return not self.cancelled
+
+    def phase_ended(self, name: str) -> None:
+        _, task = self._phases.pop(name, (0, None))
+        if task is not None:
+            self.remove_task(task)
 
 
 def _binary(nbytes: int) -> str:

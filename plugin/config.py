@@ -10,9 +10,39 @@ from pathlib import Path
 from typing import Any
 
 from plugin.pipeline_source import PipelineSource
-from plugin.repository import InvalidConfig, overrides, read_parameters
+from plugin.repository import InvalidConfig, overrides, read_max_batch_size, read_parameters
 from plugin.request import GenerationRequest, Limits, ResponseFormat
 from taylorseer import CacheConfig
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """The model of the same repository that runs the block stack, with engine triton.
+
+    Attributes:
+        name: the model's name.
+        max_batch_size: as its config.pbtxt has it; 0 where it has no batch axis.
+    """
+
+    name: str
+    max_batch_size: int
+
+    @classmethod
+    def in_repository(cls, repository: Path, name: str) -> EngineModel:
+        """What is known of a model from its config.pbtxt; it need not be loaded.
+
+        Raises:
+            InvalidConfig: there is no such file, or it cannot be read.
+        """
+        path = repository / name / "config.pbtxt"
+        try:
+            return cls(name, read_max_batch_size(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise InvalidConfig(
+                f"parameter 'engine_model' is {name!r}, must be a model beside this one: {path}: {error.strerror}"
+            ) from None
+        except InvalidConfig as error:
+            raise InvalidConfig(f"parameter 'engine_model' is {name!r}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -22,6 +52,7 @@ class ModelConfig:
     Attributes:
         source: where the pipeline comes from, and in what form.
         engine: a name in `plugin.engines.ENGINES`.
+        engine_model: what engine triton calls; None with every other engine.
         torch_threads: threads of one torch operation on the CPU, at least 1; 0 for all cores.
         engine_threads: threads of one engine call on the CPU, at least 1; 0 for all cores.
         max_sequence_length: text tokens of the pipeline's text encoder, or None for the pipeline's own default.
@@ -35,6 +66,7 @@ class ModelConfig:
 
     source: PipelineSource
     engine: str
+    engine_model: EngineModel | None
     torch_threads: int
     engine_threads: int
     max_sequence_length: int | None
@@ -52,7 +84,7 @@ class ModelConfig:
         """The settings of a model from its parameters.
 
         Args:
-            parameters: config.pbtxt's parameters, name -> string.
+            parameters: config.pbtxt's parameters, name -> string; those of Triton's Python backend are passed over.
             model_dir: the model's folder; a pipeline that begins with "." is relative to it.
             environment: TAYLORSEER_<MODEL>_<PARAMETER>, in capitals, overrides a parameter, as
                 TAYLORSEER_FLUX_DEV_PIPELINE does the pipeline of flux_dev.
@@ -60,7 +92,8 @@ class ModelConfig:
         Raises:
             InvalidConfig: an unknown name, a missing pipeline, or a value that cannot be read.
         """
-        parameters = {**parameters, **overrides(model_dir.name, _PARAMETERS, environment or {})}
+        own = {name: text for name, text in parameters.items() if name not in _BACKEND_PARAMETERS}
+        parameters = {**own, **overrides(model_dir.name, _PARAMETERS, environment or {})}
         preset_texts = {
             name.removeprefix(_PRESET): parameters.pop(name) for name in [*parameters] if name.startswith(_PRESET)
         }
@@ -77,6 +110,7 @@ class ModelConfig:
         for name in ("pipeline", "lora"):
             if (read[name] or "").startswith("."):
                 read[name] = str((model_dir / read[name]).resolve())
+        read["engine_model"] = _engine_model(read["engine"], read["engine_model"], model_dir.parent)
         presets = {name: _parse_preset(name, text) for name, text in preset_texts.items()}
         return cls._from_values(read, presets)
 
@@ -168,12 +202,14 @@ def _number(text: str) -> float:
 
 
 _dtype = _choice("float32", "bfloat16", "float16")
+_BACKEND_PARAMETERS = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
 _PRESET = "cache_preset_"  # what follows is the preset's name
 
 # name: (how its text is read, the default)
 _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "pipeline": (str, None),
     "engine": (str, "onnxruntime"),
+    "engine_model": (str, None),
     "dtype": (_dtype, "float32"),
     "component_dtypes": (_dtype_pairs, ()),
     "components": (_pairs, ()),
@@ -224,6 +260,16 @@ def _parse_preset(name: str, text: str) -> CacheConfig:
         return CacheConfig(**settings)
     except ValueError as error:
         raise InvalidConfig(f"parameter '{_PRESET}{name}' is {text!r}: {error}") from None
+
+
+def _engine_model(engine: str, name: str | None, repository: Path) -> EngineModel | None:
+    if engine != "triton":
+        if name is not None:
+            raise InvalidConfig(f"parameter 'engine_model' is {name!r}, must be left out with engine {engine}")
+        return None
+    if not name:
+        raise InvalidConfig("parameter 'engine_model' is missing, must be the model that engine triton calls")
+    return EngineModel.in_repository(repository, name)
 
 
 def _parse(name: str, text: str) -> Any:

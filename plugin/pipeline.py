@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from transformers import AutoTokenizer
 
 from plugin.engines import make_engine
+from plugin.engines.base import Engine, no_gpu
 from plugin.families import family_of
 from plugin.families.base import Family
 from plugin.pipeline_source import PipelineSource
@@ -29,7 +30,7 @@ class PipelineHost:
 
     Args:
         pipe: a loaded diffusers pipeline with a transformer of a served family.
-        engine: a name in `plugin.engines.ENGINES`.
+        engine: a name in `plugin.engines.ENGINES`, or what makes a transformer's engine from its family.
         cache_dir: where compiled engines are kept; None for `plugin.cache_dir.default_cache_dir()`.
         engine_threads: threads of one engine call on a CPU, at least 1; None for all cores.
         release_blocks: drop the torch blocks once the engine holds its own copy of their weights. `pipe` itself cannot
@@ -47,7 +48,7 @@ class PipelineHost:
     def __init__(
         self,
         pipe: DiffusionPipeline,
-        engine: str = "torch",
+        engine: str | Callable[[Family], Engine] = "torch",
         *,
         cache_dir: Path | None = None,
         engine_threads: int | None = None,
@@ -55,7 +56,8 @@ class PipelineHost:
     ) -> None:
         self.families = {name: family_of(getattr(pipe, name)) for name in denoisers(pipe)}
         self.engines = {
-            name: make_engine(engine, family, cache_dir, engine_threads) for name, family in self.families.items()
+            name: engine(family) if callable(engine) else make_engine(engine, family, cache_dir, engine_threads)
+            for name, family in self.families.items()
         }
         if release_blocks:
             for family in self.families.values():
@@ -114,13 +116,19 @@ class PipelineHost:
         return self._variants[pipeline_class]
 
 
-def load_pipeline(source: PipelineSource) -> DiffusionPipeline:
+def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> DiffusionPipeline:
     """Loads a pipeline by `from_pretrained`, with LoRA weights fused in where the source names some.
+
+    Args:
+        source: what to load.
+        denoisers_only: leave encoders and autoencoder out, where only the transformers are wanted.
 
     Raises:
         OSError: the pipeline, a component or the LoRA cannot be had; the message says which and what helps.
-        ValueError: a component is not part of the pipeline's class.
+        ValueError: a component is not part of the pipeline's class, or the device is a GPU that torch does not have.
     """
+    if source.device.startswith("cuda") and (missing := no_gpu()):
+        raise ValueError(f"device is {source.device}, and {missing}, or set device to cpu")
     path = Path(source.pipeline)
     if path.is_absolute() and not (path / "model_index.json").is_file():
         raise FileNotFoundError(
@@ -128,8 +136,10 @@ def load_pipeline(source: PipelineSource) -> DiffusionPipeline:
         )
     default = getattr(torch, source.dtype)
     dtypes = {name: getattr(torch, dtype) for name, dtype in source.component_dtypes}
-    components = {}
-    if source.components:
+    components: dict[str, Any] = {}
+    if denoisers_only:
+        components = dict.fromkeys(_other_components(source.pipeline))
+    elif source.components:
         pipeline_class = _pipeline_class(source.pipeline)
         for name, component in source.components:
             components[name] = _load_component(pipeline_class, name, component, dtypes.get(name, default))
@@ -140,7 +150,7 @@ def load_pipeline(source: PipelineSource) -> DiffusionPipeline:
             pipe.load_lora_weights(source.lora)
         pipe.fuse_lora(lora_scale=source.lora_scale)
         pipe.unload_lora_weights()  # what is fused stays
-    if source.vae_tiling:
+    if source.vae_tiling and not denoisers_only:
         pipe.vae.enable_tiling()
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(source.device)
@@ -149,6 +159,14 @@ def load_pipeline(source: PipelineSource) -> DiffusionPipeline:
 def _pipeline_class(pipeline: str) -> type[DiffusionPipeline]:
     with _named(f"pipeline {pipeline}"):
         return getattr(diffusers, DiffusionPipeline.load_config(pipeline)["_class_name"])
+
+
+def _other_components(pipeline: str) -> list[str]:
+    """The components of a pipeline that are neither denoising transformers nor their scheduler."""
+    with _named(f"pipeline {pipeline}"):
+        index = DiffusionPipeline.load_config(pipeline)
+    kept = ("transformer", "transformer_2", "scheduler")
+    return [name for name, value in index.items() if isinstance(value, list) and name not in kept]
 
 
 def _load_component(pipeline_class: type[DiffusionPipeline], name: str, source: str, dtype: torch.dtype) -> Any:
@@ -180,6 +198,22 @@ def denoisers(pipe: DiffusionPipeline) -> tuple[str, ...]:
     """The names of the components that are denoising transformers; Wan2.2 has two experts, and may lack either."""
     present = [name for name in ("transformer", "transformer_2") if getattr(pipe, name, None) is not None]
     return tuple(present) or ("transformer",)
+
+
+def only_denoiser(pipe: DiffusionPipeline, what: str) -> Any:
+    """The transformer of a pipeline that has a single one.
+
+    Args:
+        pipe: a loaded pipeline.
+        what: who wants it, for the message.
+
+    Raises:
+        ValueError: there are two.
+    """
+    names = denoisers(pipe)
+    if len(names) > 1:
+        raise ValueError(f"{what} serves pipelines of one transformer, and this one has {' and '.join(names)}")
+    return getattr(pipe, names[0])
 
 
 class _LockedTokenizer:

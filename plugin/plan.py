@@ -14,7 +14,7 @@ import torch
 from plugin.config import ModelConfig
 from plugin.families import family_class
 from plugin.published import PUBLISHED, Architecture, defaults_of
-from plugin.request import GenerationRequest
+from plugin.request import GenerationRequest, parse_request
 
 _PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # what DiT's own folders still name
 
@@ -71,9 +71,7 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
         TypeError: the transformer's class is not served.
     """
     family, options = family_class(architecture.transformer), architecture.config
-    latent_size = family.latent_size(options, request, architecture.compression)
-    tokens, width = family.feature_shape(options, latent_size)
-    text_tokens = config.max_sequence_length or architecture.text_tokens
+    tokens, width, text_tokens = feature_of(config, architecture, request)
     dtype = dict(config.source.component_dtypes).get("transformer", config.source.dtype)
     element_bytes = getattr(torch, dtype).itemsize
     return Plan(
@@ -86,6 +84,29 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
         anchor_bytes=tokens * width * element_bytes,
         module_anchor_bytes=family.module_features(options, tokens, text_tokens) * element_bytes,
     )
+
+
+def axis_sizes(config: ModelConfig, architecture: Architecture, request: GenerationRequest) -> dict[str, int]:
+    """The length of each dynamic axis of a request's block inputs but the batch, as `Family.axis_sizes` names them."""
+    tokens, _, text_tokens = feature_of(config, architecture, request)
+    return family_class(architecture.transformer).axis_sizes(tokens, text_tokens)
+
+
+def example_request(config: ModelConfig, **fields: Any) -> GenerationRequest:
+    """A valid request of a model with these fields, for whatever subject.
+
+    Args:
+        config: the model's settings.
+        **fields: of `parse_request`; what is None is left to the model's defaults.
+
+    Raises:
+        InvalidRequest: a field that the model does not serve.
+    """
+    subject = {"prompt": b"any"} if config.limits.takes_prompt else {"class_label": 0}
+    given = {
+        name: value.encode() if isinstance(value, str) else value for name, value in fields.items() if value is not None
+    }
+    return parse_request({**subject, **given}, config.defaults, config.limits, 0, config.presets)
 
 
 def architecture_of(pipeline: str) -> Architecture:
@@ -111,6 +132,13 @@ def architecture_of(pipeline: str) -> Architecture:
         _compression(_read(folder / "vae" / "config.json")),
         _text_tokens(_read(folder / "model_index.json")["_class_name"]),
     )
+
+
+def feature_of(config: ModelConfig, architecture: Architecture, request: GenerationRequest) -> tuple[int, int, int]:
+    """(tokens, width) of the feature of one guidance branch, and the tokens of text beside it."""
+    family, options = family_class(architecture.transformer), architecture.config
+    tokens, width = family.feature_shape(options, family.latent_size(options, request, architecture.compression))
+    return tokens, width, config.max_sequence_length or architecture.text_tokens
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 class InvalidConfig(ValueError):
@@ -18,27 +19,43 @@ def read_parameters(config_pbtxt: str) -> dict[str, str]:
     Raises:
         InvalidConfig: the text is not a model configuration.
     """
+    return {name: value.string_value for name, value in _parse(config_pbtxt).parameters.items()}
+
+
+def read_max_batch_size(config_pbtxt: str) -> int:
+    """The `max_batch_size` of a config.pbtxt: 0 where the model has no batch axis.
+
+    Raises:
+        InvalidConfig: the text is not a model configuration.
+    """
+    return _parse(config_pbtxt).max_batch_size
+
+
+def _parse(config_pbtxt: str) -> Any:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
     try:
-        config = text_format.Parse(config_pbtxt, model_config_pb2.ModelConfig())
+        return text_format.Parse(config_pbtxt, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise InvalidConfig(f"config.pbtxt cannot be read: {error}") from None
-    return {name: value.string_value for name, value in config.parameters.items()}
 
 
 def overrides(model: str, names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that the environment overrides: TAYLORSEER_<MODEL>_<PARAMETER>, in capitals.
+    """The parameters that the environment overrides.
 
     Args:
         model: the model's name, with or without `_stream`.
         names: the parameters' names.
         environment: of the process.
     """
-    prefix = re.sub(r"\W", "_", f"TAYLORSEER_{model.removesuffix('_stream')}_").upper()
-    named = {name: f"{prefix}{name.upper()}" for name in names}
-    return {name: environment[variable] for name, variable in named.items() if variable in environment}
+    named = {name: variable(model, name) for name in names}
+    return {name: environment[each] for name, each in named.items() if each in environment}
+
+
+def variable(model: str, name: str) -> str:
+    """The environment variable that overrides a parameter of a model, TAYLORSEER_<MODEL>_<PARAMETER>."""
+    return re.sub(r"\W", "_", f"TAYLORSEER_{model.removesuffix('_stream')}_{name}").upper()
 
 
 def models_to_download(repository: Path, environment: Mapping[str, str]) -> dict[str, str]:
@@ -52,6 +69,15 @@ def models_to_download(repository: Path, environment: Mapping[str, str]) -> dict
             if not pipeline.startswith((".", "/")) and not _is_downloaded(pipeline):
                 missing[name] = pipeline
     return missing
+
+
+def called_models(repository: Path, name: str, environment: Mapping[str, str]) -> list[str]:
+    """The models that a served one cannot do without: the `engine_model` of `<name>_stream`, where it has one."""
+    with suppress(InvalidConfig, OSError):  # the server will say it better when it loads the model
+        parameters = read_parameters((repository / f"{name}_stream/config.pbtxt").read_text(encoding="utf-8"))
+        parameters |= overrides(name, ["engine_model"], environment)
+        return [parameters["engine_model"]] if "engine_model" in parameters else []
+    return []
 
 
 def _is_downloaded(hub_id: str) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from plugin.cache_dir import default_cache_dir
-from plugin.repository import models_to_download
+from plugin.repository import called_models, models_to_download
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
 STOP_TIMEOUT_S = EXIT_TIMEOUT_S + 10
@@ -311,14 +311,19 @@ def is_ready(http_url: str) -> bool:
 def _models_to_load(config: ServerConfig) -> list[str]:
     if not config.models:
         missing = models_to_download(config.model_repository, os.environ)
-        left_out = {each for name in missing for each in (name, f"{name}_stream")}
+        left_out = {each for name in missing for each in _parts_of(name, config.model_repository)}
         if not left_out:
             return ["*"]
         return sorted(
             path.name for path in config.model_repository.iterdir() if path.is_dir() and path.name not in left_out
         )
     wanted = [name.removesuffix("_stream") for name in config.models]
-    return [each for name in dict.fromkeys(wanted) for each in (f"{name}_stream", name)]
+    return [*dict.fromkeys(each for name in wanted for each in _parts_of(name, config.model_repository))]
+
+
+def _parts_of(name: str, repository: Path) -> list[str]:
+    """The models that one served model is made of, those that others call first."""
+    return [*called_models(repository, name, os.environ), f"{name}_stream", name]
 
 
 def _spawn(arguments: list[str], environment: dict[str, str], output: IO[bytes] | None) -> subprocess.Popen[bytes]:

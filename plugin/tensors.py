@@ -35,3 +35,5 @@ STREAM_OUTPUTS: dict[str, tuple[str, list[int]]] = OUTPUTS | {
     "num_steps": ("TYPE_INT32", [1]),
     "preview": ("TYPE_UINT8", [-1, -1, 3]),  # height, width
 }
+
+BLOCK_STACK_OUTPUT = "features"  # of a block stack that is a model of its own, as the exported one has it

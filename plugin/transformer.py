@@ -168,7 +168,8 @@ class ForecastingTransformer:
         kind = session.kind(step, branch.name)
         condition = self._family.condition(inputs, branch.constants)
         if kind is StepKind.FULL:
-            features = self._engine.run(self._family.embed(inputs, condition))
+            blocks = self._family.embed(inputs, condition)
+            features = self._engine.run(blocks, session.reserve(step, branch.name, blocks["hidden_states"]))
             session.write(step, branch.name, features)
         else:
             features = session.forecast(step, branch.name)

@@ -1,4 +1,5 @@
-"""The Python-backend models: `<name>_stream` owns pipeline and threads, `<name>` answers plain calls through it.
+"""The Python-backend models: `<name>_stream` owns pipeline and threads, `<name>` answers plain calls through it; with
+engine triton a third one may run the block stack.
 
 Light to import: the front's instances are processes of their own and never load torch.
 """
@@ -27,9 +28,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from plugin.admission import Admission
-from plugin.tensors import INPUTS, OUTPUTS, STREAM_OUTPUTS
+from plugin.tensors import BLOCK_STACK_OUTPUT, INPUTS, OUTPUTS, STREAM_OUTPUTS
 
 if TYPE_CHECKING:
+    import torch
+
+    from plugin.config import ModelConfig
+    from plugin.engines.base import EngineError
+    from plugin.families.base import BlockInputs
     from plugin.generation import Generation, Pixels
     from plugin.request import GenerationRequest
     from taylorseer import StepKind
@@ -59,16 +65,8 @@ class StreamModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
-        import torch
-
-        from plugin.config import ModelConfig
-
-        model_config = json.loads(args["model_config"])
-        parameters = {name: value["string_value"] for name, value in model_config["parameters"].items()}
         self.name: str = args["model_name"]
-        self.config = ModelConfig.from_parameters(parameters, Path(args["model_repository"]), os.environ)
-        if self.config.torch_threads:
-            torch.set_num_threads(self.config.torch_threads)
+        self.config = _configure(args)
         self.host = self.load_host()
         self._metrics = _Metrics(self.name.removesuffix("_stream"))
         self._admission = Admission(self.config.max_in_flight, self.config.max_waiting)
@@ -81,12 +79,17 @@ class StreamModel:
 
     def load_host(self) -> Any:
         """The `PipelineHost` of the configured pipeline."""
-        from plugin.pipeline import PipelineHost, load_pipeline
+        from plugin.engines.triton_engine import TritonEngine
+        from plugin.pipeline import PipelineHost, load_pipeline, only_denoiser
 
-        config = self.config
+        config, called = self.config, self.config.engine_model
         pb_utils.Logger.log_info(f"{self.name}: loading {config.source.pipeline}")
         pipe = load_pipeline(config.source)
         pb_utils.Logger.log_info(f"{self.name}: preparing engine {config.engine}")
+        if called is not None:
+            only_denoiser(pipe, f"engine triton with engine_model {called.name}")
+            made = partial(TritonEngine, call=_call_model, model=called.name, batched=called.max_batch_size > 0)
+            return PipelineHost(pipe, made, release_blocks=True)
         return PipelineHost(
             pipe, config.engine, engine_threads=config.engine_threads or None, release_blocks=config.engine != "torch"
         )
@@ -277,6 +280,93 @@ class FrontModel:
         yield from request.exec(decoupled=True)
 
 
+class BlockStackModel:
+    """A block stack for engine triton: runs what Triton's dynamic batcher gathers in as few engine calls as it may.
+
+    Its config.pbtxt has `max_batch_size`, `dynamic_batching`, the tensors of the family's block stack, and those
+    parameters of a stream model that tell how to load a pipeline and which engine to run.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the transformer and builds its engine; an exception here is Triton's message for the failed load."""
+        from plugin.engines import make_engine
+        from plugin.engines.block_stack import BlockStack
+        from plugin.families import family_of
+        from plugin.pipeline import load_pipeline, only_denoiser
+
+        self.name: str = args["model_name"]
+        if not json.loads(args["model_config"])["max_batch_size"]:
+            raise ValueError(f"max_batch_size of {self.name} is 0, must be at least 1: every input has a batch axis")
+        config = _configure(args)
+        pipe = load_pipeline(config.source, denoisers_only=True)
+        family = family_of(only_denoiser(pipe, self.name))
+        self._device = config.source.device
+        self._stack = BlockStack(family, make_engine(config.engine, family, threads=config.engine_threads or None))
+        if config.engine != "torch":
+            family.release_blocks()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response for each request, in order."""
+        import torch
+
+        with torch.no_grad():
+            return [self._respond(result) for result in self._stack.run([self._read(each) for each in requests])]
+
+    def _read(self, request: Any) -> BlockInputs:
+        from torch.utils.dlpack import from_dlpack
+
+        tensors = {tensor.name(): from_dlpack(tensor.to_dlpack()) for tensor in request.inputs()}
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
+
+    def _respond(self, result: torch.Tensor | EngineError) -> Any:
+        if isinstance(result, Exception):
+            pb_utils.Logger.log_error(f"{self.name}: {result}")
+            return pb_utils.InferenceResponse(error=_named_error("INTERNAL", str(result)))
+        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(BLOCK_STACK_OUTPUT, result)])
+
+
+def _call_model(model: str, inputs: BlockInputs) -> torch.Tensor:
+    """A `plugin.engines.triton_engine.ModelCall` through Triton; tensors go in and come out without a copy of ours."""
+    from torch.utils.dlpack import from_dlpack
+
+    from plugin.engines.base import EngineError
+    from plugin.engines.triton_engine import EngineUnavailable
+
+    device = inputs["hidden_states"].device
+    memory = pb_utils.TRITONSERVER_MEMORY_GPU if device.type == "cuda" else pb_utils.TRITONSERVER_MEMORY_CPU
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        inputs=[pb_utils.Tensor.from_dlpack(name, tensor.detach()) for name, tensor in inputs.items()],
+        requested_output_names=[BLOCK_STACK_OUTPUT],
+        preferred_memory=pb_utils.PreferredMemory(memory, device.index or 0),
+    )
+    try:
+        response = request.exec()
+        failure = response.error().message() if response.has_error() else None
+    except pb_utils.TritonModelException as error:
+        failure = str(error)
+    if failure is not None:
+        reason = failure.removeprefix(f"Model {model} - Error when running inference: ")
+        # Only the text tells: between models every code becomes INTERNAL. To ask Triton whether the model is ready
+        # while the server stops has crashed the server and left it hanging (24.10).
+        raise (EngineUnavailable if reason.rstrip(".").endswith("not ready") else EngineError)(reason)
+    return from_dlpack(response.output_tensors()[0].to_dlpack())
+
+
+def _configure(args: dict[str, str]) -> ModelConfig:
+    """The settings of a model that runs torch, from what Triton tells it; torch's threads are set by them."""
+    import torch
+
+    from plugin.config import ModelConfig
+
+    model_config = json.loads(args["model_config"])
+    parameters = {name: value["string_value"] for name, value in model_config["parameters"].items()}
+    config = ModelConfig.from_parameters(parameters, Path(args["model_repository"]), os.environ)
+    if config.torch_threads:
+        torch.set_num_threads(config.torch_threads)
+    return config
+
+
 def _with_tensors(config: Any, outputs: dict[str, tuple[str, list[int]]]) -> Any:
     config.set_max_batch_size(0)
     for name, data_type in INPUTS.items():
@@ -461,8 +551,10 @@ def _outcome(error: BaseException) -> str:
     """The outcome label of a request that ended with this error."""
     by_name = {
         "InvalidRequest": "invalid",
+        "UnsupportedShape": "invalid",
         "LineFull": "unavailable",
         "_Unhealthy": "unavailable",
+        "EngineUnavailable": "unavailable",
         "Cancelled": "cancelled",
         "DeadlinePassed": "deadline",
     }

@@ -11,7 +11,8 @@ class Anchors:
     """A ring of order+1 raw features with the steps they belong to.
 
     The buffer is allocated once, at the first write, in the dtype and on the device of the features, and is reused for
-    the rest of the run: the features handed to `write` are copied, since engines reuse their output buffers.
+    the rest of the run. Features that an engine did not compute in memory that `reserve` gave are copied by `write`,
+    since engines reuse their output buffers.
 
     Args:
         predictor: a name in `taylorseer.PREDICTORS`.
@@ -36,29 +37,38 @@ class Anchors:
         """Bytes that this ring holds: 0 before the first write, all slots from then on."""
         return 0 if self._slots is None else self._slots.nbytes
 
+    def reserve(self, step: int, like: torch.Tensor) -> torch.Tensor:
+        """The memory that a full step's features will be kept in, so that an engine can compute them in place.
+
+        Once the ring is full the oldest anchor is given up for it. `write` with the same step makes it an anchor; until
+        then forecasts do not read it.
+
+        Args:
+            step: the step index.
+            like: a tensor of the features' shape, dtype and device; its content is not read.
+
+        Returns:
+            (*feature), a view of the ring.
+
+        Raises:
+            ValueError: shape, dtype or device differ from the first full step's.
+        """
+        slots, slot = self._reserve(step, like)
+        return slots[slot]
+
     def write(self, step: int, features: torch.Tensor) -> None:
-        """Keeps a copy of the features of a full step, over the oldest anchor once the ring is full.
+        """Keeps the features of a full step: as they are where they were computed in reserved memory, else a copy.
 
         Args:
             step: the step index; a step written twice keeps the later features.
             features: (*feature), any floating dtype, the same shape, dtype and device at each call.
 
         Raises:
-            ValueError: shape, dtype or device differ from the first write's.
+            ValueError: shape, dtype or device differ from the first full step's.
         """
-        if self._slots is None:
-            self._slots = features.new_empty((self._order + 1, *features.shape))
-        slots = self._slots
-        if (features.shape, features.dtype, features.device) != (slots.shape[1:], slots.dtype, slots.device):
-            raise ValueError(
-                f"features are {tuple(features.shape)} {features.dtype} on {features.device}, "
-                f"must be {tuple(slots.shape[1:])} {slots.dtype} on {slots.device} as at the first full step"
-            )
-        slot = self._slot_of_step.pop(step, None)
-        if slot is None:
-            used = len(self._slot_of_step)
-            slot = used if used <= self._order else self._slot_of_step.pop(next(iter(self._slot_of_step)))
-        slots[slot].copy_(features)
+        slots, slot = self._reserve(step, features)
+        if slots[slot].data_ptr() != features.data_ptr():
+            slots[slot].copy_(features)
         self._slot_of_step[step] = slot
 
     def forecast(self, step: int) -> torch.Tensor:
@@ -77,6 +87,22 @@ class Anchors:
         for anchor_step, weight in zip(steps, forecast_weights(self._predictor, self._order, steps, step), strict=True):
             weights[self._slot_of_step[anchor_step]] = float(weight)
         return weighted_sum(self._slots, weights)
+
+    def _reserve(self, step: int, like: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """All slots, and the index of the one for a step: the same at each call until the step is written."""
+        if self._slots is None:
+            self._slots = torch.empty((self._order + 1, *like.shape), dtype=like.dtype, device=like.device)
+        slots = self._slots
+        if (like.shape, like.dtype, like.device) != (slots.shape[1:], slots.dtype, slots.device):
+            raise ValueError(
+                f"features are {tuple(like.shape)} {like.dtype} on {like.device}, "
+                f"must be {tuple(slots.shape[1:])} {slots.dtype} on {slots.device} as at the first full step"
+            )
+        self._slot_of_step.pop(step, None)
+        free = set(range(self._order + 1)).difference(self._slot_of_step.values())
+        if not free:
+            free = {self._slot_of_step.pop(next(iter(self._slot_of_step)))}
+        return slots, min(free)
 
     def clear(self) -> None:
         """Forgets the anchors and gives their memory back."""

@@ -54,6 +54,7 @@ class CacheSession:
         self.records: list[StepRecord] = []
         self._planned = frozenset(config.full_steps(num_steps))
         self._anchors: dict[str, Anchors] = {}
+        self._expected: dict[str, torch.Tensor | None] = {}  # from reserve to write: what the audit compares with
         self._interval = config.interval  # with max_error, what the audits have made of it so far
         self._kind_of_step: dict[int, StepKind] = {}
         self._last_full = 0
@@ -86,23 +87,44 @@ class CacheSession:
         anchors = self._anchors.get(branch)
         return self._kind_of_step[step] if anchors is not None and anchors.steps else StepKind.FULL
 
+    def reserve(self, step: int, branch: str, like: torch.Tensor) -> torch.Tensor | None:
+        """The memory that will keep a full step's features, so that an engine can compute them in place.
+
+        May be left out before `write`. What the audit needs of the oldest anchor is read now, before it is overwritten.
+
+        Args:
+            step: the step index.
+            branch: the guidance branch.
+            like: a tensor of the features' shape, dtype and device; its content is not read.
+
+        Returns:
+            (*feature), or None where the cache is off and nothing is kept.
+        """
+        if not self.config.enabled:
+            return None
+        anchors = self._anchors.setdefault(branch, self._new_anchors())
+        self._expected[branch] = anchors.forecast(step) if anchors.steps and step not in anchors.steps else None
+        return anchors.reserve(step, like)
+
     def write(self, step: int, branch: str, features: torch.Tensor) -> None:
         """Takes the computed features of a full step, after auditing what would have been forecast for it.
 
         Args:
             step: the step index.
             branch: the guidance branch.
-            features: (*feature), floating; copied where later steps need them.
+            features: (*feature), floating; copied where later steps need them and they are not in reserved memory.
         """
         audit = None
         self._last_full = step  # also where a branch without anchors made it full
         if self.config.enabled:
-            anchors = self._anchors.setdefault(branch, self._new_anchors())
-            if anchors.steps and step not in anchors.steps:
-                audit = relative_distance(anchors.forecast(step), features)
+            if branch not in self._expected:
+                self.reserve(step, branch, features)
+            expected = self._expected.pop(branch)
+            if expected is not None:
+                audit = relative_distance(expected, features)
                 if step >= self.config.warmup_steps:  # earlier audits judge orders that are still ramping
                     self._adapt(audit)
-            anchors.write(step, features)
+            self._anchors[branch].write(step, features)
         self.records.append(StepRecord(step, branch, StepKind.FULL, audit))
 
     def forecast(self, step: int, branch: str) -> torch.Tensor:
@@ -120,6 +142,7 @@ class CacheSession:
     def clear(self) -> None:
         """Gives the memory of all anchors back; each branch's next step is full."""
         self._anchors.clear()
+        self._expected.clear()
 
     def _new_anchors(self) -> Anchors:
         # TaylorSeer takes differences only from step warmup - 1 on, so no older anchor than warmup - 2 is read; older

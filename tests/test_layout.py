@@ -11,8 +11,9 @@ ALLOWED = {
     "plugin": {"plugin", "taylorseer", "clients", "benchmarks"},  # the last two: what the command line calls
     "clients": {"clients"},
     "model_repository": {"plugin"},
+    "examples": {"plugin"},
 }
-OURS = {"taylorseer", "plugin", "clients", "benchmarks", "model_repository", "training", "tests"}
+OURS = {"taylorseer", "plugin", "clients", "benchmarks", "model_repository", "examples", "training", "tests"}
 FILES = sorted(path.relative_to(ROOT) for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 
 

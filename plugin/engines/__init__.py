@@ -11,6 +11,9 @@ from plugin.families.base import Family
 ENGINES = {
     "torch": ("plugin.engines.torch_engine", "build_engine"),
     "onnxruntime": ("plugin.engines.onnxruntime_engine", "build_engine"),
+    "triton": ("plugin.engines.triton_engine", "build_engine"),
+    "tensorrt": ("plugin.engines.tensorrt_engine", "load_tensorrt"),
+    "tensorrt-rtx": ("plugin.engines.tensorrt_engine", "load_tensorrt_rtx"),
 }
 
 

@@ -9,6 +9,22 @@ import torch
 from plugin.families.base import BlockInputs
 
 
+class EngineError(RuntimeError):
+    """An engine cannot be built, loaded or run; the message says why and what helps."""
+
+
+class UnsupportedShape(ValueError):
+    """An engine was not built for a request's size; the message lists the sizes that it was built for."""
+
+
+def no_gpu() -> str | None:
+    """Why torch has no NVIDIA GPU here and what helps, or None where it has one."""
+    if torch.cuda.is_available():
+        return None
+    why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no GPU and driver"
+    return f"{why}: install them, start the container with --gpus all"
+
+
 class Engine(Protocol):
     """Runs the block stack of one model for any number of threads.
 
@@ -18,13 +34,18 @@ class Engine(Protocol):
 
     name: str
 
-    def run(self, inputs: BlockInputs) -> torch.Tensor:
+    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
         """The block stack's output for one request's inputs.
 
         Args:
             inputs: the arguments of the family's block stack, by name.
+            out: contiguous memory of the shape, dtype and device of `hidden_states`, which an engine that can compute
+                into given memory uses; None for memory of its own.
 
         Returns:
-            The feature, on the device and in the dtype of the inputs. It may be a buffer that the next call reuses.
+            The feature, like `hidden_states`: `out`, or memory that the next call may reuse.
+
+        Raises:
+            EngineError: it cannot be run; the message says why.
         """
         ...

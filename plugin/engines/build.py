@@ -21,7 +21,7 @@ from plugin.families.base import Family
 
 OPSET = 20
 _EXPORT_REVISION = 2  # raise it when this file changes what it writes
-_PACKAGES = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime")
+_PACKAGES = ("torch", "diffusers", "onnx", "onnxscript")
 
 
 def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
@@ -37,21 +37,64 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
     Raises:
         OSError: the cache folder cannot be written.
     """
-    root = (cache_dir or default_cache_dir()) / "onnx"
     stack = family.export_stack().eval()
-    folder = root / engine_key(family, stack)
+    processor = [version("onnxruntime"), platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    folder = (cache_dir or default_cache_dir()) / "onnx" / stack_key(family, stack, processor)
     model = folder / "optimized.onnx"
-    if model.exists():
-        return model
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f"{folder.name}.lock"):
-        if not model.exists():
-            _build(family, stack, folder)
+
+    def build(scratch: Path) -> None:
+        exported = scratch / "exported" / "model.onnx"
+        exported.parent.mkdir()
+        export_onnx(family, stack, exported)
+        _optimize(exported, scratch / "optimized.onnx")
+        shutil.rmtree(exported.parent)  # as large as the weights, and not needed any more
+
+    build_once(folder, model.exists, build)
     return model
 
 
-def engine_key(family: Family, stack: nn.Module) -> str:
-    """A hash of the weights, the architecture, the export, and the versions and processor that optimise it."""
+def build_once(folder: Path, is_whole: Callable[[], bool], build: Callable[[Path], None]) -> None:
+    """Fills a folder of the cache unless it is whole: in a folder beside it that is renamed, by one process at a time.
+
+    Args:
+        folder: what to fill; what is left of a damaged one is removed.
+        is_whole: whether the folder can be used as it is.
+        build: fills the folder that it is given; what it raises leaves nothing behind.
+
+    Raises:
+        OSError: the folder cannot be written; the message says what helps.
+    """
+    if is_whole():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{folder.name}.lock"):
+            if is_whole():
+                return
+            scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+            try:
+                build(scratch)
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(scratch, folder)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"no engine can be built in {folder.parent} ({reason}): make room there and let this user write there, or "
+            "name another folder with TRITON_TAYLORSEER_CACHE"
+        ) from error
+
+
+def stack_key(family: Family, stack: nn.Module, more: object = None) -> str:
+    """A hash of all that decides the exported block stack: weights with what LoRA changed in them, their dtype, the
+    architecture, the export and its packages' versions.
+
+    Args:
+        family: the stack's family.
+        stack: in the form that is exported.
+        more: what else shall change the key; anything that JSON can hold.
+    """
     config: Mapping[str, object] = family.transformer.config  # type: ignore[assignment]
     description = {
         "family": family.name,
@@ -59,7 +102,7 @@ def engine_key(family: Family, stack: nn.Module) -> str:
         "opset": OPSET,
         "revision": _EXPORT_REVISION,
         "packages": {name: version(name) for name in _PACKAGES},
-        "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
+        "more": more,
     }
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(stack.state_dict().items()):
@@ -86,42 +129,6 @@ def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
         )
     assert program is not None
     program.save(str(path), external_data=True)
-
-
-def build_model(model_dir: Path, progress: Callable[[str], None]) -> list[Path]:
-    """Builds the engines of a model folder ahead of serving it.
-
-    Args:
-        model_dir: a folder of the model repository with a config.pbtxt.
-        progress: called with a sentence at each stage.
-
-    Returns:
-        The files that the server will load, one for each transformer; none for an engine that needs no build.
-    """
-    from plugin.config import ModelConfig
-    from plugin.families import family_of
-    from plugin.pipeline import denoisers, load_pipeline
-
-    config = ModelConfig.from_folder(model_dir)
-    progress(f"loading {config.source.pipeline}")
-    pipe = load_pipeline(config.source)
-    if config.engine != "onnxruntime":
-        return []
-    progress("exporting and optimising the block stack")
-    return [optimized_onnx(family_of(getattr(pipe, name))) for name in denoisers(pipe)]
-
-
-def _build(family: Family, stack: nn.Module, folder: Path) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
-        exported = scratch / "exported" / "model.onnx"
-        exported.parent.mkdir()
-        export_onnx(family, stack, exported)
-        _optimize(exported, scratch / "optimized.onnx")
-        shutil.rmtree(exported.parent)  # as large as the weights, and not needed any more
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _optimize(exported: Path, optimized: Path) -> None:

@@ -18,8 +18,8 @@ class TorchEngine:
     def __init__(self, block_stack: nn.Module) -> None:
         self._block_stack = block_stack
 
-    def run(self, inputs: BlockInputs) -> torch.Tensor:
-        """See `Engine.run`."""
+    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
+        """See `Engine.run`; the result is memory of its own."""
         return self._block_stack(**inputs)
 
 

@@ -28,11 +28,13 @@ class Family(ABC):
         block_axes: for each argument of the block stack its dynamic axes, axis index -> name. "batch" is the request
             axis; an argument without it is shared by all requests of an engine call.
         output_axes: the same for the stack's output.
+        batches_guidance: whether pipelines give the transformer both guidance branches as one batch.
     """
 
     name: str
     block_axes: ClassVar[Mapping[str, Mapping[int, str]]]
     output_axes: ClassVar[Mapping[int, str]]
+    batches_guidance: ClassVar[bool] = False
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer
@@ -130,6 +132,16 @@ class Family(ABC):
         Args:
             config: the transformer's configuration.
             latent_size: (frames, height, width) of the latents that come from the autoencoder.
+        """
+
+    @classmethod
+    @abstractmethod
+    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+        """The length of each dynamic axis of `block_axes` but the batch, by name.
+
+        Args:
+            tokens: of the picture or video.
+            text_tokens: that the pipeline gives the transformer, `max_sequence_length`.
         """
 
     @classmethod

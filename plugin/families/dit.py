@@ -51,6 +51,7 @@ class DiTFamily(Family):
         "class_labels": {0: "batch"},
     }
     output_axes: ClassVar = {0: "batch", 1: "image_tokens"}
+    batches_guidance: ClassVar = True
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)
@@ -119,6 +120,10 @@ class DiTFamily(Family):
         _, height, width = latent_size
         tokens = (height // config["patch_size"]) * (width // config["patch_size"])
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
+
+    @classmethod
+    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+        return {"image_tokens": tokens}
 
     @classmethod
     def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:

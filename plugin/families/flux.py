@@ -139,6 +139,10 @@ class FluxFamily(EmbeddedGuidanceFamily):
         return (height // 2) * (width // 2), config["num_attention_heads"] * config["attention_head_dim"]
 
     @classmethod
+    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+        return {"image_tokens": tokens, "text_tokens": text_tokens, "all_tokens": tokens + text_tokens}
+
+    @classmethod
     def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
         width = config["num_attention_heads"] * config["attention_head_dim"]
         rows = 2 * config["num_layers"] + config["num_single_layers"]  # attention and feed-forward, or both at once

@@ -118,6 +118,7 @@ class HiDreamFamily(Family):
         "image_rotary_emb": {1: "all_tokens"},
     }
     output_axes: ClassVar = {0: "batch", 1: "image_tokens"}
+    batches_guidance: ClassVar = True
 
     def block_stack(self) -> nn.Module:
         return HiDreamBlockStack(self.transformer)
@@ -210,6 +211,16 @@ class HiDreamFamily(Family):
         square = (height // patch) * (width // patch)
         tokens = square if height == width else math.prod(config["max_resolution"]) // patch**2
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
+
+    @classmethod
+    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+        """T5's text and the last Llama state go from block to block, and each block adds a Llama state."""
+        return {
+            "image_tokens": tokens,
+            "text_tokens": 2 * text_tokens,
+            "llama_tokens": text_tokens,
+            "all_tokens": tokens + 3 * text_tokens,
+        }
 
     @classmethod
     def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:

@@ -156,6 +156,10 @@ class WanFamily(Family):
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
     @classmethod
+    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+        return {"video_tokens": tokens, "text_tokens": text_tokens}
+
+    @classmethod
     def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
         width = config["num_attention_heads"] * config["attention_head_dim"]
         return 3 * config["num_layers"] * tokens * width  # self-attention, cross-attention, feed-forward

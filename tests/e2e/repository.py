@@ -18,10 +18,10 @@ class FaultyEngine:
         self.name = engine.name
         self._engine = engine
 
-    def run(self, inputs):
+    def run(self, inputs, out=None):
         if inputs["hidden_states"].shape[1] == 5 * 8:
             raise RuntimeError("the engine broke on purpose")
-        return self._engine.run(inputs)
+        return self._engine.run(inputs, out)
 
 
 class TritonPythonModel(StreamModel):

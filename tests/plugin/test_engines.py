@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from plugin.engines import make_engine
-from plugin.engines.build import engine_key, optimized_onnx
+from plugin.engines.build import optimized_onnx, stack_key
 from plugin.families import family_of
+from plugin.pipeline import PipelineHost
+from taylorseer import CacheConfig
 
 # ONNX Runtime sums in another order than torch: float32 rounding through five blocks
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -55,6 +57,37 @@ def test_onnxruntime_result_survives_the_next_call(engines):
     assert torch.equal(output, kept)
 
 
+def test_onnxruntime_computes_into_given_memory(engines):
+    inputs, out = block_inputs(1, 16, 8), torch.full((3, 1, 16, 32), torch.nan)
+    output = engines[1].run(inputs, out[1])
+    assert output.data_ptr() == out[1].data_ptr()
+    assert torch.equal(out[1], engines[1].run(inputs))
+    assert out[0].isnan().all()
+    assert out[2].isnan().all()
+
+
+def test_full_steps_are_computed_where_the_cache_keeps_them(flux):
+    host, given = PipelineHost(flux), []
+
+    class Recording:
+        name = "recording"
+        engine = host.engines["transformer"]
+
+        def run(self, inputs, out=None):
+            given.append(out)
+            return self.engine.run(inputs, out)
+
+    host.engines["transformer"] = Recording()
+    call = {"prompt": "apple", "num_inference_steps": 6, "height": 32, "width": 32, "output_type": "latent"}
+    host.pipeline_for(CacheConfig(interval=3, order=1, warmup_steps=1))(**call)
+    assert [out.shape for out in given] == [(1, 64, 32)] * 2
+    assert given[0].untyped_storage().data_ptr() == given[1].untyped_storage().data_ptr(), "slots of one ring"
+    assert given[0].data_ptr() != given[1].data_ptr()
+    given.clear()
+    host.pipeline_for(CacheConfig(interval=1))(**call)
+    assert given == [None] * 6
+
+
 def test_inputs_that_are_not_contiguous_are_run_as_they_read(engines):
     inputs = block_inputs(2, 16, 8)
     turned = inputs | {"hidden_states": inputs["hidden_states"].transpose(0, 1).contiguous().transpose(0, 1)}
@@ -86,12 +119,12 @@ def test_weights_are_kept_beside_the_graph_whatever_their_size(flux, engine_cach
 
 def test_key_changes_with_weights_and_architecture(make_flux):
     first, second = family_of(make_flux().transformer), family_of(make_flux().transformer)
-    assert engine_key(first, first.block_stack()) == engine_key(second, second.block_stack())
+    assert stack_key(first, first.block_stack()) == stack_key(second, second.block_stack())
     with torch.no_grad():
         second.transformer.single_transformer_blocks[1].proj_out.bias[3] += 1e-3
-    assert engine_key(first, first.block_stack()) != engine_key(second, second.block_stack())
+    assert stack_key(first, first.block_stack()) != stack_key(second, second.block_stack())
     other = family_of(make_flux(guidance_embeds=False).transformer)
-    assert engine_key(first, first.block_stack()) != engine_key(other, other.block_stack())
+    assert stack_key(first, first.block_stack()) != stack_key(other, other.block_stack())
 
 
 def test_two_builders_at_once_leave_one_whole_engine(make_flux, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
-from plugin.engines.build import engine_key
+from plugin.engines.build import stack_key
 from plugin.families import family_of
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.pipeline_source import PipelineSource
@@ -57,7 +57,7 @@ def test_lora_weights_and_their_scale_decide_the_engine(saved):
     _, folder = saved
     sources = [source(folder, lora=False), source(folder, lora=True), source(folder, lora=True, scale=0.5)]
     families = [family_of(load_pipeline(each).transformer) for each in [*sources, sources[1]]]
-    keys = [engine_key(family, family.export_stack()) for family in families]
+    keys = [stack_key(family, family.export_stack()) for family in families]
     assert len(set(keys[:3])) == 3
     assert keys[3] == keys[1]
 

@@ -242,3 +242,9 @@ def test_components_come_from_their_own_source_and_in_their_own_dtype(flux, tmp_
         load_pipeline(PipelineSource(str(tmp_path / "pipeline"), components=(("encoder", "a/b"),)))
     with pytest.raises(OSError, match=r"component vae .*/nowhere cannot be had"):
         load_pipeline(PipelineSource(str(tmp_path / "pipeline"), components=(("vae", str(tmp_path / "nowhere")),)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_a_gpu_that_is_not_there_is_one_sentence():
+    with pytest.raises(ValueError, match=r"device is cuda:0, and (this torch|torch finds) .* or set device to cpu"):
+        load_pipeline(PipelineSource("nobody/nothing", device="cuda:0"))

@@ -83,3 +83,34 @@ def test_features_of_another_kind_are_refused(other):
 def test_weighted_sum_reads_no_slot_of_weight_0():
     slots = torch.tensor([[float("nan")], [2.0], [3.0]])
     assert weighted_sum(slots, [0.0, -1.0, 2.0]).item() == 4.0
+
+
+def test_features_computed_in_reserved_memory_are_kept_without_a_copy():
+    anchors, like = Anchors("reuse", 1), torch.empty(3)
+    for step in range(5):
+        slot = anchors.reserve(step, like)
+        slot.fill_(float(step))
+        anchors.write(step, slot)
+        assert anchors.reserve(step, like).data_ptr() == slot.data_ptr()
+        anchors.write(step, slot)
+        assert anchors.forecast(step + 1).tolist() == [float(step)] * 3
+    assert anchors.steps == (3, 4)
+    assert anchors.nbytes == 2 * 3 * 4
+
+
+def test_reserved_memory_is_not_read_before_it_is_written():
+    anchors, like = Anchors("taylor", 1), torch.empty(2)
+    for step in (0, 1):
+        anchors.write(step, torch.full((2,), float(step)))
+    anchors.reserve(2, like).fill_(torch.nan)  # over the anchor of step 0; an engine that fails leaves it like this
+    assert anchors.steps == (1,)
+    assert anchors.forecast(3).tolist() == [1.0, 1.0]
+    anchors.write(2, torch.tensor([2.0, 2.0]))
+    assert anchors.forecast(3).tolist() == [3.0, 3.0]
+
+
+def test_reserved_memory_is_of_the_first_shape():
+    anchors = Anchors("taylor", 1)
+    anchors.reserve(0, torch.empty(2, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match=r"features are \(3,\) torch.bfloat16 on cpu, must be \(2,\) torch.bfloat16"):
+        anchors.reserve(1, torch.empty(3, dtype=torch.bfloat16))

@@ -137,3 +137,28 @@ def test_a_branch_left_out_at_some_steps_forecasts_from_the_steps_of_its_own_anc
             elif step > 4:
                 torch.testing.assert_close(session.forecast(step, branch), feature)
     assert computed == {"cond": [0, 4, 8, 12, 16], "uncond": [0, 4, 16]}
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_features_computed_in_place_give_the_same_run(order):
+    config, features = CacheConfig(interval=4, order=order, warmup_steps=2, cooldown_steps=1), random_features(20)
+    copied, in_place = CacheSession(config, 20), CacheSession(config, 20)
+    expected, used = run(copied, features), {}
+    for step in range(20):
+        if in_place.kind(step, "cond") is StepKind.FULL:
+            slot = in_place.reserve(step, "cond", torch.empty(3, 4))
+            assert slot is not None
+            slot.copy_(features[step])
+            in_place.write(step, "cond", slot)
+            used[step] = slot.clone()
+        else:
+            used[step] = in_place.forecast(step, "cond")
+    assert all(torch.equal(used[step], expected[step]) for step in range(20))
+    assert in_place.records == copied.records, "audits too, though the oldest anchor was overwritten"
+    assert in_place.nbytes == copied.nbytes
+
+
+def test_nothing_is_reserved_with_the_cache_off():
+    session = CacheSession(CacheConfig(interval=1), 5)
+    assert session.reserve(0, "cond", torch.empty(3)) is None
+    assert session.nbytes == 0

@@ -10,6 +10,11 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from plugin.engines import make_engine
+from plugin.families.base import BlockInputs, Family
+from plugin.pipeline import PipelineHost
+from taylorseer import CacheConfig
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -68,3 +73,27 @@ def latents_of(pipe: Any, *, steps: int = 5, seed: int = 0, **arguments: Any) ->
         return_dict=False,
     )[0]
     return torch.as_tensor(output)
+
+
+def block_inputs_of(family: TinyFamily, pipe: Any, arguments: Mapping[str, Any]) -> tuple[Family, BlockInputs]:
+    """The pipeline's family, and the first inputs of the block stack in a call with these arguments."""
+    host = PipelineHost(pipe)
+    served = host.families[family.transformer]
+    engine = _Recording(served)
+    host.engines[family.transformer] = engine
+    latents_of(host.pipeline_for(CacheConfig(interval=1)), steps=2, **arguments)
+    return served, engine.inputs[0]
+
+
+class _Recording:
+    """The torch engine, which keeps the inputs that it is given."""
+
+    name = "recording"
+
+    def __init__(self, family: Family) -> None:
+        self.inputs: list[BlockInputs] = []
+        self._engine = make_engine("torch", family)
+
+    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
+        self.inputs.append(inputs)
+        return self._engine.run(inputs, out)

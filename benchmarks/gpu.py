@@ -1,0 +1,464 @@
+"""What waits for a GPU: parts that each check and measure one thing there, and say what the machine lacks for the rest.
+
+    python -m benchmarks.gpu                                     every part, every model
+    python -m benchmarks.gpu --part blocks --model dit_xl_2_256  one model's block stack
+    python -m benchmarks.gpu --device cpu --tiny                 the same code on a CPU, with tiny transformers
+
+blocks    One full step's block stack at the published size with random weights: torch eager, torch.compile, CUDA graph,
+          ONNX Runtime, TensorRT, TensorRT-RTX. Each way's distance from torch is checked, and all take turns.
+pictures  The embedded model with each engine, cache off and on: engine calls against full steps, distance from the
+          pictures of torch, seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.random_models import MODELS, dtype_of, random_transformer
+from plugin.config import ModelConfig
+from plugin.engines import make_engine
+from plugin.engines.base import Engine
+from plugin.engines.tensorrt_build import BuildOptions, SizeClass, build_engine, check_targets, load_package
+from plugin.families import family_of
+from plugin.families.base import BlockInputs, Family
+from plugin.generation import generate
+from plugin.pipeline import PipelineHost, load_pipeline
+from plugin.plan import architecture_of, axis_sizes, example_request, feature_of
+from taylorseer import Anchors
+from taylorseer.session import relative_distance
+
+_REFERENCE_PARAMETERS = 3e9  # up to here the stack is run in float32 too, as what both torch and engines are held to
+_TINY_SIDE = 64  # pixels
+_TINY: dict[str, dict[str, Any]] = {
+    "DiTTransformer2DModel": {"num_layers": 2, "num_attention_heads": 2, "sample_size": 8},
+    "FluxTransformer2DModel": {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2},
+    "WanTransformer3DModel": {"num_layers": 2, "num_attention_heads": 2, "ffn_dim": 64},
+    "HunyuanVideoTransformer3DModel": {
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_refiner_layers": 1,
+        "num_attention_heads": 2,
+    },
+    "HiDreamImageTransformer2DModel": {
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 128,
+        "num_routed_experts": 2,
+        "llama_layers": [0, 1],
+        "caption_channels": [32, 32],
+        "text_emb_dim": 32,
+        "max_resolution": (8, 8),
+    },
+}
+
+
+@dataclass
+class Way:
+    """One way to run a block stack: what it gave, or why it is absent."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    prepare_s: float = 0.0
+    distance: float | None = None
+    absent: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def figures(self, eager: float) -> dict[str, Any]:
+        """As JSON; `eager` is the median of torch's in the same turns, in ms."""
+        if self.absent is not None:
+            return {"absent": self.absent}
+        milliseconds = median(self.milliseconds)
+        return {
+            "ms": milliseconds,
+            "ms_all": self.milliseconds,
+            "faster_than_eager": eager / milliseconds,
+            "relative_distance": self.distance,
+            "prepare_s": self.prepare_s,
+            **self.notes,
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the parts, prints a table of each, and writes a JSON file of each."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", action="append", choices=("blocks", "pictures"), help="repeatable; default: all")
+    parser.add_argument("--model", action="append", choices=MODELS, help="of part blocks; repeatable; default: all")
+    parser.add_argument("--way", action="append", choices=tuple(WAYS), help="of part blocks; repeatable; default: all")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--tiny", action="store_true", help="tiny transformers and sizes: a check of this script")
+    parser.add_argument("--turns", type=int, default=10, help="measured runs of each way")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON files")
+    arguments = parser.parse_args(argv)
+    if arguments.turns < 1:
+        parser.error(f"--turns is {arguments.turns}, must be at least 1")
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device is {device}, but torch finds no GPU here; --device cpu --tiny checks the script")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for part in arguments.part or ("blocks", "pictures"):
+        if part == "pictures":
+            _write(arguments.output / "gpu_pictures.json", measure_pictures(device, arguments.turns, arguments.tiny))
+            continue
+        for model in arguments.model or MODELS:
+            result = measure_blocks(model, device, arguments.turns, arguments.tiny, tuple(arguments.way or WAYS))
+            _write(arguments.output / f"gpu_blocks_{model}.json", result)
+
+
+# Block stacks
+
+
+def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, ways: tuple[str, ...]) -> dict[str, Any]:
+    """One full step's block stack of a shipped model's default request, in the dtype that it is served in.
+
+    Args:
+        model: in `MODELS`.
+        device: where to run.
+        turns: measured runs of each way.
+        tiny: a tiny transformer of the same class, and a small size.
+        ways: in `WAYS`.
+    """
+    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{model}_stream")
+    architecture = architecture_of(config.source.pipeline)
+    if tiny:
+        options = {**architecture.options, **_TINY[architecture.transformer]}
+        architecture = replace(architecture, options=options, text_tokens=min(architecture.text_tokens, 16))
+        config = replace(config, max_sequence_length=16)
+    fits = config.limits.min_size <= _TINY_SIDE <= config.limits.max_size
+    side = _TINY_SIDE if tiny and fits else None
+    request = example_request(config, height=side, width=side)
+    dtype = dtype_of(config)
+    family = family_of(random_transformer(architecture, dtype, device))
+    axes = axis_sizes(config, architecture, request)
+    rows = 2 if family.batches_guidance else 1
+    inputs = _inputs(family, {**axes, "batch": rows})
+    stack = family.block_stack()
+    parameters = sum(each.numel() for each in stack.parameters())
+    results = {name: Way() for name in ways}
+    runs: dict[str, Callable[[], torch.Tensor]] = {}
+    expected = stack(**inputs)
+    reference = _in_float32(family, inputs) if parameters <= _REFERENCE_PARAMETERS else expected
+    allowed = _allowed(relative_distance(expected, reference), dtype)
+    for name in ways:
+        way, began = results[name], time.perf_counter()
+        try:
+            runs[name] = WAYS[name](_Job(family, inputs, SizeClass(model, axes), way))
+            output = runs[name]()
+            _synchronize(device)
+        except Exception as error:  # whatever a package says of this machine is the result
+            way.absent = f"{type(error).__name__}: {error}".splitlines()[0]
+            runs.pop(name, None)
+            continue
+        way.prepare_s = time.perf_counter() - began
+        way.distance = relative_distance(output, reference)
+        way.notes["distance_allowed"] = allowed
+        way.notes["distance_holds"] = way.distance <= allowed
+    _take_turns(runs, results, device, turns)
+    eager = median(results["torch eager"].milliseconds)
+    _, width, _ = feature_of(config, architecture, request)
+    forecast = _forecast_ms(expected, device, turns)
+    result = describe() | {
+        "part": "blocks",
+        "model": model,
+        "tiny": tiny,
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "parameters_of_blocks": parameters,
+        "size": {"height": request.height, "width": request.width, "num_frames": request.num_frames},
+        "shapes": {name: list(tensor.shape) for name, tensor in inputs.items()},
+        "reference": "float32" if reference is not expected else "torch eager",
+        "forecast_ms": forecast,
+        "forecast_over_full": forecast / eager,
+        "ways": {name: way.figures(eager) for name, way in results.items()},
+    }
+    assert expected.shape[-1] == width
+    _print_blocks(result)
+    del runs, family, stack, inputs, expected, reference
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a way is made from."""
+
+    family: Family
+    inputs: BlockInputs
+    size: SizeClass
+    way: Way
+
+
+def _eager(job: _Job) -> Callable[[], torch.Tensor]:
+    stack = job.family.block_stack()
+    return lambda: stack(**job.inputs)
+
+
+def _compiled(job: _Job) -> Callable[[], torch.Tensor]:
+    stack = torch.compile(job.family.block_stack())
+    return lambda: stack(**job.inputs)
+
+
+def _cuda_graph(job: _Job) -> Callable[[], torch.Tensor]:
+    return _captured(_eager(job), job)
+
+
+def _captured(run: Callable[[], torch.Tensor], job: _Job) -> Callable[[], torch.Tensor]:
+    if job.inputs["hidden_states"].device.type != "cuda":
+        raise RuntimeError("CUDA graphs need a GPU")
+    for _ in range(3):  # what is allocated or compiled by first runs must not be captured
+        run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = run()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return output
+
+    return replay
+
+
+def _onnxruntime(job: _Job) -> Callable[[], torch.Tensor]:
+    from plugin.engines.onnxruntime_engine import providers
+
+    wanted = "CUDAExecutionProvider" if job.inputs["hidden_states"].device.type == "cuda" else "CPUExecutionProvider"
+    if wanted not in providers():
+        raise RuntimeError(f"this ONNX Runtime has no {wanted}")
+    return _run_of(make_engine("onnxruntime", job.family), job)
+
+
+def _tensorrt(job: _Job) -> Callable[[], torch.Tensor]:
+    return _run_of(_tensorrt_engine("tensorrt", job), job)
+
+
+def _tensorrt_graph(job: _Job) -> Callable[[], torch.Tensor]:
+    return _captured(_tensorrt(job), job)
+
+
+def _tensorrt_rtx(job: _Job) -> Callable[[], torch.Tensor]:
+    return _run_of(_tensorrt_engine("tensorrt-rtx", job), job)
+
+
+def _tensorrt_engine(flavour: str, job: _Job) -> Engine:
+    check_targets(load_package(flavour), flavour, ())
+    rows = job.inputs["hidden_states"].shape[0]
+    built = build_engine(job.family, flavour, BuildOptions((1, rows, rows), (job.size,)))
+    job.way.notes |= {
+        "version": built.version,
+        "architectures": list(built.architectures),
+        "layers": built.layers,
+        "engine_bytes": built.engine_bytes,
+        "build_s": built.build_s,
+    }
+    return make_engine(flavour, job.family)
+
+
+def _run_of(engine: Engine, job: _Job) -> Callable[[], torch.Tensor]:
+    out = torch.empty_like(job.inputs["hidden_states"])  # as a request's anchors give it
+    return lambda: engine.run(job.inputs, out)
+
+
+WAYS: dict[str, Callable[[_Job], Callable[[], torch.Tensor]]] = {
+    "torch eager": _eager,
+    "torch.compile": _compiled,
+    "CUDA graph": _cuda_graph,
+    "onnxruntime": _onnxruntime,
+    "tensorrt": _tensorrt,
+    "tensorrt, CUDA graph": _tensorrt_graph,
+    "tensorrt-rtx": _tensorrt_rtx,
+}
+
+
+def _inputs(family: Family, lengths: dict[str, int]) -> BlockInputs:
+    """Block inputs of a size: random states; masks, tables, timesteps and labels as the family's examples have them."""
+    torch.manual_seed(0)
+    inputs = {}
+    for name, example in family.example_inputs().items():
+        axes = family.block_axes[name]
+        shape = [lengths[axes[axis]] if axis in axes else length for axis, length in enumerate(example.shape)]
+        if name in ("hidden_states", "encoder_hidden_states", "llama_states", "temb"):
+            inputs[name] = torch.randn(shape, dtype=example.dtype, device=example.device)
+            continue
+        for axis in axes:
+            example = example.narrow(axis, 0, 1)
+        inputs[name] = example.expand(shape).clone()
+    return inputs
+
+
+def _in_float32(family: Family, inputs: BlockInputs) -> torch.Tensor:
+    """The block stack's output computed in float32 with the same weights; the blocks are put back as they were."""
+    stack = family.block_stack()
+    dtypes = {name: each.dtype for name, each in stack.named_parameters()}
+    wide = {name: each.float() if each.is_floating_point() else each for name, each in inputs.items()}
+    try:
+        return stack.float()(**wide)
+    finally:
+        for name, each in stack.named_parameters():
+            each.data = each.data.to(dtypes[name])
+
+
+def _allowed(of_torch: float, dtype: torch.dtype) -> float:
+    """The relative L2 distance that an engine may have: twice torch's own from float32, and never under the rounding of
+    a few thousand sums in its dtype."""
+    return max(2 * of_torch, 2.0 * torch.finfo(dtype).eps if dtype != torch.float32 else 1e-4)
+
+
+def _forecast_ms(features: torch.Tensor, device: torch.device, turns: int) -> float:
+    """A forecast of order 1 from anchors of this shape: what a forecast step does instead of the block stack."""
+    anchors = Anchors("taylor", 1)
+    for step in (0, 5):
+        anchors.write(step, features)
+    way = Way()
+    _take_turns({"forecast": lambda: anchors.forecast(8)}, {"forecast": way}, device, turns)
+    return median(way.milliseconds)
+
+
+def _take_turns(
+    runs: dict[str, Callable[[], torch.Tensor]], results: dict[str, Way], device: torch.device, turns: int
+) -> None:
+    """Every way once in each turn, so that a machine whose speed drifts slows each of them alike."""
+    for run in runs.values():
+        run()
+    for _ in range(turns):
+        for name, run in runs.items():
+            _synchronize(device)
+            began = time.perf_counter()
+            run()
+            _synchronize(device)
+            results[name].milliseconds.append((time.perf_counter() - began) * 1e3)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# Pictures
+
+
+def measure_pictures(device: torch.device, turns: int, tiny: bool) -> dict[str, Any]:
+    """The embedded model's pictures by each engine, held to torch's.
+
+    Args:
+        device: where to run.
+        turns: pictures of each way.
+        tiny: 5 steps.
+    """
+    config = ModelConfig.from_folder(ROOT / "model_repository" / "emoji_stream")
+    source = replace(config.source, device=str(device))
+    steps = 5 if tiny else config.defaults.num_inference_steps
+    request = replace(config.defaults, prompt="red apple, 3d", seed=1, num_inference_steps=steps)
+    requests = {"off": replace(request, cache=replace(request.cache, interval=1)), "on": request}
+    expected: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+    for engine in ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx"):
+        try:
+            host = _host(engine, source, config)
+            figures[engine] = {
+                way: _pictures(host, each, config, turns, expected.setdefault(way, {}))
+                for way, each in requests.items()
+            }
+        except Exception as error:  # whatever a package says of this machine is the result
+            figures[engine] = {"absent": f"{type(error).__name__}: {error}".splitlines()[0]}
+    result = describe() | {"part": "pictures", "tiny": tiny, "device": str(device), "steps": steps, "engines": figures}
+    _print_pictures(result)
+    return result
+
+
+def _host(engine: str, source: Any, config: ModelConfig) -> PipelineHost:
+    pipe = load_pipeline(source)
+    if engine.startswith("tensorrt"):
+        family = family_of(pipe.transformer)
+        request = example_request(config)
+        axes = axis_sizes(config, architecture_of(config.source.pipeline), request)
+        build_engine(family, engine, BuildOptions((1, 1, 2), (SizeClass(f"{request.height}x{request.width}", axes),)))
+    return PipelineHost(pipe, engine)
+
+
+def _pictures(
+    host: PipelineHost, request: Any, config: ModelConfig, turns: int, expected: dict[str, Any]
+) -> dict[str, Any]:
+    seconds = []
+    for _ in range(turns + 1):
+        generation = generate(host, request, max_sequence_length=config.max_sequence_length)
+        seconds.append(generation.report.total_s)
+    report = generation.report
+    picture = generation.image.astype(np.float32)
+    of_torch = expected.setdefault("picture", picture)
+    error = float(np.mean((picture - of_torch) ** 2))
+    return {
+        "picture_s": median(seconds[1:]),  # the first is slower: allocators and kernels
+        "full_steps": len(report.full_steps),
+        "engine_calls": report.engine_calls,
+        "engine_calls_are_full_steps": report.engine_calls == len(report.full_steps),
+        "psnr_from_torch_db": None if error == 0 else 10 * float(np.log10(255**2 / error)),
+    }
+
+
+# Output
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _print_blocks(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result['model']}: one full step's blocks, {result['dtype']} on {result['device']}")
+    for column in ("way", "ms", "of eager", "distance", "holds"):
+        table.add_column(column)
+    for name, way in result["ways"].items():
+        if "absent" in way:
+            table.add_row(name, "absent")
+        else:
+            row = (f"{way['ms']:.2f}", f"{way['faster_than_eager']:.2f}x", f"{way['relative_distance']:.2e}")
+            table.add_row(name, *row, "yes" if way["distance_holds"] else "NO")
+    table.add_row("forecast", f"{result['forecast_ms']:.3f}", f"{result['forecast_over_full']:.4f} of a full step")
+    Console().print(table)
+    _print_absent(result["ways"])
+
+
+def _print_pictures(result: dict[str, Any]) -> None:
+    table = Table(title=f"emoji, {result['steps']} steps on {result['device']}")
+    for column in ("engine", "cache", "seconds", "full steps", "engine calls", "PSNR from torch"):
+        table.add_column(column)
+    for engine, ways in result["engines"].items():
+        if "absent" in ways:
+            table.add_row(engine, "absent")
+            continue
+        for way, each in ways.items():
+            psnr = each["psnr_from_torch_db"]
+            distance = "equal" if psnr is None else f"{psnr:.1f} dB"
+            table.add_row(
+                engine, way, f"{each['picture_s']:.3f}", str(each["full_steps"]), str(each["engine_calls"]), distance
+            )
+    Console().print(table)
+    _print_absent(result["engines"])
+
+
+def _print_absent(ways: dict[str, dict[str, Any]]) -> None:
+    for name, way in ways.items():
+        if "absent" in way:
+            Console().print(f"{name}: {way['absent']}", highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()

@@ -1,0 +1,5 @@
+"""The emoji model, decoupled."""
+
+from plugin.triton_model import StreamModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

@@ -1,0 +1,159 @@
+"""Builds the engines of a model folder ahead of serving it: what `triton-taylorseer build` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from plugin.config import ModelConfig
+from plugin.engines.build import optimized_onnx
+from plugin.engines.tensorrt_build import (
+    PACKAGES,
+    PRECISIONS,
+    BuildOptions,
+    BuiltEngine,
+    NoWatch,
+    SizeClass,
+    Watch,
+    build_engine,
+    check_targets,
+    load_package,
+    present_architecture,
+)
+from plugin.families import family_of
+from plugin.pipeline import denoisers, load_pipeline
+from plugin.pipeline_source import PipelineSource
+from plugin.plan import architecture_of, axis_sizes, example_request
+from plugin.request import GenerationRequest
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build; what is left out is the model's own.
+
+    Attributes:
+        engine: a name in `plugin.engines.ENGINES`.
+        precision: "bf16", "fp16" or "fp32".
+        batch: the smallest, the usual and the largest batch of one engine call.
+        sizes: (height, width) in pixels.
+        num_frames: lengths of videos; each goes with each size.
+        targets, workspace_bytes, refit, weight_streaming: as in `BuildOptions`.
+    """
+
+    engine: str | None = None
+    precision: str | None = None
+    batch: tuple[int, int, int] | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    num_frames: tuple[int, ...] = ()
+    targets: tuple[str, ...] = ()
+    workspace_bytes: int | None = None
+    refit: bool = False
+    weight_streaming: bool = False
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built for one transformer of a model.
+
+    Attributes:
+        transformer: the component's name.
+        path: of the file that the server will load.
+        engine: what is known of it where TensorRT built it.
+        overrides: the parameters that the server needs besides those of the config.pbtxt to load it, name -> value.
+    """
+
+    transformer: str
+    path: Path
+    engine: BuiltEngine | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_model(model_dir: Path, request: BuildRequest, watch: Watch | None = None) -> list[Built]:
+    """Builds the engines of a model folder.
+
+    Args:
+        model_dir: a folder of the model repository with a config.pbtxt.
+        request: what to build.
+        watch: follows the build.
+
+    Returns:
+        One for each transformer; none for an engine that needs no build.
+
+    Raises:
+        InvalidConfig: of the config.pbtxt.
+        InvalidRequest: a size that the model does not serve.
+        EngineError: TensorRT cannot build; the message says why.
+        OSError: the pipeline cannot be had, or the cache not be written.
+        ValueError: an unknown precision, or options that the engine does not have.
+    """
+    watch = watch or NoWatch()
+    config = ModelConfig.from_folder(model_dir)
+    engine = request.engine or config.engine
+    if engine in PACKAGES:
+        return _build_tensorrt(config, engine, request, watch)
+    given = [name for name, value in vars(request).items() if value and name != "engine"]
+    if given:
+        raise ValueError(f"{given[0]} is for the engines {', '.join(PACKAGES)}, must be left out with {engine}")
+    if engine != "onnxruntime":
+        return []
+    watch.stage(f"loading {config.source.pipeline}")
+    pipe = load_pipeline(config.source, denoisers_only=True)
+    watch.stage("exporting and optimising the block stack")
+    return [Built(name, optimized_onnx(family_of(getattr(pipe, name)))) for name in denoisers(pipe)]
+
+
+def _build_tensorrt(config: ModelConfig, flavour: str, request: BuildRequest, watch: Watch) -> list[Built]:
+    check_targets(load_package(flavour), flavour, request.targets)  # what is wrong is told before minutes of loading
+    if not request.targets:
+        present_architecture(flavour)
+    sizes = tuple(_size_classes(config, request))
+    source = _source(config.source, request.precision)
+    watch.stage(f"loading {source.pipeline}")
+    pipe = load_pipeline(source, denoisers_only=True)
+    built = []
+    for name in denoisers(pipe):
+        family = family_of(getattr(pipe, name))
+        rows = 2 if family.batches_guidance else 1
+        options = BuildOptions(
+            batch=request.batch or (1, rows, rows),
+            sizes=sizes,
+            targets=request.targets,
+            workspace_bytes=request.workspace_bytes,
+            refit=request.refit,
+            weight_streaming=request.weight_streaming,
+        )
+        engine = build_engine(family, flavour, options, watch=watch)
+        wanted = {"engine": (flavour, config.engine), "dtype": (source.dtype, config.source.dtype)}
+        overrides = {parameter: new for parameter, (new, old) in wanted.items() if new != old}
+        built.append(Built(name, engine.path, engine, overrides))
+    return built
+
+
+def _source(source: PipelineSource, precision: str | None) -> PipelineSource:
+    """The source on this machine, in another precision where one is asked for."""
+    if source.device.startswith("cuda") and not torch.cuda.is_available():
+        source = replace(source, device="cpu")
+    if precision is None:
+        return source
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision}, must be one of: {', '.join(PRECISIONS)}")
+    others = tuple(pair for pair in source.component_dtypes if not pair[0].startswith("transformer"))
+    return replace(source, dtype=PRECISIONS[precision], component_dtypes=others)
+
+
+def _size_classes(config: ModelConfig, request: BuildRequest) -> Iterator[SizeClass]:
+    """One for each size and length, each of which the model must serve."""
+    architecture, defaults = architecture_of(config.source.pipeline), config.defaults
+    sizes = request.sizes or ((defaults.height, defaults.width),)
+    for (height, width), frames in product(sizes, request.num_frames or (defaults.num_frames,)):
+        example = example_request(config, height=height, width=width, num_frames=frames)
+        yield SizeClass(_size_name(example), axis_sizes(config, architecture, example))
+
+
+def _size_name(request: GenerationRequest) -> str:
+    frames = f"x{request.num_frames}" if request.num_frames > 1 else ""
+    return f"{request.height}x{request.width}{frames}"

@@ -1,0 +1,142 @@
+"""A block stack as a model of its own: how its tensors travel, and what it does with requests that Triton gathered.
+
+Such a model has a batch axis in front of every input. An input that a family shares between the rows of a call (rotary
+tables) is repeated for each row, because Triton's batcher joins all inputs alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from plugin.engines.base import Engine, EngineError
+from plugin.families.base import BlockInputs, Family
+
+
+def is_shared(family: Family, name: str) -> bool:
+    """Whether all rows of an engine call must have this argument of the block stack in common."""
+    return "batch" not in family.block_axes[name].values()
+
+
+def with_batch_axis(family: Family, inputs: BlockInputs) -> BlockInputs:
+    """The arguments of a block stack as a batching model of Triton takes them.
+
+    Args:
+        family: the stack's family.
+        inputs: the arguments, B rows.
+
+    Returns:
+        Each argument with B as its first axis: shared ones repeated, (B, *shape), and those of one number for each row
+        as (B, 1), because Triton cannot declare a tensor that has nothing but the batch axis.
+    """
+    rows = len(inputs["hidden_states"])
+
+    def lead(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if is_shared(family, name):
+            return tensor.expand(rows, *tensor.shape)
+        return tensor[:, None] if tensor.ndim == 1 else tensor
+
+    return {name: lead(name, tensor) for name, tensor in inputs.items()}
+
+
+class BlockStack:
+    """Runs a block stack for the requests of one call, packing those that may share an engine call.
+
+    Args:
+        family: the stack's family, with its blocks in place.
+        engine: runs the stack.
+    """
+
+    def __init__(self, family: Family, engine: Engine) -> None:
+        self._family = family
+        self._engine = engine
+        self._examples = {
+            name: (tensor.ndim + is_shared(family, name), tensor.dtype)
+            for name, tensor in family.example_inputs().items()
+        }
+
+    def run(self, requests: Sequence[BlockInputs]) -> list[torch.Tensor | EngineError]:
+        """The features of each request, or why it has none.
+
+        Requests of equal shapes and of shared inputs equal in content go through the engine in one call; tables of
+        another height x width differ even at the same number of tokens.
+
+        Args:
+            requests: the arguments of each, with a batch axis in front of all of them (`with_batch_axis`, but numbers
+                are (B,), as Triton's `reshape` makes them).
+
+        Returns:
+            For each request, in order, its features (B, *feature), memory that nothing else writes, or the error of the
+            engine call that it was part of; one call's error leaves the others alone.
+        """
+        results: dict[int, torch.Tensor | EngineError] = {}
+        groups: list[list[tuple[int, _Request]]] = []
+        for index, inputs in enumerate(requests):
+            try:
+                request = self._read(inputs)
+            except EngineError as error:
+                results[index] = error
+                continue
+            fitting = (group for group in groups if group[0][1].may_share_a_call_with(request))
+            group = next(fitting, None)
+            if group is None:
+                groups.append(group := [])
+            group.append((index, request))
+        for group in groups:
+            indices, members = zip(*group, strict=True)
+            results.update(zip(indices, self._run_together(members), strict=True))
+        return [results[index] for index in range(len(requests))]
+
+    def _read(self, inputs: BlockInputs) -> _Request:
+        rows, shared = {}, {}
+        for name, tensor in inputs.items():
+            if name not in self._examples:
+                raise EngineError(f"input {name!r} is unknown, must be one of: {', '.join(self._examples)}")
+            if (tensor.ndim, tensor.dtype) != self._examples[name]:
+                axes, dtype = self._examples[name]
+                raise EngineError(
+                    f"input {name} has {tensor.ndim} axes of {tensor.dtype}, must have {axes} of {dtype}, the batch's "
+                    "included"
+                )
+            if not is_shared(self._family, name):
+                rows[name] = tensor
+            elif len(tensor) > 1 and not torch.equal(tensor[1:], tensor[:1].expand_as(tensor[1:])):
+                raise EngineError(f"input {name} differs between the rows of a request, must be the same in all")
+            else:
+                shared[name] = tensor[0]
+        return _Request(rows, shared)
+
+    def _run_together(self, members: Sequence[_Request]) -> Sequence[torch.Tensor | EngineError]:
+        try:
+            inputs = {**_join([member.rows for member in members]), **members[0].shared}
+            features = torch.empty_like(inputs["hidden_states"])
+            result = self._engine.run(inputs, features)
+            if result is not features:  # the engine's own memory, which its next call may reuse
+                features.copy_(result)
+            return features.split([len(member.rows["hidden_states"]) for member in members])
+        except Exception as error:  # whatever an engine raises ends these requests and no others
+            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+            return [EngineError(reason)] * len(members)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One request's arguments: `rows` (B, ...) of its own, `shared` as the stack takes them."""
+
+    rows: BlockInputs
+    shared: BlockInputs
+
+    def may_share_a_call_with(self, other: _Request) -> bool:
+        if self.rows.keys() != other.rows.keys() or self.shared.keys() != other.shared.keys():
+            return False
+        return all(tensor.shape[1:] == other.rows[name].shape[1:] for name, tensor in self.rows.items()) and all(
+            torch.equal(tensor, other.shared[name]) for name, tensor in self.shared.items()
+        )
+
+
+def _join(rows: Sequence[BlockInputs]) -> BlockInputs:
+    if len(rows) == 1:
+        return rows[0]
+    return {name: torch.cat([each[name] for each in rows]) for name in rows[0]}

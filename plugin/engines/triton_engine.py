@@ -1,0 +1,89 @@
+"""The block stack as another model of the repository, called through Triton, whose batcher packs full steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import torch
+
+from plugin.engines.base import EngineError
+from plugin.engines.block_stack import with_batch_axis
+from plugin.families.base import BlockInputs, Family
+
+
+class EngineUnavailable(EngineError):
+    """The model that is to be called is not loaded; the same request may succeed later."""
+
+
+class ModelCall(Protocol):
+    """Calls a model of the same server, from any thread."""
+
+    def __call__(self, model: str, inputs: BlockInputs) -> torch.Tensor:
+        """The model's output `features`, in memory that lives as long as the tensor.
+
+        Args:
+            model: the model's name.
+            inputs: contiguous tensors by name, all on one device.
+
+        Raises:
+            EngineUnavailable: the model is not loaded.
+            EngineError: it answered with an error; the message is its own.
+        """
+        ...
+
+
+class TritonEngine:
+    """Runs a block stack that is a model of its own: a TensorRT plan, an ONNX file or a Python model.
+
+    Args:
+        family: the stack's family.
+        call: calls models.
+        model: the name of the model to call.
+        batched: whether it has a batch axis (`max_batch_size` above 0), so that Triton joins requests. It then takes
+            every input with the batch axis in front; else the arguments as they are.
+    """
+
+    name = "triton"
+
+    def __init__(self, family: Family, call: ModelCall, model: str, *, batched: bool) -> None:
+        self._family = family
+        self._call = call
+        self._model = model
+        self._batched = batched
+
+    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
+        """See `Engine.run`; the result is `out` or memory of its own.
+
+        Raises:
+            EngineUnavailable: the called model is not loaded.
+            EngineError: it answered with an error, or with something that is no feature of these inputs.
+        """
+        hidden_states = inputs["hidden_states"]
+        given = with_batch_axis(self._family, inputs) if self._batched else inputs
+        try:
+            features = self._call(self._model, {name: tensor.contiguous() for name, tensor in given.items()})
+        except EngineError as error:
+            raise type(error)(f"model {self._model}, which runs the block stack: {error}") from None
+        if (features.shape, features.dtype) != (hidden_states.shape, hidden_states.dtype):
+            raise EngineError(
+                f"model {self._model}, which runs the block stack: features are {list(features.shape)} of "
+                f"{features.dtype}, must be {list(hidden_states.shape)} of {hidden_states.dtype}"
+            )
+        # A copy: memory of Triton's pool shall not be held for as long as an anchor lives.
+        out = (torch.empty_like(hidden_states) if out is None else out).copy_(features)
+        if features.is_cuda:  # where copies are queued, and the pool would give the memory to the next call before
+            torch.cuda.current_stream(features.device).synchronize()
+        return out
+
+
+def build_engine(family: Family, cache_dir: Path | None, threads: int | None) -> NoReturn:
+    """Outside a Triton model there is nothing to call.
+
+    Raises:
+        EngineError: always.
+    """
+    raise EngineError(
+        "engine triton calls another model of the server, so it works only inside a Triton model: "
+        "set parameters engine and engine_model in a config.pbtxt, or use another engine here"
+    )

@@ -1,0 +1,79 @@
+"""Compiled engines on a GPU: equal to torch, written in place, safe from several threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plugin.engines import make_engine
+from plugin.engines.base import UnsupportedShape
+from plugin.engines.tensorrt_build import PACKAGES, BuildOptions, SizeClass, build_engine
+from plugin.pipeline import PipelineHost
+from taylorseer import CacheConfig
+from tests.tiny import FAMILIES, block_inputs_of, latents_of
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+FLAVOURS = [flavour for flavour, package in PACKAGES.items() if find_spec(package)]
+
+
+@pytest.fixture(scope="module", params=[(name, flavour) for name in FAMILIES for flavour in FLAVOURS], ids="-".join)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """A tiny pipeline on the GPU in bfloat16, its first block inputs, the cache of its engine, and the flavour."""
+    name, flavour = request.param
+    folder, family = tmp_path_factory.mktemp(name), FAMILIES[name]
+    pipe = family.make(folder, torch.bfloat16).to("cuda")
+    guidance = next(iter(family.guidance.values()))
+    arguments = {**family.arguments, **family.sizes[0], **guidance.arguments}
+    served, inputs = block_inputs_of(family, pipe, arguments)
+    axes = {
+        axis: inputs[argument].shape[index]
+        for argument, dynamic in served.block_axes.items()
+        for index, axis in dynamic.items()
+    }
+    rows = axes.pop("batch")
+    build_engine(served, flavour, BuildOptions((rows, rows, rows), (SizeClass("first", axes),)), folder)
+    return name, pipe, served, inputs, folder, flavour, arguments
+
+
+def test_an_engine_gives_what_torch_gives_in_place_and_from_threads(case: tuple[Any, ...]) -> None:
+    _, _, served, inputs, folder, flavour, _ = case
+    with torch.no_grad():
+        expected = make_engine("torch", served).run(inputs)
+    engine = make_engine(flavour, served, folder)
+    slots = torch.full((2, *expected.shape), torch.nan, dtype=expected.dtype, device="cuda")
+    output = engine.run(inputs, slots[1])
+    assert output.data_ptr() == slots[1].data_ptr()
+    # bfloat16 of 8 bits through a handful of blocks, with other summation orders
+    assert (output.float() - expected.float()).norm() <= 2e-2 * expected.float().norm()
+    assert slots[0].isnan().all()
+    with ThreadPoolExecutor(4) as pool:
+        for other in pool.map(lambda _: engine.run(inputs), range(16)):
+            assert torch.equal(other, output)
+
+
+def test_another_size_is_refused_and_the_engine_goes_on(case: tuple[Any, ...]) -> None:
+    _, _, served, inputs, folder, flavour, _ = case
+    engine = make_engine(flavour, served, folder)
+    double = {name: tensor.repeat_interleave(5, dim=0) for name, tensor in inputs.items()}
+    with pytest.raises(UnsupportedShape):
+        engine.run(double)
+    assert engine.run(inputs).isfinite().all()
+
+
+def test_a_pipeline_runs_the_engine_only_at_full_steps(case: tuple[Any, ...], tmp_path: Path) -> None:
+    name, pipe, _, _, folder, flavour, arguments = case
+    cache = CacheConfig(interval=3, order=1, warmup_steps=1)
+    compiled = PipelineHost(pipe, flavour, cache_dir=folder).pipeline_for(cache)
+    latents = latents_of(compiled, steps=7, **arguments)
+    expected = latents_of(PipelineHost(pipe).pipeline_for(cache), steps=7, **arguments)
+    session = getattr(compiled, FAMILIES[name].transformer).session
+    assert session.full_steps == cache.full_steps(7)
+    assert (latents.float() - expected.float()).norm() <= 5e-2 * expected.float().norm()
