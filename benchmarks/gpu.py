@@ -146,7 +146,7 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
     family = family_of(random_transformer(architecture, dtype, device))
     axes = axis_sizes(config, architecture, request)
     rows = 2 if family.batches_guidance else 1
-    inputs = _inputs(family, {**axes, "batch": rows})
+    inputs = family.inputs_of_size({**axes, "batch": rows})
     stack = family.block_stack()
     parameters = sum(each.numel() for each in stack.parameters())
     results = {name: Way() for name in ways}
@@ -284,22 +284,6 @@ WAYS: dict[str, Callable[[_Job], Callable[[], torch.Tensor]]] = {
     "tensorrt, CUDA graph": _tensorrt_graph,
     "tensorrt-rtx": _tensorrt_rtx,
 }
-
-
-def _inputs(family: Family, lengths: dict[str, int]) -> BlockInputs:
-    """Block inputs of a size: random states; masks, tables, timesteps and labels as the family's examples have them."""
-    torch.manual_seed(0)
-    inputs = {}
-    for name, example in family.example_inputs().items():
-        axes = family.block_axes[name]
-        shape = [lengths[axes[axis]] if axis in axes else length for axis, length in enumerate(example.shape)]
-        if name in ("hidden_states", "encoder_hidden_states", "llama_states", "temb"):
-            inputs[name] = torch.randn(shape, dtype=example.dtype, device=example.device)
-            continue
-        for axis in axes:
-            example = example.narrow(axis, 0, 1)
-        inputs[name] = example.expand(shape).clone()
-    return inputs
 
 
 def _in_float32(family: Family, inputs: BlockInputs) -> torch.Tensor:

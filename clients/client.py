@@ -38,6 +38,7 @@ INPUTS = {
     "cache_predictor": "BYTES",
     "cache_max_error": "FP32",
     "deadline_ms": "INT32",
+    "priority": "INT32",
     "preview": "BOOL",
 }
 _NUMPY: dict[str, Any] = {

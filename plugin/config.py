@@ -58,6 +58,13 @@ class ModelConfig:
         max_sequence_length: text tokens of the pipeline's text encoder, or None for the pipeline's own default.
         max_in_flight: requests that are worked on at once, at least 1.
         max_waiting: requests that may wait beyond those, at least 0; further ones are refused as UNAVAILABLE.
+        memory_budget_mib: for the caches and the work of all requests in flight; 0 for four fifths of the GPU memory,
+            or half of the main memory, that is free once the model is loaded.
+        max_batch: most rows of one engine call; 0 for the knee that a measurement at load finds. 1 packs nothing.
+        fixed_batch: rows that every engine call is filled up to, so that results are the same bits whatever the
+            company; 0 for calls as large as they come.
+        max_batch_wait_ms: how long an engine call waits at most for company.
+        max_cache_interval: how far a request's interval may be stretched to meet its deadline.
         preview_interval: steps from one preview to the next, at least 1.
         defaults: what a request gets where it says nothing.
         presets: cache settings by name, which a request may ask for.
@@ -72,6 +79,11 @@ class ModelConfig:
     max_sequence_length: int | None
     max_in_flight: int
     max_waiting: int
+    memory_budget_mib: int
+    max_batch: int
+    fixed_batch: int
+    max_batch_wait_ms: float
+    max_cache_interval: int
     preview_interval: int
     defaults: GenerationRequest
     presets: Mapping[str, CacheConfig]
@@ -145,6 +157,7 @@ class ModelConfig:
             fps=read["fps"],
             cache=cache,
             deadline_ms=read["deadline_ms"],
+            priority=0,
             response_format=ResponseFormat.RAW,
             preview=False,
         )
@@ -222,6 +235,11 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "max_sequence_length": (_integer(1), None),
     "max_in_flight": (_integer(1), 8),
     "max_waiting": (_integer(0), 64),
+    "memory_budget_mib": (_integer(0), 0),
+    "max_batch": (_integer(0), 0),
+    "fixed_batch": (_integer(0), 0),
+    "max_batch_wait_ms": (_number, 0.0),
+    "max_cache_interval": (_integer(1), 10),
     "preview_interval": (_integer(1), 5),
     "num_inference_steps": (_integer(1), 50),
     "guidance_scale": (_number, 3.5),

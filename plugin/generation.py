@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from plugin.families.base import Family
+from plugin.packer import Ticket
 from plugin.pipeline import PipelineHost
 from plugin.request import GenerationRequest
 from plugin.transformer import StepObserver
@@ -72,6 +73,7 @@ class Report:
         decode_s: the autoencoder.
         total_s: from arrival to the picture.
         seed: the seed used.
+        cache_interval: the interval used, which a deadline may have stretched.
         engine: the engine's name.
         height, width: pixels.
         num_frames: 1 for a picture.
@@ -89,6 +91,7 @@ class Report:
     decode_s: float
     total_s: float
     seed: int
+    cache_interval: int
     engine: str
     height: int
     width: int
@@ -124,7 +127,7 @@ class RunEvents(Protocol):
         return None
 
     def engine_called(self, batch_size: int) -> None:
-        """Called after each engine call of this request with the number of requests that shared it."""
+        """Called for each engine call with the number of requests that shared it; only one of those is told."""
         return None
 
     def cache_changed(self, delta_bytes: int) -> None:
@@ -160,8 +163,9 @@ def generate(
     """
     events = events or NoEvents()
     started = time.perf_counter()
-    run = _Run(host.family, request, events, preview_interval)
-    pipe = host.pipeline_for(request.cache, run)
+    run = _Run(host.family, request, events, preview_interval, packed=host.packer is not None)
+    ticket = Ticket(float(request.priority), run.check)
+    pipe = host.pipeline_for(request.cache, run, ticket=ticket)
     run.pipe = pipe
     arguments = host.family.call_arguments(request, max_sequence_length)
     try:
@@ -176,6 +180,10 @@ def generate(
         image = (pixels * 255).round().astype(np.uint8)  # (frames, height, width, 3)
         return Generation(image, _report(request, image, run, host.engine_name, arrived or started, started, done))
     finally:
+        if host.packer is not None:
+            host.packer.leave(ticket)
+            for batch_size in ticket.batches:
+                events.engine_called(batch_size)
         run.release()
 
 
@@ -202,6 +210,7 @@ def _report(
         decode_s=done - run.last_output,
         total_s=done - arrived,
         seed=request.seed,
+        cache_interval=request.cache.interval,
         engine=engine,
         height=height,
         width=width,
@@ -218,9 +227,11 @@ class _Run(StepObserver):
     request: GenerationRequest
     events: RunEvents
     preview_interval: int
+    packed: bool  # whether the packer tells how many requests shared each engine call
     pipe: Any = None
     first_step: float = field(default=0.0, init=False)
     last_output: float = field(default=0.0, init=False)
+    _step: tuple[int, int] = field(default=(0, 0), init=False)  # the one that has begun, and how many there are
     _step_began: float = field(default=0.0, init=False)
     _kind: StepKind | None = field(default=None, init=False)
     _cache_bytes: int = field(default=0, init=False)
@@ -231,12 +242,17 @@ class _Run(StepObserver):
         """The request's cache; Wan2.2's two experts share one, and either of them may be missing."""
         return (self.pipe.transformer or self.pipe.transformer_2).session
 
+    def check(self) -> None:
+        """Lets the listener end the run; at each step, and while the request waits for its turn at the engine."""
+        self.events.check(*self._step)
+
     def step_started(self, step: int, num_steps: int, latents: torch.Tensor) -> None:
         now = time.perf_counter()
         self._end_step(now)
         self.first_step = self.first_step or now
         self._step_began = now
-        self.events.check(step, num_steps)
+        self._step = step, num_steps
+        self.check()
         preview = self._preview(step, latents) if self.request.preview else None
         if step:
             self.events.progress(step, num_steps, preview)
@@ -245,7 +261,8 @@ class _Run(StepObserver):
         session = self.session
         if kind is StepKind.FULL:
             self._update_cache_bytes(session.nbytes)
-            self.events.engine_called(1)
+            if not self.packed:
+                self.events.engine_called(1)
         if self._kind is not StepKind.FULL:  # of several branches at one step, one that computes makes it full
             self._kind = kind
         self.last_output = time.perf_counter()

@@ -20,6 +20,7 @@ from plugin.engines import make_engine
 from plugin.engines.base import Engine, no_gpu
 from plugin.families import family_of
 from plugin.families.base import Family
+from plugin.packer import Packer, PackSettings, Ticket
 from plugin.pipeline_source import PipelineSource
 from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver
 from taylorseer import CacheConfig
@@ -39,6 +40,7 @@ class PipelineHost:
     Attributes:
         families: the family of each denoising transformer, by the component's name.
         engines: the engine of each.
+        packer: packs full steps of several requests into one engine call; None until `pack`.
 
     Raises:
         TypeError: the transformer's class is not served.
@@ -67,6 +69,7 @@ class PipelineHost:
             if name.startswith("tokenizer") and getattr(pipe, name) is not None:
                 self._shared.__dict__[name] = _LockedTokenizer(getattr(pipe, name))
         self._variants: dict[type[DiffusionPipeline], DiffusionPipeline] = {type(pipe): self._shared}
+        self.packer: Packer | None = None
 
     @property
     def family(self) -> Family:
@@ -78,11 +81,21 @@ class PipelineHost:
         """The engine's name, for reports."""
         return next(iter(self.engines.values())).name
 
+    @property
+    def pipe(self) -> DiffusionPipeline:
+        """The loaded pipeline, to read from; `pipeline_for` gives those that can be called."""
+        return self._shared
+
+    def pack(self, settings: PackSettings) -> None:
+        """Has full steps of several requests share engine calls from now on, in a thread that `close` ends."""
+        self.packer = Packer(settings)
+
     def pipeline_for(
         self,
         cache: CacheConfig,
         observer: StepObserver | None = None,
         pipeline_class: type[DiffusionPipeline] | None = None,
+        ticket: Ticket | None = None,
     ) -> Any:
         """An ordinary diffusers pipeline for one call, usable from any thread.
 
@@ -91,6 +104,7 @@ class PipelineHost:
             observer: follows the call's steps.
             pipeline_class: another pipeline over the same components, for example FluxImg2ImgPipeline; None for the
                 class that was loaded.
+            ticket: the call's place at the packer, where there is one.
 
         Returns:
             A pipeline whose scheduler and transformers are its own; `pipe.transformer.session` tells what the call did.
@@ -101,10 +115,18 @@ class PipelineHost:
         run = DenoisingRun(pipe.scheduler, cache, observer or StepObserver())
         # Not through DiffusionPipeline.__setattr__, which would look for the stand-ins in a library of components.
         for name, family in self.families.items():
-            pipe.__dict__[name] = ForecastingTransformer(family, self.engines[name], run)
+            engine = self.engines[name]
+            if self.packer is not None:
+                engine = self.packer.engine_for(engine, family, ticket := ticket or Ticket())
+            pipe.__dict__[name] = ForecastingTransformer(family, engine, run)
         if getattr(shared, "vae", None) is not None:
             pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves
         return pipe
+
+    def close(self) -> None:
+        """Ends the packer's thread; requests that wait for it fail."""
+        if self.packer is not None:
+            self.packer.close()
 
     def _variant(self, pipeline_class: type[DiffusionPipeline]) -> DiffusionPipeline:
         if pipeline_class not in self._variants:

@@ -32,6 +32,7 @@ class Plan:
         tokens, width: of the cached feature of one branch, (tokens, width).
         anchor_bytes: of one anchor of one branch.
         module_anchor_bytes: of the same anchor if every module were cached, as TaylorSeer's own code does.
+        pixels: of the picture, or of all frames of the video.
     """
 
     num_steps: int
@@ -42,6 +43,13 @@ class Plan:
     width: int
     anchor_bytes: int
     module_anchor_bytes: int
+    pixels: int
+
+    @property
+    def working_bytes(self) -> int:
+        """About what the request holds besides its anchors: the blocks' input, a forecast and the audit's difference of
+        each branch, and the decoded pixels in float32 as tensor, as array and scaled, and as bytes."""
+        return 3 * self.branches * self.anchor_bytes + 3 * self.pixels * (4 + 4 + 4 + 1)
 
     @property
     def cache_bytes(self) -> int:
@@ -83,6 +91,7 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
         width=width,
         anchor_bytes=tokens * width * element_bytes,
         module_anchor_bytes=family.module_features(options, tokens, text_tokens) * element_bytes,
+        pixels=request.num_frames * request.height * request.width,
     )
 
 
@@ -139,6 +148,14 @@ def feature_of(config: ModelConfig, architecture: Architecture, request: Generat
     family, options = family_class(architecture.transformer), architecture.config
     tokens, width = family.feature_shape(options, family.latent_size(options, request, architecture.compression))
     return tokens, width, config.max_sequence_length or architecture.text_tokens
+
+
+def architecture_of_pipe(pipe: Any) -> Architecture:
+    """The architecture of a loaded pipeline."""
+    transformer = getattr(pipe, "transformer", None) or pipe.transformer_2
+    config = {name: value for name, value in transformer.config.items() if name[0] != "_"}
+    vae = {"_class_name": type(pipe.vae).__name__, **pipe.vae.config}
+    return Architecture(type(transformer).__name__, config, _compression(vae), _text_tokens(type(pipe).__name__))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from taylorseer.schedule import MAX_STEPS
 
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 24 * 3600 * 1000
+MAX_PRIORITY = 60  # seconds
 
 
 class ResponseFormat(Enum):
@@ -68,6 +69,8 @@ class GenerationRequest:
         fps: frames per second that a video is meant to be shown at.
         cache: the cache settings.
         deadline_ms: milliseconds from arrival after which the request is given up, or None.
+        priority: seconds of head start over the others, -60 to 60: in line and at the engine the request is served as
+            if it had come so much earlier, so that none waits for ever.
         response_format: how the result travels.
         preview: whether a stream shall carry previews.
     """
@@ -84,6 +87,7 @@ class GenerationRequest:
     fps: int
     cache: CacheConfig
     deadline_ms: int | None
+    priority: int
     response_format: ResponseFormat
     preview: bool
 
@@ -131,6 +135,7 @@ def parse_request(
         fps=defaults.fps,
         cache=_parse_cache(values, defaults.cache, presets or {}),
         deadline_ms=reader.integer("deadline_ms", defaults.deadline_ms, 1, MAX_DEADLINE_MS),
+        priority=_given(reader.integer("priority", defaults.priority, -MAX_PRIORITY, MAX_PRIORITY)),
         response_format=ResponseFormat(response_format) if response_format else defaults.response_format,
         preview=bool(values.get("preview", defaults.preview)),
         **size,

@@ -20,6 +20,7 @@ INPUTS = {  # all of shape [1] and optional
     "cache_predictor": "TYPE_STRING",
     "cache_max_error": "TYPE_FP32",
     "deadline_ms": "TYPE_INT32",
+    "priority": "TYPE_INT32",
     "response_format": "TYPE_STRING",
     "preview": "TYPE_BOOL",
 }

@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import secrets
+import tempfile
 import threading
 import time
 import traceback
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from plugin.admission import Admission
+from plugin.admission import Admission, Entry
 from plugin.tensors import BLOCK_STACK_OUTPUT, INPUTS, OUTPUTS, STREAM_OUTPUTS
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from plugin.engines.base import EngineError
     from plugin.families.base import BlockInputs
     from plugin.generation import Generation, Pixels
+    from plugin.packer import PackSettings
     from plugin.request import GenerationRequest
     from taylorseer import StepKind
 
@@ -65,11 +67,18 @@ class StreamModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
+        from plugin.deadlines import CostModel
+        from plugin.plan import architecture_of_pipe
+
         self.name: str = args["model_name"]
         self.config = _configure(args)
         self.host = self.load_host()
-        self._metrics = _Metrics(self.name.removesuffix("_stream"))
-        self._admission = Admission(self.config.max_in_flight, self.config.max_waiting)
+        self._architecture = architecture_of_pipe(self.host.pipe)
+        self._costs = CostModel()
+        self._metrics = _MetricsInTurn(self.name.removesuffix("_stream"))
+        budget = self.config.memory_budget_mib * 2**20 or _free_bytes(self.config.source.device)
+        self._admission = Admission(self.config.max_in_flight, self.config.max_waiting, budget)
+        pb_utils.Logger.log_info(f"{self.name}: {budget / 2**20:,.0f} MiB for requests in flight")
         self._workers = ThreadPoolExecutor(self.config.max_in_flight, thread_name_prefix=self.name)
         self._jobs: set[_Job] = set()
         self._failure: str | None = None
@@ -90,9 +99,13 @@ class StreamModel:
             only_denoiser(pipe, f"engine triton with engine_model {called.name}")
             made = partial(TritonEngine, call=_call_model, model=called.name, batched=called.max_batch_size > 0)
             return PipelineHost(pipe, made, release_blocks=True)
-        return PipelineHost(
+        host = PipelineHost(
             pipe, config.engine, engine_threads=config.engine_threads or None, release_blocks=config.engine != "torch"
         )
+        settings = _pack_settings(config, host)
+        pb_utils.Logger.log_info(f"{self.name}: up to {settings.max_rows} rows in one engine call")
+        host.pack(settings)
+        return host
 
     def execute(self, requests: list[Any]) -> None:
         """Takes the requests over and returns at once; each is answered through its own response sender."""
@@ -104,16 +117,19 @@ class StreamModel:
                 sender.send(
                     _error_response(error, quiet=_QUIET_PARAMETER in (request.parameters() or "")), flags=_FINAL
                 )
-                self._outbox.put(partial(self._metrics.count_request, _outcome(error)))
+                self._outbox.put(partial(self._metrics.tell, partial(_Metrics.count_request, outcome=_outcome(error))))
 
     def finalize(self) -> None:
         """Ends the requests in flight and the threads."""
         for job in list(self._jobs):
             job.cancelled = True
+        self._sweep_line()
         self._workers.shutdown(wait=True)
+        self.host.close()
         self._outbox.put(None)
         self._sender.join()
         # What belongs to Triton and outlives the model crashes its process.
+        self._metrics.give_up()
         del self._metrics, self._sender, self._workers, self._outbox
         gc.collect()
 
@@ -126,13 +142,48 @@ class StreamModel:
             return
         if self._failure:
             raise _Unhealthy(self._failure)
+        from plugin.deadlines import meet_deadline
+
         arrived = time.perf_counter()
-        generation_request = self._parse(request)
+        asked = self._parse(request)
+        admission = self._admission
+        fitting = meet_deadline(
+            asked,
+            self._costs,
+            admission.expected_wait_s(),
+            self.config.max_cache_interval,
+            alone=not admission.in_flight,
+        )
         key = parameters.get(_KEY_PARAMETER)
-        job = _Job(key, generation_request, sender, self._post, arrived, _QUIET_PARAMETER in parameters)
-        self._admission.enter()
-        self._jobs.add(job)
+        job = _Job(key, fitting, sender, self._post, arrived, _QUIET_PARAMETER in parameters)
+        job.entry = Entry(self._bytes_of(fitting), time.monotonic() - fitting.priority, partial(self._start, job))
+        self._jobs.add(job)  # before it enters, which may start it at once
+        try:
+            self._admission.enter(job.entry)
+        except Exception:
+            self._jobs.discard(job)
+            raise
+
+    def _bytes_of(self, request: GenerationRequest) -> int:
+        """What a request will hold at most while it is worked on."""
+        from plugin.plan import plan_request
+
+        planned = plan_request(self.config, self._architecture, request)
+        return planned.cache_bytes + planned.working_bytes
+
+    def _start(self, job: _Job) -> None:
         self._workers.submit(self._run, job)
+
+    def _sweep_line(self) -> None:
+        """Ends the requests in line that have been cancelled or are late."""
+        for job in list(self._jobs):
+            if job.ended or job.entry is None or job.entry.began is not None:
+                continue
+            try:
+                job.check_alive()
+            except Exception as error:
+                if self._admission.withdraw(job.entry):
+                    job.end({}, error)
 
     def _parse(self, request: Any) -> GenerationRequest:
         from plugin.request import parse_request
@@ -148,6 +199,7 @@ class StreamModel:
 
         outputs: dict[str, Any] = {}
         failure = None
+        began = time.perf_counter()
         try:
             job.check_alive()
             generation = generate(
@@ -163,7 +215,10 @@ class StreamModel:
             if _outcome(error) == "error":
                 pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
             failure = error.with_traceback(None)  # it would keep what the request held
-        self._admission.leave()
+        if failure is None:
+            self._costs.observe(job.request, job.steps, time.perf_counter() - began)
+        assert job.entry is not None
+        self._admission.leave(job.entry)
         job.end(outputs, failure)
 
     def _post(self, job: _Job) -> None:
@@ -181,7 +236,8 @@ class StreamModel:
                 work()
             if time.monotonic() - beat_at >= _HEARTBEAT_S:
                 beat_at = time.monotonic()
-                self._metrics.set_gauges(self._admission, self._jobs)
+                self._sweep_line()
+                self._metrics.tell(self._set_gauges)
                 for job in [each for each in list(self._jobs) if each.quiet]:
                     self._try_to_send(job)
 
@@ -201,12 +257,15 @@ class StreamModel:
         if job.ended:
             job.respond(job.final_response(), final=True)
             self._jobs.remove(job)
-            self._metrics.count_job(job)
-            self._metrics.set_gauges(self._admission, self._jobs)
+            self._metrics.tell(partial(_Metrics.count_job, job=job))
+            self._metrics.tell(self._set_gauges)
         elif job.quiet:
             job.respond(pb_utils.InferenceResponse(_tensors({"step": 0, "num_steps": 0})))
         elif progress := job.take_progress():
             job.respond(pb_utils.InferenceResponse(_tensors(progress)))
+
+    def _set_gauges(self, metrics: _Metrics) -> None:
+        metrics.set_gauges(self._admission, self._jobs)
 
     def _give_up(self, job: _Job, error: BaseException) -> None:
         """Takes the model out of service when its responses can no longer be trusted to go out.
@@ -227,7 +286,7 @@ class StreamModel:
         if job not in self._jobs:
             return
         self._jobs.remove(job)
-        self._metrics.count_request("error")
+        self._metrics.tell(partial(_Metrics.count_request, outcome="error"))
         try:
             job.respond(_error_response(error, job.quiet), final=True)
         except Exception as lost:
@@ -353,6 +412,37 @@ def _call_model(model: str, inputs: BlockInputs) -> torch.Tensor:
     return from_dlpack(response.output_tensors()[0].to_dlpack())
 
 
+def _pack_settings(config: ModelConfig, host: Any) -> PackSettings:
+    """How full steps are packed: as configured, or up to the knee of the engine at the model's own size."""
+    from plugin.knee import calibrated_rows
+    from plugin.packer import PackSettings
+    from plugin.plan import architecture_of_pipe, axis_sizes, example_request, feature_of
+
+    wait_s = config.max_batch_wait_ms / 1000
+    if config.fixed_batch:
+        return PackSettings(config.fixed_batch, fixed_rows=config.fixed_batch, max_wait_s=wait_s)
+    if config.max_batch:
+        return PackSettings(config.max_batch, max_wait_s=wait_s)
+    architecture, request = architecture_of_pipe(host.pipe), example_request(config)
+    name, family = next(iter(host.families.items()))
+    axes = axis_sizes(config, architecture, request)
+    rows = calibrated_rows(host.engines[name], family, axes, config.engine_threads or None)
+    tokens, _, _ = feature_of(config, architecture, request)
+    return PackSettings(rows, tokens, max_wait_s=wait_s)
+
+
+def _free_bytes(device: str) -> int:
+    """The share of the free memory that requests may take: the rest is for what a model needs on the way."""
+    import torch
+
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(device)
+        return free * 4 // 5
+    import psutil
+
+    return psutil.virtual_memory().available // 2
+
+
 def _configure(args: dict[str, str]) -> ModelConfig:
     """The settings of a model that runs torch, from what Triton tells it; torch's threads are set by them."""
     import torch
@@ -390,6 +480,7 @@ class _Job:
     post: Callable[[_Job], None]  # has the sender thread look at the job
     arrived: float  # time.perf_counter()
     quiet: bool
+    entry: Entry | None = None
     cancelled: bool = False
     failure: str | None = None  # why the model failed, once it has
     ended: bool = False
@@ -486,6 +577,46 @@ class _JobEvents:
         self._job.cache_bytes += delta_bytes
 
 
+class _MetricsInTurn:
+    """The metrics of a model, once those of the instance before it are gone.
+
+    While a model is loaded again, the new instance and the old one are there at once. Metrics of one name and the same
+    labels are one object in the server, which goes with the first of its owners; the other would write into freed
+    memory (24.10). So the owner holds a lock that the processes of one server share, and who comes meanwhile keeps what
+    it has to tell.
+    """
+
+    def __init__(self, model: str) -> None:
+        from filelock import FileLock
+
+        self._model = model
+        self._lock = FileLock(Path(tempfile.gettempdir()) / f"triton-taylorseer-{os.getppid()}-{model}.lock")
+        self._metrics: _Metrics | None = None
+        self._untold: list[Callable[[_Metrics], None]] = []
+        self.tell(lambda _: None)
+
+    def tell(self, change: Callable[[_Metrics], None]) -> None:
+        """Applies a change to the metrics, now or when their turn has come."""
+        from filelock import Timeout
+
+        self._untold.append(change)
+        if self._metrics is None:
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                return
+            self._metrics = _Metrics(self._model)
+        while self._untold:
+            self._untold.pop(0)(self._metrics)
+
+    def give_up(self) -> None:
+        """Deletes the metrics, and lets the next instance have them."""
+        self._metrics = None
+        self._untold.clear()
+        gc.collect()
+        self._lock.release()
+
+
 class _Metrics:
     """The plugin's metrics on Triton's own port. A change costs a round trip to the server process, so what steps
     leave behind is reported when a request ends, from the sender thread."""
@@ -552,11 +683,13 @@ def _outcome(error: BaseException) -> str:
     by_name = {
         "InvalidRequest": "invalid",
         "UnsupportedShape": "invalid",
+        "TooLarge": "invalid",
         "LineFull": "unavailable",
         "_Unhealthy": "unavailable",
         "EngineUnavailable": "unavailable",
         "Cancelled": "cancelled",
         "DeadlinePassed": "deadline",
+        "DeadlineCannotBeMet": "deadline",
     }
     return by_name.get(type(error).__name__, "error")
 

@@ -7,17 +7,12 @@ tables) is repeated for each row, because Triton's batcher joins all inputs alik
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from plugin.engines.base import Engine, EngineError
+from plugin.engines.packing import is_shared, joined, may_share_a_call
 from plugin.families.base import BlockInputs, Family
-
-
-def is_shared(family: Family, name: str) -> bool:
-    """Whether all rows of an engine call must have this argument of the block stack in common."""
-    return "batch" not in family.block_axes[name].values()
 
 
 def with_batch_axis(family: Family, inputs: BlockInputs) -> BlockInputs:
@@ -72,14 +67,14 @@ class BlockStack:
             engine call that it was part of; one call's error leaves the others alone.
         """
         results: dict[int, torch.Tensor | EngineError] = {}
-        groups: list[list[tuple[int, _Request]]] = []
+        groups: list[list[tuple[int, BlockInputs]]] = []
         for index, inputs in enumerate(requests):
             try:
-                request = self._read(inputs)
+                request = self._without_batch_axis(inputs)
             except EngineError as error:
                 results[index] = error
                 continue
-            fitting = (group for group in groups if group[0][1].may_share_a_call_with(request))
+            fitting = (group for group in groups if may_share_a_call(self._family, group[0][1], request))
             group = next(fitting, None)
             if group is None:
                 groups.append(group := [])
@@ -89,8 +84,9 @@ class BlockStack:
             results.update(zip(indices, self._run_together(members), strict=True))
         return [results[index] for index in range(len(requests))]
 
-    def _read(self, inputs: BlockInputs) -> _Request:
-        rows, shared = {}, {}
+    def _without_batch_axis(self, inputs: BlockInputs) -> BlockInputs:
+        """The arguments as the stack takes them."""
+        arguments = {}
         for name, tensor in inputs.items():
             if name not in self._examples:
                 raise EngineError(f"input {name!r} is unknown, must be one of: {', '.join(self._examples)}")
@@ -101,42 +97,21 @@ class BlockStack:
                     "included"
                 )
             if not is_shared(self._family, name):
-                rows[name] = tensor
+                arguments[name] = tensor
             elif len(tensor) > 1 and not torch.equal(tensor[1:], tensor[:1].expand_as(tensor[1:])):
                 raise EngineError(f"input {name} differs between the rows of a request, must be the same in all")
             else:
-                shared[name] = tensor[0]
-        return _Request(rows, shared)
+                arguments[name] = tensor[0]
+        return arguments
 
-    def _run_together(self, members: Sequence[_Request]) -> Sequence[torch.Tensor | EngineError]:
+    def _run_together(self, members: Sequence[BlockInputs]) -> Sequence[torch.Tensor | EngineError]:
         try:
-            inputs = {**_join([member.rows for member in members]), **members[0].shared}
+            inputs = joined(self._family, members)
             features = torch.empty_like(inputs["hidden_states"])
             result = self._engine.run(inputs, features)
             if result is not features:  # the engine's own memory, which its next call may reuse
                 features.copy_(result)
-            return features.split([len(member.rows["hidden_states"]) for member in members])
+            return features.split([len(member["hidden_states"]) for member in members])
         except Exception as error:  # whatever an engine raises ends these requests and no others
             reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
             return [EngineError(reason)] * len(members)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One request's arguments: `rows` (B, ...) of its own, `shared` as the stack takes them."""
-
-    rows: BlockInputs
-    shared: BlockInputs
-
-    def may_share_a_call_with(self, other: _Request) -> bool:
-        if self.rows.keys() != other.rows.keys() or self.shared.keys() != other.shared.keys():
-            return False
-        return all(tensor.shape[1:] == other.rows[name].shape[1:] for name, tensor in self.rows.items()) and all(
-            torch.equal(tensor, other.shared[name]) for name, tensor in self.shared.items()
-        )
-
-
-def _join(rows: Sequence[BlockInputs]) -> BlockInputs:
-    if len(rows) == 1:
-        return rows[0]
-    return {name: torch.cat([each[name] for each in rows]) for name in rows[0]}

@@ -52,6 +52,25 @@ class Family(ABC):
     def example_inputs(self) -> BlockInputs:
         """Small random arguments of the block stack for tracing, every dynamic axis longer than 1."""
 
+    def inputs_of_size(self, lengths: Mapping[str, int]) -> BlockInputs:
+        """Arguments of the block stack to measure or warm up with: random states; masks, tables, timesteps and labels
+        as `example_inputs` has them.
+
+        Args:
+            lengths: of every dynamic axis by name, the batch included.
+        """
+        inputs = {}
+        for name, example in self.example_inputs().items():
+            axes = self.block_axes[name]
+            shape = [lengths[axes[axis]] if axis in axes else length for axis, length in enumerate(example.shape)]
+            if name in ("hidden_states", "encoder_hidden_states", "llama_states", "temb"):
+                inputs[name] = torch.randn(shape, dtype=example.dtype, device=example.device)
+                continue
+            for axis in axes:
+                example = example.narrow(axis, 0, 1)
+            inputs[name] = example.expand(shape).clone()
+        return inputs
+
     @abstractmethod
     def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
         """The step's conditioning, needed by `embed` and `finish`.

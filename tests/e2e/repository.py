@@ -48,6 +48,18 @@ def make_repository(folder: Path) -> Path:
     return folder
 
 
+def copy_model(folder: Path, name: str, **parameters: str) -> None:
+    """A copy of the shipped `emoji` under another name, with some parameters of its own."""
+    for suffix in ("", "_stream"):
+        _copy(folder, "emoji" + suffix, name + suffix)
+    path = folder / f"{name}_stream/config.pbtxt"
+    present = {key for key in parameters if f'key: "{key}"' in path.read_text()}
+    _set_parameters(path, **{key: parameters[key] for key in present}, pipeline=str(SHIPPED / "emoji/1/pipeline"))
+    with path.open("a") as file:
+        for key in parameters.keys() - present:
+            file.write(f'parameters {{ key: "{key}" value: {{ string_value: "{parameters[key]}" }} }}\n')
+
+
 def _copy(folder: Path, source: str, target: str) -> None:
     (folder / target / "1").mkdir(parents=True)
     (folder / target / "1/model.py").write_text((SHIPPED / source / "1/model.py").read_text())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -151,7 +152,9 @@ def test_ctrl_c_cancels_the_request(server, tmp_path):
                 time.sleep(0.05)
 
     arguments = [COMMAND, "generate", "apple", "--url", server.grpc_url, "--steps", "3000", "-o", tmp_path / "a.png"]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=WIDE)
+    # Whoever runs the tests in the background has the signal ignored, and children inherit that.
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=WIDE, preexec_fn=default)
     wait_for("started", 3000)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=10)

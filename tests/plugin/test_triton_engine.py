@@ -16,7 +16,8 @@ from tritonclient.utils import triton_to_np_dtype
 from plugin.config import EngineModel, ModelConfig
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
-from plugin.engines.block_stack import BlockStack, is_shared, with_batch_axis
+from plugin.engines.block_stack import BlockStack, with_batch_axis
+from plugin.engines.packing import is_shared
 from plugin.engines.triton_engine import EngineUnavailable, TritonEngine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family

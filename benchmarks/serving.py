@@ -1,0 +1,250 @@
+"""Requests per second of the embedded model with many clients: full steps packed, one request at a time, and diffusers.
+
+Closed loops of 1, 2, 4 and 8 clients against two real servers that differ in nothing but packing: `packed` is the model
+as shipped, `one_at_a_time` works on one request after another with the same cache settings. Beside them diffusers with
+its own TaylorSeer hook, one picture after another in process, with as many full steps. All take turns within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.request import urlopen
+
+import torch
+from diffusers import TaylorSeerCacheConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.environment import RESULTS, ROOT, describe
+from clients import Client
+from plugin.config import ModelConfig
+from plugin.pipeline import load_pipeline
+from plugin.plan import example_request
+from plugin.repository import variable
+from plugin.server import Server, ServerConfig, free_ports
+from taylorseer import CacheConfig
+
+MODEL = "emoji"
+PROMPTS = (
+    "red apple, 3d",
+    "blue car, flat",
+    "cat face, 3d",
+    "cactus, flat",
+    "pizza, 3d",
+    "rocket, flat",
+    "tree, 3d",
+    "star",
+)
+CLIENTS = (1, 2, 4, 8)
+SIZES = ((64, 64), (48, 80), (80, 48), (64, 64))  # of mixed traffic: three kinds that cannot share calls
+ONE_AT_A_TIME = {"max_in_flight": "1", "max_batch": "1"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, prints a table, and writes the result as JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__)
+    parser.add_argument("--turns", type=int, default=5, help="of every way and number of clients")
+    parser.add_argument("--pictures", type=int, default=24, help="in each turn, shared by the clients")
+    parser.add_argument("--output", type=Path, default=RESULTS / "serving.json")
+    arguments = parser.parse_args(argv)
+    for name in ("turns", "pictures"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} is {getattr(arguments, name)}, must be at least 1")
+    result = measure(arguments.turns, arguments.pictures)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _print(result, arguments.output)
+
+
+def measure(turns: int, pictures: int) -> dict[str, Any]:
+    """Pictures per second of every way and number of clients, each a median over turns, and their ratios in a turn."""
+    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
+    request = example_request(config)
+    full_steps = len(request.cache.full_steps(request.num_inference_steps))
+    rates: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        servers = {
+            "packed": stack.enter_context(_server({})),
+            "one_at_a_time": stack.enter_context(_server(ONE_AT_A_TIME)),
+        }
+        loops: dict[str, Callable[[], float]] = {}
+        for traffic, sizes in (("same_size", SIZES[:1]), ("mixed_sizes", SIZES)):
+            for clients in CLIENTS if traffic == "same_size" else CLIENTS[-1:]:
+                for way, server in servers.items():
+                    loops[f"{way}, {traffic}, {clients}"] = _loop(server.grpc_url, clients, pictures, sizes)
+        diffusers, counted = _diffusers(config, request.cache, request.num_inference_steps, min(pictures, 4))
+        loops["diffusers"] = diffusers
+        for loop in loops.values():  # the first ones are slower: allocators and caches fill
+            loop()
+        for _ in track(range(turns), "turns"):
+            for name, loop in loops.items():
+                rates.setdefault(name, []).append(loop())
+        batches = {way: _mean_batch(server.metrics_url) for way, server in servers.items()}
+    return describe() | {
+        "model": MODEL,
+        "steps": {"num_steps": request.num_inference_steps, "full_steps": full_steps},
+        "size": [request.height, request.width],
+        "pictures_per_turn": pictures,
+        "pictures_per_s": {name: median(each) for name, each in rates.items()},
+        "pictures_per_s_all": rates,
+        "diffusers_full_steps": counted,
+        "packed_over_one_at_a_time": {
+            f"{traffic}, {clients}": _ratio(
+                rates, f"packed, {traffic}, {clients}", f"one_at_a_time, {traffic}, {clients}"
+            )
+            for traffic, every in (("same_size", CLIENTS), ("mixed_sizes", CLIENTS[-1:]))
+            for clients in every
+        },
+        "packed_over_diffusers": _ratio(rates, f"packed, same_size, {CLIENTS[-1]}", "diffusers"),
+        "requests_per_engine_call": batches,
+    }
+
+
+def _ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
+    """The median of the ratios within each turn, so that a machine whose speed drifts does not decide."""
+    return median(a / b for a, b in zip(rates[one], rates[other], strict=True))
+
+
+@contextmanager
+def _server(parameters: dict[str, str]) -> Iterator[Server]:
+    """A server of the embedded model, its parameters overridden by an environment that only it sees."""
+    http_port, grpc_port, metrics_port = free_ports(3)
+    environment = {variable(MODEL, name): value for name, value in parameters.items()}
+    config = ServerConfig(ROOT / "model_repository", "127.0.0.1", http_port, grpc_port, metrics_port, models=(MODEL,))
+    with ExitStack() as stack:
+        os.environ.update(environment)
+        try:
+            server = stack.enter_context(Server(config))
+        finally:
+            for name in environment:
+                del os.environ[name]
+        yield server
+
+
+def _loop(url: str, clients: int, pictures: int, sizes: Sequence[tuple[int, int]]) -> Callable[[], float]:
+    """A closed loop: each client asks for its next picture when it has the last; returns pictures per second."""
+
+    def client(number: int, errors: list[BaseException]) -> None:
+        try:
+            with Client(url, MODEL) as connection:
+                for i in range(number, pictures, clients):
+                    height, width = sizes[i % len(sizes)]
+                    connection.generate(PROMPTS[i % len(PROMPTS)], seed=i, height=height, width=width)
+        except BaseException as error:
+            errors.append(error)
+
+    def run() -> float:
+        errors: list[BaseException] = []
+        threads = [threading.Thread(target=client, args=(number, errors)) for number in range(clients)]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        return pictures / (time.perf_counter() - began)
+
+    return run
+
+
+def _diffusers(
+    config: ModelConfig, cache: CacheConfig, num_steps: int, pictures: int
+) -> tuple[Callable[[], float], int]:
+    """diffusers with its own TaylorSeer hook, one picture after another, and how many of its steps are full."""
+    pipe = load_pipeline(config.source)
+    # Its interval is the number of steps that it forecasts between full ones, its first full steps are its warm-up.
+    hook = TaylorSeerCacheConfig(
+        cache_interval=cache.interval,
+        disable_cache_before_step=cache.warmup_steps,
+        max_order=cache.order,
+        taylor_factors_dtype=torch.float32,
+    )
+    counted = 0
+
+    def count(*_: object) -> None:
+        nonlocal counted
+        counted += 1
+
+    handle = pipe.transformer.single_transformer_blocks[0].attn.to_q.register_forward_hook(count)
+    pipe.transformer.enable_cache(hook)
+
+    def picture(i: int) -> None:
+        pipe(
+            prompt=PROMPTS[i % len(PROMPTS)],
+            height=config.defaults.height,
+            width=config.defaults.width,
+            guidance_scale=config.defaults.guidance_scale,
+            num_inference_steps=num_steps,
+            max_sequence_length=config.max_sequence_length,
+            generator=torch.Generator().manual_seed(i),
+        )
+
+    def run() -> float:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(os.cpu_count() or 1)
+        began = time.perf_counter()
+        try:
+            for i in range(pictures):
+                picture(i)
+            return pictures / (time.perf_counter() - began)
+        finally:
+            torch.set_num_threads(threads)
+
+    picture(0)
+    full_steps = counted
+    handle.remove()
+    return run, full_steps
+
+
+def _mean_batch(metrics_url: str) -> float | None:
+    """Requests per engine call since the server's start."""
+    with urlopen(metrics_url, timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    values = {
+        line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("taylorseer_engine_batch")
+    }
+    count = values.get("taylorseer_engine_batch_size_count", 0)
+    return values["taylorseer_engine_batch_size_sum"] / count if count else None
+
+
+def _print(result: dict[str, Any], path: Path) -> None:
+    rates, ratios = result["pictures_per_s"], result["packed_over_one_at_a_time"]
+    steps = result["steps"]
+    table = Table(title=f"{MODEL}: pictures per second, {steps['num_steps']} steps, {steps['full_steps']} full")
+    for column in ("traffic, clients", "packed", "one at a time", "ratio", "target"):
+        table.add_column(column)
+    for name, ratio in ratios.items():
+        target = ">= 1.4" if name == f"same_size, {CLIENTS[-1]}" else ">= 0.98"
+        table.add_row(
+            name.replace("_", " "),
+            f"{rates[f'packed, {name}']:.2f}",
+            f"{rates[f'one_at_a_time, {name}']:.2f}",
+            f"{ratio:.2f}",
+            target,
+        )
+    table.add_row(
+        f"diffusers, {result['diffusers_full_steps']} full",
+        "",
+        f"{rates['diffusers']:.2f}",
+        f"{result['packed_over_diffusers']:.2f}",
+        ">= 2",
+    )
+    console = Console()
+    console.print(table)
+    console.print(f"requests per engine call: {result['requests_per_engine_call']}", highlight=False)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

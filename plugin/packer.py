@@ -1,0 +1,246 @@
+"""Packs full steps of several requests into one engine call, in one thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from plugin.engines.base import Engine
+from plugin.engines.packing import joined, may_share_a_call
+from plugin.families.base import BlockInputs, Family
+
+_POLL_S = 0.02  # how often a request that waits looks whether it shall end
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How full steps are packed.
+
+    Attributes:
+        max_rows: most rows of one engine call; 1 packs nothing. A request counts for two where its pipeline gives the
+            transformer both guidance branches as one batch.
+        tokens: what `max_rows` was found for: of inputs with more tokens proportionally fewer rows share a call. None
+            for the same bound at every size.
+        fixed_rows: every call is filled up to so many rows, so that results are the same bits whatever the company;
+            None for calls as large as their jobs. Not above `max_rows`.
+        max_wait_s: how long a call waits at most for requests that are between two full steps.
+    """
+
+    max_rows: int = 1
+    tokens: int | None = None
+    fixed_rows: int | None = None
+    max_wait_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise ValueError(f"max_rows is {self.max_rows}, must be at least 1")
+        if self.fixed_rows is not None and not 1 <= self.fixed_rows <= self.max_rows:
+            raise ValueError(f"fixed_rows is {self.fixed_rows}, must be from 1 to max_rows, which is {self.max_rows}")
+
+    def rows_for(self, tokens: int) -> int:
+        """Most rows of one call of inputs with so many tokens each, at least 1."""
+        if self.fixed_rows is not None:
+            return self.fixed_rows
+        return self.max_rows if self.tokens is None else max(1, self.max_rows * min(self.tokens, tokens) // tokens)
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One request's place at the packer.
+
+    Attributes:
+        priority: seconds of head start: a job is served as if it had come so much earlier (or, negative, later).
+        check: called while the request waits; what it raises ends the wait and reaches the request.
+        batches: for each engine call whose first job was this request's, how many requests shared it.
+    """
+
+    priority: float = 0.0
+    check: Callable[[], None] = lambda: None
+    batches: list[int] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Job:
+    """One full step of one request."""
+
+    engine: Engine
+    family: Family
+    ticket: Ticket
+    inputs: BlockInputs
+    out: torch.Tensor | None
+    due: float
+    done: threading.Event = field(default_factory=threading.Event)
+    result: torch.Tensor | None = None
+    error: BaseException | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.inputs["hidden_states"].shape[0]
+
+
+class Packer:
+    """Runs the engines of one model instance for all its requests: the oldest job first, with those that may share its
+    call.
+
+    Jobs share a call where engine, dtypes and shapes are the same and the inputs that a family shares between requests
+    are equal in content: another height x width has other rotary tables even with as many tokens. Since each request
+    has one job at a time and comes behind those that wait, requests take turns step by step, however many steps each
+    has left.
+
+    Args:
+        settings: how to pack.
+    """
+
+    def __init__(self, settings: PackSettings) -> None:
+        self._settings = settings
+        self._changed = threading.Condition()
+        self._queue: list[_Job] = []
+        # Requests that are between their first job and their end, or until nobody knows them any more.
+        self._present: weakref.WeakSet[Ticket] = weakref.WeakSet()
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="packer", daemon=True)
+        self._thread.start()
+
+    def engine_for(self, engine: Engine, family: Family, ticket: Ticket) -> Engine:
+        """The engine as one request sees it: each call waits for its turn and may share it."""
+        return _PackedEngine(self, engine, family, ticket)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Says that a request has no more jobs, so that nobody waits for its company."""
+        with self._changed:
+            self._present.discard(ticket)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Ends the thread; jobs that still wait fail."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def run(self, job: _Job) -> torch.Tensor:
+        """Waits for a job's turn and result, in the request's thread."""
+        with self._changed:
+            if self._failure is not None or self._closed:
+                raise RuntimeError(f"the engine's thread has ended: {self._failure or 'the model is being unloaded'}")
+            self._present.add(job.ticket)
+            self._queue.append(job)
+            self._changed.notify_all()
+        try:
+            while not job.done.wait(_POLL_S):
+                job.ticket.check()
+        except BaseException:
+            with self._changed:
+                waiting = job in self._queue
+                if waiting:
+                    self._queue.remove(job)
+            if not waiting:
+                job.done.wait()  # it is being run: its memory is in use until then
+            raise
+        if job.error is not None:
+            raise job.error
+        assert job.result is not None
+        return job.result
+
+    def _work(self) -> None:
+        jobs: list[_Job] = []
+        try:
+            with torch.no_grad():
+                while jobs := self._take():
+                    self._call(jobs)
+        except BaseException as error:  # nothing may leave requests waiting for ever
+            self._failure = error
+        finally:
+            with self._changed:
+                self._closed = True
+                jobs, self._queue = [*jobs, *self._queue], []
+            for job in jobs:
+                job.error = job.error or RuntimeError(f"the engine's thread has ended: {self._failure or 'unloaded'}")
+                job.done.set()
+
+    def _take(self) -> list[_Job]:
+        """The jobs of the next call, out of the queue; none once the packer is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            wait_until = time.monotonic() + self._settings.max_wait_s
+            while not self._closed:
+                if not self._queue:  # who waited has given up
+                    self._changed.wait_for(lambda: self._queue or self._closed)
+                    continue
+                jobs = self._gather()
+                full = sum(job.rows for job in jobs) + jobs[0].rows > self._rows_for(jobs[0])
+                left = wait_until - time.monotonic()
+                if full or left <= 0 or len(self._queue) >= len(self._present):
+                    for job in jobs:
+                        self._queue.remove(job)
+                    return jobs
+                self._changed.wait(left)
+            return []
+
+    def _gather(self) -> list[_Job]:
+        """The oldest job and those that may share its call, oldest first, as many as there is room for."""
+        waiting = sorted(self._queue, key=lambda job: job.due)
+        first, rows = waiting[0], 0
+        bound = self._rows_for(first)
+        jobs = []
+        for job in waiting:
+            fits = job.engine is first.engine and rows + job.rows <= bound
+            if job is first or (fits and may_share_a_call(first.family, first.inputs, job.inputs)):
+                jobs.append(job)
+                rows += job.rows
+        return jobs
+
+    def _rows_for(self, job: _Job) -> int:
+        return self._settings.rows_for(job.inputs["hidden_states"].shape[1])
+
+    def _call(self, jobs: list[_Job]) -> None:
+        try:
+            self._run(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].error = error
+            else:
+                for job in jobs:  # one of them spoils the call: each on its own, so that only that one fails
+                    self._call([job])
+                return
+        jobs[0].ticket.batches.append(len(jobs))
+        for job in jobs:
+            job.done.set()
+
+    def _run(self, jobs: list[_Job]) -> None:
+        first, rows = jobs[0], sum(job.rows for job in jobs)
+        padding = max(0, (self._settings.fixed_rows or rows) - rows)
+        if len(jobs) == 1 and not padding:
+            first.result = first.engine.run(first.inputs, first.out)
+        else:
+            features = first.engine.run(joined(first.family, [job.inputs for job in jobs], padding))
+            begin = 0
+            for job in jobs:
+                part = features[begin : begin + job.rows]
+                begin += job.rows
+                job.result = part if job.out is None else job.out.copy_(part)
+        if first.inputs["hidden_states"].device.type == "cuda":
+            # Jobs that come meanwhile shall find each other in the queue, not behind calls that are only enqueued.
+            torch.cuda.current_stream().synchronize()
+
+
+class _PackedEngine:
+    """One request's view of an engine behind a packer."""
+
+    def __init__(self, packer: Packer, engine: Engine, family: Family, ticket: Ticket) -> None:
+        self.name = engine.name
+        self._packer = packer
+        self._engine = engine
+        self._family = family
+        self._ticket = ticket
+
+    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
+        """See `Engine.run`; waits for its turn."""
+        due = time.monotonic() - self._ticket.priority
+        return self._packer.run(_Job(self._engine, self._family, self._ticket, inputs, out, due))

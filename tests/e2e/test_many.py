@@ -1,0 +1,266 @@
+"""Many requests at once through a real Triton: equal to each alone, within memory, fair, and undisturbed by faults."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc
+
+from clients import Cancelled, Client, DeadlineExceeded, Generation, GenerationError, InvalidArgument, Unavailable
+from plugin.server import Server, ServerConfig, free_ports
+from tests.e2e.conftest import Triton
+from tests.e2e.repository import copy_model
+
+PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "pizza, 3d")
+SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))  # 48x80 and 80x48 have as many tokens
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """The shipped model as it is; `fixed`, whose engine calls always have four rows; and `small`, with 3 slots, a line
+    of 6 and a budget of a few requests."""
+    folder = tmp_path_factory.mktemp("many") / "models"
+    folder.mkdir()
+    copy_model(folder, "emoji")
+    copy_model(folder, "fixed", fixed_batch="4")
+    copy_model(folder, "small", max_in_flight="3", max_waiting="6", memory_budget_mib="2", max_cache_interval="12")
+    http_port, grpc_port, metrics_port = free_ports(3)
+    config = ServerConfig(folder, "127.0.0.1", http_port, grpc_port, metrics_port)
+    with Server(config, log=folder.parent / "triton.log") as server:
+        grpc_client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+        clients = {model: Client(server.grpc_url, model) for model in ("emoji", "fixed", "small")}
+        yield Triton(server, clients, grpc_client, None)  # type: ignore[arg-type]
+        for client in (*clients.values(), grpc_client):
+            client.close()
+        print((folder.parent / "triton.log").read_text()[-3000:])
+
+
+def some_requests(count: int, seed: int) -> list[dict[str, Any]]:
+    """Requests of mixed sizes, steps, cache settings, guidance and priorities."""
+    chance = random.Random(seed)
+    requests = []
+    for number in range(count):
+        height, width = chance.choice(SIZES)
+        request: dict[str, Any] = {
+            "prompt": chance.choice(PROMPTS),
+            "seed": number,
+            "height": height,
+            "width": width,
+            "num_inference_steps": chance.randint(3, 20),
+            "cache_interval": chance.choice((1, 2, 3, 5)),
+            "cache_order": chance.randint(0, 2),
+            "cache_warmup_steps": chance.randint(0, 3),
+            "priority": chance.randint(-2, 2),
+        }
+        if chance.random() < 0.2:
+            request["negative_prompt"] = "blurry"
+        requests.append(request)
+    return requests
+
+
+def all_at_once(client: Client, requests: list[dict[str, Any]]) -> list[Generation]:
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(pool.map(lambda request: client.generate(**request), requests))
+
+
+@pytest.mark.parametrize(("model", "levels"), [("fixed", 0), ("emoji", 2)])
+def test_mixed_requests_at_once_are_what_each_is_alone(many: Triton, model: str, levels: int) -> None:
+    """The same bits where every call has as many rows. Elsewhere the engine's kernels may round otherwise at another
+    batch: 1e-6 of the features, which moves a pixel by a level or two of 255."""
+    requests = some_requests(32, seed=1)
+    with many.client(model) as client:
+        alone = [client.generate(**request) for request in requests]
+        before = many.wait_until_idle(model)
+        together = all_at_once(client, requests)
+        after = many.wait_until_idle(model)
+    for one, other in zip(alone, together, strict=True):
+        difference = np.abs(one.image.astype(int) - other.image.astype(int))
+        assert difference.max() <= levels
+        assert one.report["full_steps"] == other.report["full_steps"]
+        assert one.report["engine_calls"] == other.report["engine_calls"]
+    calls = after["taylorseer_engine_batch_size_count"] - before["taylorseer_engine_batch_size_count"]
+    jobs = after["taylorseer_engine_batch_size_sum"] - before["taylorseer_engine_batch_size_sum"]
+    assert jobs == sum(each.report["engine_calls"] for each in together), "every full step is in one call"
+    assert calls < 0.9 * jobs, "and some calls had more than one"
+
+
+def test_a_larger_line_of_equal_requests_is_packed(many: Triton) -> None:
+    with many.client() as client:
+        before = many.wait_until_idle()
+        all_at_once(client, [{"prompt": PROMPTS[i % 5], "seed": i, "num_inference_steps": 20} for i in range(16)])
+        after = many.wait_until_idle()
+    calls = after["taylorseer_engine_batch_size_count"] - before["taylorseer_engine_batch_size_count"]
+    jobs = after["taylorseer_engine_batch_size_sum"] - before["taylorseer_engine_batch_size_sum"]
+    assert jobs / calls > 1.5
+
+
+def test_memory_comes_back_whatever_becomes_of_the_requests(many: Triton) -> None:
+    """A third is cancelled at some step, a tenth fails; a short form of the soak."""
+    worker = next(
+        each
+        for each in psutil.Process(many.server.process.pid).children(recursive=True)
+        if any("emoji_stream" in part for part in each.cmdline())
+    )
+    outcomes: list[str] = []
+
+    def run(number: int) -> None:
+        chance = random.Random(number)
+        (request,) = some_requests(1, seed=1000 + number)
+        with many.client() as client:
+            try:
+                if chance.random() < 0.1:
+                    client.generate(**{**request, "cache_order": 99})
+                updates = client.stream(**request)
+                if chance.random() < 0.33:
+                    for _ in range(chance.randint(0, 3)):
+                        next(updates, None)
+                    updates.close()
+                    outcomes.append("cancelled")
+                    return
+                assert isinstance([*updates][-1], Generation)
+                outcomes.append("ok")
+            except InvalidArgument:
+                outcomes.append("invalid")
+
+    def wave(first: int, count: int) -> tuple[int, int]:
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(run, range(first, first + count)))
+        metrics = many.wait_until_idle()
+        assert metrics["taylorseer_cache_bytes"] == 0
+        return worker.memory_info().rss, worker.num_threads()
+
+    wave(0, 60)  # allocators and the engine's arenas have seen every shape
+    before, threads_before = wave(60, 60)
+    after, threads_after = wave(120, 60)
+    assert {"ok", "cancelled", "invalid"} <= set(outcomes)
+    assert len(outcomes) == 180
+    assert after < 1.03 * before, f"resident memory went from {before} to {after}"
+    assert threads_after == threads_before
+
+
+def test_a_request_that_never_fits_is_told_the_numbers(many: Triton) -> None:
+    with (
+        many.client("small") as client,
+        pytest.raises(InvalidArgument, match=r"MiB, must be at most 2\.0 MiB, the mem"),
+    ):
+        client.generate("red apple, 3d", height=128, width=128, cache_order=8, negative_prompt="blurry")
+
+
+def test_the_line_is_bounded_by_bytes_and_places_and_tells_when_to_come_again(many: Triton) -> None:
+    many.wait_until_idle("small")
+    busy = {"prompt": "red apple, 3d", "num_inference_steps": 60, "cache_interval": 1, "cache_order": 0}
+    done: list[Generation] = []
+    refused: list[tuple[float, str]] = []
+
+    def ask() -> None:
+        began = time.monotonic()
+        with many.client("small") as client:
+            try:
+                done.append([*client.stream(**busy)][-1])
+            except Unavailable as error:
+                refused.append((time.monotonic() - began, str(error)))
+
+    threads = [threading.Thread(target=ask) for _ in range(14)]
+    most = 0.0
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        metrics = many.metrics("small")
+        most = max(most, metrics["taylorseer_requests_in_flight"])
+        assert metrics["taylorseer_cache_bytes"] <= 2 * 2**20
+        time.sleep(0.05)
+    assert most == 3
+    assert len(done) == 9, "three slots and a line of six"
+    assert len(refused) == 5
+    assert all("3 requests are in flight and 6 wait" in message for _, message in refused)
+    assert all("try again in" in message for _, message in refused)
+    assert max(seconds for seconds, _ in refused) < 0.5, "at once; opening a connection is in it"
+    many.wait_until_idle("small")
+
+
+def test_a_cancel_in_line_is_heard_while_the_request_waits(many: Triton) -> None:
+    busy = {"prompt": "red apple, 3d", "num_inference_steps": 400, "cache_interval": 1}
+    with many.client("small") as client:
+        streams = [client.stream(**busy) for _ in range(3)]
+        workers = [threading.Thread(target=lambda stream=stream: next(stream)) for stream in streams]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        waiting = client.stream("red apple, 3d", deadline_ms=300, num_inference_steps=400, height=72)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match="DEADLINE: deadline_ms of 300 passed before it began"):
+            next(waiting)
+        assert 0.25 < time.monotonic() - began < 1.0, "not when its turn comes, which is seconds away"
+        for stream in streams:
+            stream.close()
+    metrics = many.wait_until_idle("small")
+    assert metrics["taylorseer_requests_waiting"] == 0
+
+
+def test_a_deadline_stretches_the_interval_and_is_met_or_refused_at_once(many: Triton) -> None:
+    fields = {"prompt": "red apple, 3d", "height": 88, "width": 88, "num_inference_steps": 50, "cache_interval": 2}
+    with many.client("small") as client:
+        usual = client.generate(**fields)
+        usual = client.generate(**fields)
+        work_ms = 1000 * usual.report["total_s"]
+        stretched = client.generate(**fields, deadline_ms=int(0.75 * work_ms))
+        assert 2 < stretched.report["cache_interval"] <= 12
+        assert len(stretched.report["full_steps"]) < len(usual.report["full_steps"])
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match=r"deadline_ms is 1, must be at least \d+ for now"):
+            client.generate(**fields, deadline_ms=1)
+        assert time.monotonic() - began < 0.2
+        assert client.generate(**fields, deadline_ms=60_000).report["cache_interval"] == 2
+
+
+def test_a_model_is_loaded_again_while_it_is_busy(many: Triton) -> None:
+    """Requests in flight are finished by the old instance, later ones by the new; metrics are the new one's."""
+    stop, failed, done = threading.Event(), [], []
+
+    def keep_asking(number: int) -> None:
+        with many.client() as client:
+            while not stop.is_set():
+                try:
+                    client.generate(PROMPTS[number], seed=number, num_inference_steps=10)
+                    done.append(time.monotonic())
+                except (Unavailable, Cancelled) as error:
+                    failed.append(error)
+                except GenerationError as error:
+                    failed.append(error)
+                    return
+
+    threads = [threading.Thread(target=keep_asking, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    _wait_for(lambda: len(done) > 5)
+    config = many.server.config.model_repository / "emoji_stream/config.pbtxt"
+    config.write_text(config.read_text() + "\n# changed, so that Triton loads it again\n")
+    many.grpc.load_model("emoji_stream")
+    loaded = time.monotonic()
+    _wait_for(lambda: sum(each > loaded for each in done) > 20)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    metrics = many.wait_until_idle()
+    assert 0 < metrics["taylorseer_requests_total ok"] <= len([each for each in done if each > loaded]) + 3
+    with many.client() as client:
+        client.generate("red apple, 3d", num_inference_steps=4)
+    after = many.wait_until_idle()
+    assert after["taylorseer_requests_total ok"] == metrics["taylorseer_requests_total ok"] + 1
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,87 @@
+"""What requests cost, and the schedule that meets a deadline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from plugin.cli import REPOSITORY
+from plugin.config import ModelConfig
+from plugin.deadlines import CostModel, DeadlineCannotBeMet, meet_deadline
+from plugin.request import GenerationRequest
+
+FULL_S, FORECAST_S, REST_S = 0.010, 0.001, 0.020
+
+
+@pytest.fixture
+def request_() -> GenerationRequest:
+    """50 steps, interval 5, warm-up 3: 12 full ones."""
+    return replace(ModelConfig.from_folder(REPOSITORY / "emoji_stream").defaults, prompt="apple")
+
+
+@pytest.fixture
+def costs(request_) -> CostModel:
+    """What one request of this size taught."""
+    model = CostModel()
+    model.observe(
+        request_, [("full", FULL_S)] * 12 + [("forecast", FORECAST_S)] * 38, 12 * FULL_S + 38 * FORECAST_S + REST_S
+    )
+    return model
+
+
+def seconds(full: int) -> float:
+    return REST_S + full * FULL_S + (50 - full) * FORECAST_S
+
+
+def test_the_cost_of_another_schedule_is_told_from_the_steps(costs, request_):
+    assert costs.seconds(request_) == pytest.approx(seconds(12))
+    off = replace(request_, cache=replace(request_.cache, interval=1))
+    assert costs.seconds(off) == pytest.approx(seconds(50))
+    assert costs.seconds(replace(request_, height=128)) is None
+
+
+def test_costs_follow_what_is_seen(costs, request_):
+    for _ in range(30):
+        costs.observe(request_, [("full", 2 * FULL_S)] * 12, 12 * 2 * FULL_S + REST_S)
+    off = replace(request_, cache=replace(request_.cache, interval=1))
+    assert costs.seconds(off) == pytest.approx(REST_S + 50 * 2 * FULL_S, rel=0.01)
+
+
+def test_a_rush_hour_does_not_refuse_who_is_alone_after_it(costs, request_):
+    for _ in range(30):
+        costs.observe(request_, [("full", 50 * FULL_S)] * 12 + [("forecast", FORECAST_S)] * 38, 12 * 50 * FULL_S + 1)
+    urgent = replace(request_, deadline_ms=int(1100 * seconds(12)) + 1)
+    assert meet_deadline(urgent, costs, 0.0, 10, alone=True).cache.interval == 5
+    with pytest.raises(DeadlineCannotBeMet):
+        meet_deadline(urgent, costs, 0.0, 10)
+
+
+def test_the_interval_is_the_smallest_that_meets_the_deadline(costs, request_):
+    def interval(deadline_ms: int, wait_s: float = 0.0) -> int:
+        return meet_deadline(replace(request_, deadline_ms=deadline_ms), costs, wait_s, 10).cache.interval
+
+    generous = 1000 * 1.1 * seconds(12)
+    assert interval(int(generous) + 1) == 5
+    assert interval(int(generous) - 1) == 6
+    # interval 6 has 10 full steps, 7 has 9, 8 and 9 have 8, 10 has 7
+    assert interval(int(1000 * 1.1 * seconds(10)) - 1) == 7
+    assert interval(int(1000 * 1.1 * seconds(7)) + 1) == 10
+    assert interval(int(generous) + 101, wait_s=0.1) == 5
+    assert interval(int(generous) + 99, wait_s=0.1) == 6
+
+
+def test_what_cannot_be_met_is_refused_with_what_would_be_needed(costs, request_):
+    with pytest.raises(DeadlineCannotBeMet, match=r"deadline_ms is 50, must be at least \d+ for now: 30 ms in line"):
+        meet_deadline(replace(request_, deadline_ms=50), costs, 0.03, 10)
+
+
+def test_nothing_is_stretched_without_need(costs, request_):
+    assert meet_deadline(request_, costs, 100.0, 10) is request_, "no deadline"
+    unknown = replace(request_, height=128, deadline_ms=1)
+    assert meet_deadline(unknown, costs, 0.0, 10) is unknown, "nothing is known of its size"
+    off = replace(request_, cache=replace(request_.cache, interval=1), deadline_ms=int(1100 * seconds(12)) + 1)
+    with pytest.raises(DeadlineCannotBeMet):
+        meet_deadline(off, costs, 0.0, 10)
+    slow = replace(request_, cache=replace(request_.cache, interval=12), deadline_ms=10_000)
+    assert meet_deadline(slow, costs, 0.0, 10).cache.interval == 12, "never below its own"

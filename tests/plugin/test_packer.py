@@ -1,0 +1,351 @@
+"""The packer: who shares a call, in what order, and what becomes of the others when something fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from plugin.packer import Packer, PackSettings, Ticket
+
+
+class Family:
+    """Two inputs of each request's own and a table that requests share."""
+
+    block_axes: ClassVar = {"hidden_states": {0: "batch", 1: "tokens"}, "temb": {0: "batch"}, "rotary": {0: "tokens"}}
+
+
+FAMILY: Any = Family()
+
+
+class GatedEngine:
+    """hidden_states + temb + rotary; each call waits for the gate, and NaN in an input is an error of the call."""
+
+    name = "gated"
+
+    def __init__(self) -> None:
+        self.calls: list[torch.Tensor] = []
+        self.gate = threading.Semaphore(0)
+        self.entered = threading.Semaphore(0)
+
+    def run(self, inputs: dict[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+        self.calls.append(inputs["hidden_states"][:, 0, 0].clone())
+        self.entered.release()
+        assert self.gate.acquire(timeout=10)
+        if inputs["hidden_states"].isnan().any():
+            raise RuntimeError("the engine does not like this")
+        features = inputs["hidden_states"] + inputs["temb"][:, None] + inputs["rotary"][None, :, None]
+        return features if out is None else out.copy_(features)
+
+    def open(self) -> None:
+        """Lets every call pass from now on."""
+        self.gate.release(10_000)
+
+
+def inputs_of(value: float, *, rows: int = 1, tokens: int = 4, table: float = 0.0) -> dict[str, torch.Tensor]:
+    return {
+        "hidden_states": torch.full((rows, tokens, 3), value),
+        "temb": torch.full((rows, 3), value * 10),
+        "rotary": torch.full((tokens,), table),
+    }
+
+
+class Desk:
+    """A packer whose engine is held back, and requests that wait at it."""
+
+    def __init__(self, packer: Packer, engine: GatedEngine, pool: ThreadPoolExecutor) -> None:
+        self.packer, self.engine = packer, engine
+        self._pool = pool
+        self._tickets: list[Ticket] = []
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many requests shared each call, in the order of their first ones."""
+        return [size for ticket in self._tickets for size in ticket.batches]
+
+    def ask(self, inputs: dict[str, torch.Tensor], **options: Any) -> Future[torch.Tensor]:
+        """A job of a request of its own, which is in the queue (or at the engine) when this returns."""
+        out, ticket = options.pop("out", None), Ticket(**options)
+        self._tickets.append(ticket)
+        before = self._known()
+        future = self._pool.submit(self.packer.engine_for(self.engine, FAMILY, ticket).run, inputs, out)
+        deadline = time.monotonic() + 5
+        while self._known() == before and not future.done():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return future
+
+    def _known(self) -> int:
+        return len(self.packer._present)
+
+    def hold(self) -> Future[torch.Tensor]:
+        """A job that is at the engine when this returns, so that what is asked next waits."""
+        future = self.ask(inputs_of(0.0, tokens=2))
+        assert self.engine.entered.acquire(timeout=5)
+        return future
+
+    def order(self) -> list[list[float]]:
+        """The rows of each call after the held one, by their values."""
+        return [call.tolist() for call in self.engine.calls[1:]]
+
+
+@contextmanager
+def desk_of(**settings: Any) -> Iterator[Desk]:
+    engine = GatedEngine()
+    packer = Packer(PackSettings(**settings))
+    with ThreadPoolExecutor(32) as pool:
+        try:
+            yield Desk(packer, engine, pool)
+        finally:
+            engine.open()
+            packer.close()
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    with desk_of(max_rows=4) as each:
+        yield each
+
+
+def expected(value: float, table: float = 0.0, rows: int = 1, tokens: int = 4) -> torch.Tensor:
+    return torch.full((rows, tokens, 3), value * 11 + table)
+
+
+def test_jobs_that_wait_share_a_call_up_to_the_bound(desk):
+    desk.hold()
+    futures = [desk.ask(inputs_of(float(i))) for i in range(1, 7)]
+    desk.engine.open()
+    for i, future in enumerate(futures, 1):
+        assert torch.equal(future.result(5), expected(float(i)))
+    assert desk.order() == [[1, 2, 3, 4], [5, 6]]
+    assert desk.sizes == [1, 4, 2]
+
+
+def test_results_are_written_into_given_memory(desk):
+    desk.hold()
+    slots = torch.full((4, 1, 4, 3), torch.nan)
+    futures = [desk.ask(inputs_of(float(i)), out=slots[i]) for i in (1, 3)]
+    desk.engine.open()
+    for i, future in zip((1, 3), futures, strict=True):
+        assert future.result(5).data_ptr() == slots[i].data_ptr()
+        assert torch.equal(slots[i], expected(float(i)))
+    assert slots[0].isnan().all()
+    assert slots[2].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (inputs_of(1.0), inputs_of(2.0, tokens=5)),
+        (inputs_of(1.0, table=0.0), inputs_of(2.0, table=1.0)),
+        (inputs_of(1.0), {name: tensor.double() for name, tensor in inputs_of(2.0).items()}),
+        (inputs_of(1.0), {**inputs_of(2.0), "more": torch.zeros(1)}),
+    ],
+    ids=["another size", "as many tokens and another table", "another dtype", "another input"],
+)
+def test_only_what_may_share_a_call_does(desk, one, other):
+    desk.hold()
+    futures = [desk.ask(one), desk.ask(other)]
+    desk.engine.open()
+    for future in futures:
+        future.result(5)
+    assert desk.order() == [[1.0], [2.0]]
+
+
+def test_rows_count_where_a_request_has_two(desk):
+    desk.hold()
+    futures = [desk.ask(inputs_of(float(i), rows=2)) for i in (1, 2, 3)]
+    desk.engine.open()
+    for i, future in enumerate(futures, 1):
+        assert torch.equal(future.result(5), expected(float(i), rows=2))
+    assert desk.order() == [[1, 1, 2, 2], [3, 3]]
+    assert desk.sizes == [1, 2, 1]
+
+
+def test_a_request_of_more_rows_than_the_bound_goes_alone(desk):
+    desk.hold()
+    futures = [desk.ask(inputs_of(1.0, rows=6)), desk.ask(inputs_of(2.0))]
+    desk.engine.open()
+    assert futures[0].result(5).shape[0] == 6
+    assert futures[1].result(5).shape[0] == 1
+    assert desk.order() == [[1.0] * 6, [2.0]]
+
+
+def test_the_oldest_job_goes_first_and_whoever_fits_goes_with_it(desk):
+    desk.hold()
+    futures = [desk.ask(inputs_of(float(i), tokens=4 + i % 2)) for i in range(1, 7)]
+    desk.engine.open()
+    for future in futures:
+        future.result(5)
+    assert desk.order() == [[1, 3, 5], [2, 4, 6]]
+
+
+def test_priority_is_a_head_start_in_seconds():
+    with desk_of(max_rows=1) as desk:
+        desk.hold()
+        futures = [desk.ask(inputs_of(float(i)), priority=priority) for i, priority in ((1, 0), (2, -60), (3, 60))]
+        time.sleep(0.05)
+        futures += [desk.ask(inputs_of(4.0), priority=0.01)]  # its head start is shorter than what it came later
+        desk.engine.open()
+        for future in futures:
+            future.result(5)
+        assert desk.order() == [[3], [1], [4], [2]]
+
+
+def test_a_request_that_has_begun_waits_for_one_step_of_another_however_many_that_has_left():
+    with desk_of(max_rows=1) as desk:
+        desk.hold()
+
+        def request(value: float, steps: int) -> None:
+            engine = desk.packer.engine_for(desk.engine, FAMILY, Ticket())
+            for _ in range(steps):
+                engine.run(inputs_of(value))
+
+        threads = [threading.Thread(target=request, args=arguments) for arguments in ((1.0, 30), (2.0, 3))]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)
+        desk.engine.open()
+        for thread in threads:
+            thread.join(5)
+        assert desk.order()[:2] == [[1], [2]]
+
+
+def test_calls_are_filled_up_where_bits_shall_not_depend_on_company():
+    with desk_of(max_rows=4, fixed_rows=4) as desk:
+        desk.engine.open()
+        assert torch.equal(desk.ask(inputs_of(7.0)).result(5), expected(7.0))
+        assert desk.engine.calls[0].tolist() == [7.0] * 4
+        assert desk.sizes == [1], "the filling is nobody's"
+
+
+def test_one_that_fails_does_not_take_the_others_with_it(desk):
+    desk.hold()
+    futures = [desk.ask(inputs_of(value)) for value in (1.0, float("nan"), 3.0)]
+    desk.engine.open()
+    assert torch.equal(futures[0].result(5), expected(1.0))
+    with pytest.raises(RuntimeError, match="does not like this"):
+        futures[1].result(5)
+    assert torch.equal(futures[2].result(5), expected(3.0))
+    assert torch.equal(desk.ask(inputs_of(4.0)).result(5), expected(4.0))
+
+
+class Gone(Exception):
+    pass
+
+
+def giving_up(after: float) -> Callable[[], None]:
+    end = time.monotonic() + after
+
+    def check() -> None:
+        if time.monotonic() > end:
+            raise Gone
+
+    return check
+
+
+def test_a_request_that_gives_up_in_line_is_not_run(desk):
+    desk.hold()
+    first, gone = desk.ask(inputs_of(1.0)), desk.ask(inputs_of(2.0), check=giving_up(0.05))
+    with pytest.raises(Gone):
+        gone.result(5)
+    desk.engine.open()
+    first.result(5)
+    assert desk.order() == [[1.0]]
+
+
+def test_a_request_that_gives_up_at_the_engine_waits_until_its_memory_is_free(desk):
+    out = torch.full((1, 4, 3), torch.nan)
+    gone = desk.ask(inputs_of(2.0), out=out, check=giving_up(0.05))
+    assert desk.engine.entered.acquire(timeout=5)
+    time.sleep(0.2)
+    assert not gone.done(), "the engine still writes"
+    desk.engine.open()
+    with pytest.raises(Gone):
+        gone.result(5)
+    assert torch.equal(out, expected(2.0))
+
+
+def test_company_is_awaited_for_no_longer_than_stated_and_only_where_there_is_some():
+    with desk_of(max_rows=2, max_wait_s=0.3) as desk:
+        desk.engine.open()
+        alone, began = Ticket(), time.monotonic()
+        engine = desk.packer.engine_for(desk.engine, FAMILY, alone)
+        engine.run(inputs_of(1.0))
+        assert time.monotonic() - began < 0.2, "nobody else is there"
+        other = desk.ask(inputs_of(2.0))  # the first one is between two of its steps
+        began = time.monotonic()
+        other.result(5)
+        assert 0.2 < time.monotonic() - began < 1.0
+        assert desk.sizes == [1]
+
+
+def test_company_that_comes_in_time_shares_the_call_at_once():
+    with desk_of(max_rows=2, max_wait_s=5.0) as desk:
+        desk.engine.open()
+        absent = Ticket()
+        desk.packer.engine_for(desk.engine, FAMILY, absent).run(inputs_of(1.0))
+        began = time.monotonic()
+        futures = [desk.ask(inputs_of(3.0)), desk.ask(inputs_of(4.0))]
+        for future in futures:
+            future.result(5)
+        assert desk.sizes == [2], "the call is full: nobody waits for the absent one"
+        desk.packer.leave(absent)
+        assert time.monotonic() - began < 2
+
+
+def test_closing_fails_what_waits_and_what_comes():
+    with desk_of(max_rows=1) as desk:
+        held = desk.hold()
+        waiting = desk.ask(inputs_of(1.0))
+        closing = threading.Thread(target=desk.packer.close)
+        closing.start()
+        time.sleep(0.05)
+        desk.engine.open()
+        closing.join(5)
+        assert held.result(5) is not None
+        with pytest.raises(RuntimeError, match="the engine's thread has ended"):
+            waiting.result(5)
+        with pytest.raises(RuntimeError, match="the engine's thread has ended"):
+            desk.packer.engine_for(desk.engine, FAMILY, Ticket()).run(inputs_of(1.0))
+
+
+def test_a_thread_that_breaks_leaves_nobody_waiting():
+    class Broken:
+        name = "broken"
+
+        def run(self, inputs: Any, out: Any = None) -> Any:
+            raise SystemExit("the books do not balance")
+
+    engine: Any = Broken()
+    packer = Packer(PackSettings(max_rows=1))
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(packer.engine_for(engine, FAMILY, Ticket()).run, inputs_of(1.0)) for _ in range(4)]
+        errors = [future.exception(5) for future in jobs]
+    assert all("the books do not balance" in str(error) for error in errors)
+
+
+@pytest.mark.parametrize("settings", [{"max_rows": 0}, {"max_rows": 2, "fixed_rows": 3}, {"fixed_rows": 0}])
+def test_settings_that_cannot_be(settings):
+    with pytest.raises(ValueError, match="must be"):
+        PackSettings(**settings)
+
+
+def test_fewer_rows_of_more_tokens_share_a_call():
+    settings = PackSettings(max_rows=8, tokens=64)
+    assert [settings.rows_for(tokens) for tokens in (16, 64, 65, 128, 256, 4096)] == [8, 8, 7, 4, 2, 1]
+    assert PackSettings(max_rows=4).rows_for(4096) == 4
+    assert PackSettings(max_rows=4, tokens=64, fixed_rows=4).rows_for(4096) == 4
+    with desk_of(max_rows=4, tokens=4) as desk:
+        desk.hold()
+        futures = [desk.ask(inputs_of(float(i), tokens=8)) for i in range(1, 5)]
+        desk.engine.open()
+        for future in futures:
+            future.result(5)
+        assert desk.order() == [[1, 2], [3, 4]]
