@@ -1,4 +1,4 @@
-"""The command line: serve, generate, plan, build, bench, and the demo behind `make demo`."""
+"""The command line: serve, generate, health, plan, build, bench, and the demo behind `make demo`."""
 
 from __future__ import annotations
 
@@ -135,6 +135,30 @@ def generate(
         f"{output}: {report['total_s']:.2f} s, {full} full and {report['num_steps'] - full} forecast steps, "
         f"seed {report['seed']}"
     )
+
+
+@app.command()
+def health(
+    url: Annotated[str, typer.Option(help="host:port of Triton's gRPC endpoint.")] = "localhost:8001",
+    model: Annotated[str, typer.Option(help="The model's name.")] = "emoji",
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 15.0,
+) -> None:
+    """Makes a picture of one step: Triton's own health endpoints stay green when a model's process has died."""
+    from clients import Client, GenerationError, InvalidArgument, Unavailable
+
+    fields: dict[str, Any] = {"num_inference_steps": 1, "priority": 60, "timeout_s": timeout}
+    try:
+        with Client(url, model) as client:
+            try:
+                client.generate("health", **fields)
+            except InvalidArgument:  # a model of a class label
+                client.generate(class_label=0, **fields)
+    except Unavailable as error:
+        if "try again in" not in str(error):  # a full line is a sign of life
+            _fail(error)
+    except (GenerationError, OSError, ValueError) as error:
+        _fail(error)
+    _say("healthy")
 
 
 @app.command()

@@ -210,3 +210,13 @@ def test_serve_and_build_errors_are_one_sentence(tmp_path):
     assert code == 1
     assert "unicorn_stream" in output
     assert "error: " in output
+
+
+def test_health_is_a_picture_of_one_step(server):
+    assert run("health", "--url", server.grpc_url) == (0, "healthy\n")
+    code, output = run("health", "--url", server.grpc_url, "--model", "nothing")
+    assert code == 1
+    assert "error:" in output
+    code, output = run("health", "--url", "127.0.0.1:9", "--timeout", "5")
+    assert code == 1
+    assert "no server answers at 127.0.0.1:9" in output
