@@ -66,7 +66,7 @@ def serve(
         for name, hub_id in models_to_download(config.model_repository, os.environ).items():
             _say(f"{name} is left out: {hub_id} is not on this machine, `--model {name}` downloads it")
     try:
-        raise typer.Exit(run_foreground(config, tell))
+        raise typer.Exit(run_foreground(config, tell, _say))
     except ServerError as error:
         _fail(error)
 

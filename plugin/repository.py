@@ -71,6 +71,16 @@ def models_to_download(repository: Path, environment: Mapping[str, str]) -> dict
     return missing
 
 
+def stream_models(repository: Path) -> list[str]:
+    """The models of this plugin that own a pipeline, among whatever else a repository holds."""
+    found = []
+    for path in sorted(repository.glob("*_stream/config.pbtxt")):
+        with suppress(InvalidConfig, OSError):
+            if "pipeline" in read_parameters(path.read_text(encoding="utf-8")):
+                found.append(path.parent.name)
+    return found
+
+
 def called_models(repository: Path, name: str, environment: Mapping[str, str]) -> list[str]:
     """The models that a served one cannot do without: the `engine_model` of `<name>_stream`, where it has one."""
     with suppress(InvalidConfig, OSError):  # the server will say it better when it loads the model

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from plugin.cache_dir import default_cache_dir
-from plugin.repository import called_models, models_to_download
+from plugin.repository import called_models, models_to_download, stream_models
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
 STOP_TIMEOUT_S = EXIT_TIMEOUT_S + 10
@@ -266,37 +266,85 @@ class Server:
         return told[-1] if told else "starting tritonserver"
 
 
-def run_foreground(config: ServerConfig, on_ready: Callable[[], None]) -> int:
-    """Runs a server on this terminal until it ends or a signal asks it to.
-
-    Returns its exit code, 128 + n where signal n killed it.
+def run_foreground(config: ServerConfig, on_ready: Callable[[], None], say: Callable[[str], None]) -> int:
+    """Runs a server on this terminal until it ends or a signal asks it to, and looks after its models meanwhile.
 
     SIGTERM, SIGINT and SIGHUP are handed on as SIGTERM: tritonserver then finishes the requests in flight. One that has
     not ended `STOP_TIMEOUT_S` later is killed.
+
+    Args:
+        config: how to start it.
+        on_ready: called once it is ready.
+        say: told when a model is loaded again, or the server restarted.
+
+    Returns:
+        The server's exit code, 128 + n where signal n killed it.
     """
     check(config)
-    process = _spawn(*command(config, find_installation()), None)
-    kill_at = float("inf")
+    foreground = _Foreground(config, on_ready, say)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: foreground.stop())
+    code = foreground.run()
+    while foreground.restarting:
+        code = foreground.run()
+    return code if code >= 0 else 128 - code
 
-    def hand_on(*_: object) -> None:
-        nonlocal kill_at
-        process.terminate()
-        kill_at = min(kill_at, time.monotonic() + STOP_TIMEOUT_S)
 
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, hand_on)
-        told = False
-        while process.poll() is None:
-            if not told and is_ready(f"{config.host}:{config.http_port}"):
-                told = True
-                on_ready()
-            if time.monotonic() > kill_at:
-                process.kill()
-            time.sleep(0.2)
-        return process.returncode if process.returncode >= 0 else 128 - process.returncode
-    finally:
-        _kill_group(process.pid)
+class _Foreground:
+    """A server on this terminal; `stop` and `restart` may be called from a signal handler or another thread."""
+
+    def __init__(self, config: ServerConfig, on_ready: Callable[[], None], say: Callable[[str], None]) -> None:
+        self._config = config
+        self._on_ready = on_ready
+        self._say = say
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+        self._kill_at = float("inf")
+        self.restarting = False
+
+    def run(self) -> int:
+        """Starts the server and returns its exit code."""
+        from plugin.watch import Watch
+
+        config = self._config
+        self.restarting = False
+        self._kill_at = float("inf")
+        models = stream_models(config.model_repository)
+        watch = Watch(f"{config.host}:{config.grpc_port}", models, self.restart, self._say)
+        self._process = process = _spawn(*command(config, find_installation()), None)
+        if self._stopping:  # asked to between two runs
+            process.terminate()
+        try:
+            told = False
+            while process.poll() is None:
+                if not told and is_ready(f"{config.host}:{config.http_port}"):
+                    told = True
+                    self._on_ready()
+                    watch.start()
+                if time.monotonic() > self._kill_at:
+                    process.kill()
+                time.sleep(0.2)
+            return process.returncode
+        finally:
+            watch.stop()
+            _kill_group(process.pid)
+
+    def stop(self) -> None:
+        """Asks the server to end, after the requests in flight."""
+        self._stopping = True
+        self.restarting = False
+        self._end()
+
+    def restart(self) -> None:
+        """Ends the server, to be run again."""
+        if not self._stopping:
+            self.restarting = True
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+        self._kill_at = min(self._kill_at, time.monotonic() + STOP_TIMEOUT_S)
 
 
 def is_ready(http_url: str) -> bool:

@@ -37,4 +37,6 @@ STREAM_OUTPUTS: dict[str, tuple[str, list[int]]] = OUTPUTS | {
     "preview": ("TYPE_UINT8", [-1, -1, 3]),  # height, width
 }
 
+PING_PARAMETER = "taylorseer_ping"  # a request that carries it is answered at once, by the thread that answers all
+
 BLOCK_STACK_OUTPUT = "features"  # of a block stack that is a model of its own, as the exported one has it

@@ -29,7 +29,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from plugin.admission import Admission, Entry
-from plugin.tensors import BLOCK_STACK_OUTPUT, INPUTS, OUTPUTS, STREAM_OUTPUTS
+from plugin.tensors import BLOCK_STACK_OUTPUT, INPUTS, OUTPUTS, PING_PARAMETER, STREAM_OUTPUTS
 
 if TYPE_CHECKING:
     import torch
@@ -139,6 +139,9 @@ class StreamModel:
             for job in list(self._jobs):
                 job.cancelled = job.cancelled or job.key == parameters[_CANCEL_PARAMETER]
             sender.send(flags=_FINAL)
+            return
+        if PING_PARAMETER in parameters:
+            self._outbox.put(partial(sender.send, flags=_FINAL))
             return
         if self._failure:
             raise _Unhealthy(self._failure)

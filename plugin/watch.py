@@ -1,0 +1,106 @@
+"""Looks after a running server: a model whose process no longer answers is loaded again, or the server is restarted."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from plugin.tensors import PING_PARAMETER
+
+_PERIOD_S = 2.0
+_TIMEOUT_S = 10.0  # of one ping; no load keeps a living process from answering so long
+_FAILURES = 2  # in a row
+_RELOAD_TIMEOUT_S = 120.0
+
+
+class Watch:
+    """Asks each loaded model in turn whether its process is alive.
+
+    Triton's own health endpoints stay green when a Python model's process has died, and requests in flight there are
+    never answered. A ping does no work and takes no place in line, so a busy model is not mistaken for a dead one.
+
+    Args:
+        grpc_url: host:port.
+        models: those to look after, where they are loaded; others would not know what a ping is.
+        restart: called where loading a model again did not help.
+        say: told what is wrong and what is done.
+    """
+
+    def __init__(
+        self, grpc_url: str, models: Collection[str], restart: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        self._url = grpc_url
+        self._watched = models
+        self._restart = restart
+        self._say = say
+        self._failures: dict[str, int] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begins to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends; the models may go now."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_PERIOD_S):
+            with suppress(InferenceServerException):  # the server is busy with something else, or gone
+                for model in self._loaded():
+                    self._look_after(model)
+
+    def _loaded(self) -> list[str]:
+        with triton.InferenceServerClient(self._url) as client:
+            index = client.get_model_repository_index(client_timeout=_TIMEOUT_S).models
+        return [model.name for model in index if model.state == "READY" and model.name in self._watched]
+
+    def _look_after(self, model: str) -> None:
+        problem = ping(self._url, model)
+        self._failures[model] = self._failures.get(model, 0) + 1 if problem else 0
+        if self._failures[model] < _FAILURES or self._stopped.is_set():
+            return
+        self._failures[model] = 0
+        self._say(f"{model} does not answer ({problem}): it is loaded again")
+        if not self._load_again(model) and not self._stopped.is_set():
+            self._say(f"{model} could not be loaded again: the server is restarted")
+            self._restart()
+
+    def _load_again(self, model: str) -> bool:
+        deadline = time.monotonic() + _RELOAD_TIMEOUT_S
+        with triton.InferenceServerClient(self._url) as client, suppress(InferenceServerException):
+            client.unload_model(model, client_timeout=_TIMEOUT_S)
+            while time.monotonic() < deadline and not self._stopped.is_set():
+                with suppress(InferenceServerException):
+                    client.load_model(model, client_timeout=_RELOAD_TIMEOUT_S)
+                    if ping(self._url, model) is None:
+                        return True
+                time.sleep(_PERIOD_S)
+        return False
+
+
+def ping(grpc_url: str, model: str, timeout_s: float = _TIMEOUT_S) -> str | None:
+    """None where a stream model's process answers, else what is wrong."""
+    answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
+    with triton.InferenceServerClient(grpc_url) as client:
+        try:
+            client.start_stream(lambda result, error: answers.put(error), stream_timeout=timeout_s)
+            with suppress(InferenceServerException):  # a stream that broke at once tells why as its answer
+                client.async_stream_infer(
+                    model, [], parameters={PING_PARAMETER: True}, enable_empty_final_response=True
+                )
+            error = answers.get(timeout=timeout_s + 1)
+            return None if error is None else str(error)
+        except queue.Empty:
+            return f"no answer within {timeout_s:.0f} s"
+        except InferenceServerException as error:
+            return str(error)
+        finally:
+            client.stop_stream(cancel_requests=True)

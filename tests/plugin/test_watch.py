@@ -1,0 +1,113 @@
+"""A server that is looked after: who does not answer is loaded again, and if that does not help, all is restarted."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+import plugin.watch
+from plugin.repository import stream_models
+from plugin.server import ServerConfig, _Foreground, free_ports
+from plugin.watch import Watch, ping
+from tests.e2e.repository import copy_model
+from tests.plugin.test_server import IDLE, fake_tritonserver, repository
+
+
+def test_a_server_that_is_not_there_does_not_answer():
+    (port,) = free_ports(1)
+    problem = ping(f"127.0.0.1:{port}", "emoji_stream", timeout_s=5)
+    assert problem is not None
+    assert "onnect" in problem or "no answer" in problem
+
+
+def test_only_models_of_this_plugin_are_looked_after(tmp_path):
+    repository(tmp_path, a=IDLE, a_stream=IDLE)
+    copy_model(tmp_path, "emoji")
+    assert stream_models(tmp_path) == ["emoji_stream"]
+
+
+class Watched(Watch):
+    """A watch over models whose answers are written down beforehand."""
+
+    def __init__(self, answers: list[str | None], loads_again: bool) -> None:
+        self.said: list[str] = []
+        self.restarts = 0
+        self.loaded: list[str] = []
+        super().__init__("127.0.0.1:1", ["a_stream"], self.count, self.said.append)
+        self._answers = answers
+        self._loads_again = loads_again
+
+    def count(self) -> None:
+        self.restarts += 1
+
+    def run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plugin.watch, "ping", lambda *_: self._answers.pop(0))
+        while self._answers:
+            self._look_after("a_stream")
+
+    def _load_again(self, model: str) -> bool:
+        self.loaded.append(model)
+        return self._loads_again
+
+
+def test_one_failure_is_none_and_two_in_a_row_are(monkeypatch):
+    watch = Watched(["late", None, "late", None, None], loads_again=True)
+    watch.run(monkeypatch)
+    assert (watch.loaded, watch.said, watch.restarts) == ([], [], 0)
+    watch = Watched(["late", "dead", None, "late"], loads_again=True)
+    watch.run(monkeypatch)
+    assert (watch.loaded, watch.restarts) == (["a_stream"], 0)
+    assert watch.said == ["a_stream does not answer (dead): it is loaded again"]
+
+
+def test_the_server_is_restarted_where_loading_again_does_not_help(monkeypatch):
+    watch = Watched(["dead", "dead"], loads_again=False)
+    watch.run(monkeypatch)
+    assert (watch.loaded, watch.restarts) == (["a_stream"], 1)
+    assert watch.said[-1] == "a_stream could not be loaded again: the server is restarted"
+
+
+def test_nothing_is_restarted_once_the_server_is_told_to_end(monkeypatch):
+    watch = Watched(["dead", "dead"], loads_again=False)
+    watch.stop()
+    watch.run(monkeypatch)
+    assert (watch.loaded, watch.restarts) == ([], 0)
+
+
+def foreground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Foreground:
+    fake_tritonserver(tmp_path, f"echo run >> {tmp_path}/runs; exec sleep 60", monkeypatch)
+    models = repository(tmp_path / "models", a=IDLE, a_stream=IDLE)
+    config = ServerConfig(models, "127.0.0.1", *free_ports(3))
+    return _Foreground(config, lambda: None, lambda _: None)
+
+
+def wait_for_runs(tmp_path: Path, count: int) -> None:
+    path, pause = tmp_path / "runs", threading.Event()
+    for _ in range(200):
+        if path.exists() and len(path.read_text().splitlines()) >= count:
+            return
+        pause.wait(0.05)
+    raise AssertionError(f"not run {count} times")
+
+
+def test_a_restart_ends_the_server_and_says_that_it_is_to_be_run_again(tmp_path, monkeypatch):
+    server = foreground(tmp_path, monkeypatch)
+    codes: list[int] = []
+    first = threading.Thread(target=lambda: codes.append(server.run()))
+    first.start()
+    wait_for_runs(tmp_path, 1)
+    server.restart()
+    first.join(10)
+    assert server.restarting
+    second = threading.Thread(target=lambda: codes.append(server.run()))
+    second.start()
+    wait_for_runs(tmp_path, 2)
+    assert not server.restarting
+    server.stop()
+    second.join(10)
+    assert not server.restarting, "a stop is the last word"
+    server.restart()
+    assert not server.restarting
+    assert codes == [-15, -15]
