@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test serve lint format bench clean
+.PHONY: demo test serve lint format bench soak clean
 
 demo: .venv/.installed
 	$(BIN)/triton-taylorseer demo
@@ -23,6 +23,9 @@ format: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks.cpu
+
+soak: .venv/.installed
+	$(BIN)/python -m benchmarks.soak
 
 clean:
 	rm -rf .venv out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Client:
 
     def stream(
         self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any
-    ) -> Iterator[Progress | Generation]:
+    ) -> Generator[Progress | Generation, None, None]:
         """Makes a picture and tells how far it is: any number of `Progress`, then one `Generation`.
 
         Closing the iterator early cancels the request. Arguments and errors are those of `generate`.

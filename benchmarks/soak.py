@@ -1,0 +1,193 @@
+"""Mixed traffic for minutes: memory that comes back, nothing left behind, and latencies under three times the capacity.
+
+The first part is a closed loop of mixed requests, a third of which are cancelled at some step and some of which are
+bad; the second offers requests at random times, three times as many as the first part has shown the server can serve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import psutil
+from rich.console import Console
+
+from benchmarks.environment import RESULTS, ROOT, describe
+from clients import Client, GenerationError, InvalidArgument, Unavailable
+from plugin.server import Server, ServerConfig, free_ports
+
+MODEL = "emoji"
+CLIENTS = 12
+PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "pizza, 3d")
+SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))
+OVERLOAD = 3.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs both parts, prints the figures, writes them as JSON, and returns 1 where something was left behind."""
+    parser = argparse.ArgumentParser(prog="benchmarks.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of both parts together")
+    parser.add_argument("--output", type=Path, default=RESULTS / "soak.json")
+    arguments = parser.parse_args(argv)
+    if arguments.minutes <= 0:
+        parser.error(f"--minutes is {arguments.minutes}, must be above 0")
+    http_port, grpc_port, metrics_port = free_ports(3)
+    config = ServerConfig(ROOT / "model_repository", "127.0.0.1", http_port, grpc_port, metrics_port, models=(MODEL,))
+    with Server(config) as server:
+        result = describe() | {"model": MODEL, "minutes": arguments.minutes, **soak(server, 60 * arguments.minutes)}
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    console = Console()
+    console.print_json(data={name: result[name] for name in ("mixed", "overload", "left_behind")})
+    console.print(f"wrote {arguments.output}", highlight=False, soft_wrap=True)
+    return 1 if any(result["left_behind"].values()) else 0
+
+
+def soak(server: Server, seconds: float) -> dict[str, Any]:
+    """Both parts against a running server."""
+    worker = _worker(server)
+    _mixed(server, 0.2 * seconds, seed=0)  # allocators and the engine's arenas see every shape
+    before = _resources(server, worker)
+    mixed = _mixed(server, 0.5 * seconds, seed=1)
+    after = _resources(server, worker)
+    drift = after["resident_bytes"] / before["resident_bytes"] - 1
+    overload = _overload(server, 0.3 * seconds, OVERLOAD * mixed["finished_per_s"])
+    end = _resources(server, worker)
+    return {
+        "mixed": mixed | {"resident_drift": drift, "before": before, "after": after},
+        "overload": overload,
+        "left_behind": {
+            "cache_bytes": end["cache_bytes"],
+            "requests_in_flight": end["requests_in_flight"],
+            "threads": max(0, end["threads"] - before["threads"]),
+            "memory": int(drift > 0.02),
+        },
+    }
+
+
+def _mixed(server: Server, seconds: float, seed: int) -> dict[str, Any]:
+    """A closed loop of mixed requests; what became of them."""
+    end = time.monotonic() + seconds
+    outcomes: Counter[str] = Counter()
+
+    def client(number: int) -> None:
+        chance = random.Random(1000 * seed + number)
+        with Client(server.grpc_url, MODEL) as connection:
+            while time.monotonic() < end:
+                outcomes[_one(connection, chance)] += 1
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(client, range(CLIENTS)))
+    return {"outcomes": dict(outcomes), "finished_per_s": outcomes["ok"] / seconds, "clients": CLIENTS}
+
+
+def _one(connection: Client, chance: random.Random) -> str:
+    height, width = chance.choice(SIZES)
+    fields: dict[str, Any] = {
+        "seed": chance.randrange(10**6),
+        "height": height,
+        "width": width,
+        "num_inference_steps": chance.randint(5, 50),
+        "cache_interval": chance.choice((1, 3, 5, 5, 5)),
+        "cache_order": chance.randint(0, 2) if chance.random() > 0.05 else 99,
+    }
+    updates = connection.stream(chance.choice(PROMPTS), **fields)
+    try:
+        if chance.random() < 1 / 3:
+            for _ in range(chance.randint(0, 5)):
+                next(updates, None)
+            return "cancelled"
+        for _ in updates:
+            pass
+        return "ok"
+    except InvalidArgument:
+        return "invalid"
+    except GenerationError as error:
+        return type(error).__name__
+    finally:
+        updates.close()
+
+
+def _overload(server: Server, seconds: float, rate: float) -> dict[str, Any]:
+    """Requests at random times (Poisson); latencies of those that are served, and how fast the others are refused."""
+    chance = random.Random(7)
+    served: list[float] = []
+    refused: list[float] = []
+    failed: list[str] = []
+    slots = threading.Semaphore(256)
+
+    def one(number: int) -> None:
+        began = time.monotonic()
+        try:
+            # A connection of its own, as clients in different places have; a stream, as plain calls wait at the front.
+            with Client(server.grpc_url, MODEL) as client:
+                for _ in client.stream(PROMPTS[number % len(PROMPTS)], seed=number):
+                    pass
+            served.append(time.monotonic() - began)
+        except Unavailable:
+            refused.append(time.monotonic() - began)
+        except GenerationError as error:
+            failed.append(f"{type(error).__name__}: {error}")
+        finally:
+            slots.release()
+
+    end, number = time.monotonic() + seconds, 0
+    with ThreadPoolExecutor(256) as pool:
+        while time.monotonic() < end:
+            slots.acquire()
+            pool.submit(one, number)
+            number += 1
+            time.sleep(chance.expovariate(rate))
+    return {
+        "offered_per_s": number / seconds,
+        "served": len(served),
+        "refused": len(refused),
+        "failed": failed,
+        "latency_s": _percentiles(served),
+        "refused_within_s": _percentiles(refused),
+    }
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    return {f"p{each}": float(np.percentile(seconds, each)) for each in (50, 95, 99)} if seconds else {}
+
+
+def _worker(server: Server) -> psutil.Process:
+    """The process of the model that owns the pipeline."""
+    assert server.process is not None
+    return next(
+        each
+        for each in psutil.Process(server.process.pid).children(recursive=True)
+        if "stub" in each.name() and any(f"{MODEL}_stream" in part for part in each.cmdline())
+    )
+
+
+def _resources(server: Server, worker: psutil.Process) -> dict[str, int]:
+    """What the worker holds, once nothing is in flight."""
+    deadline = time.monotonic() + 60
+    while True:
+        with urlopen(server.metrics_url, timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        values = {line.split("{")[0]: int(float(line.split()[-1])) for line in lines if line.startswith("taylorseer_")}
+        busy = values["taylorseer_requests_in_flight"] or values["taylorseer_requests_waiting"]
+        if not busy or time.monotonic() > deadline:
+            return {
+                "resident_bytes": worker.memory_info().rss,
+                "threads": worker.num_threads(),
+                "cache_bytes": values["taylorseer_cache_bytes"],
+                "requests_in_flight": values["taylorseer_requests_in_flight"],
+            }
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
