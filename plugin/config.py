@@ -157,7 +157,6 @@ class ModelConfig:
             fps=read["fps"],
             cache=cache,
             deadline_ms=read["deadline_ms"],
-            priority=0,
             response_format=ResponseFormat.RAW,
             preview=False,
         )

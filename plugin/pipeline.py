@@ -87,7 +87,7 @@ class PipelineHost:
         return self._shared
 
     def pack(self, settings: PackSettings) -> None:
-        """Has full steps of several requests share engine calls from now on, in a thread that `close` ends."""
+        """Has full steps of several requests share engine calls from now on."""
         self.packer = Packer(settings)
 
     def pipeline_for(
@@ -122,11 +122,6 @@ class PipelineHost:
         if getattr(shared, "vae", None) is not None:
             pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves
         return pipe
-
-    def close(self) -> None:
-        """Ends the packer's thread; requests that wait for it fail."""
-        if self.packer is not None:
-            self.packer.close()
 
     def _variant(self, pipeline_class: type[DiffusionPipeline]) -> DiffusionPipeline:
         if pipeline_class not in self._variants:

@@ -69,10 +69,10 @@ class GenerationRequest:
         fps: frames per second that a video is meant to be shown at.
         cache: the cache settings.
         deadline_ms: milliseconds from arrival after which the request is given up, or None.
-        priority: seconds of head start over the others, -60 to 60: in line and at the engine the request is served as
-            if it had come so much earlier, so that none waits for ever.
         response_format: how the result travels.
         preview: whether a stream shall carry previews.
+        priority: seconds of head start over the others, -60 to 60: in line and at the engine the request is served as
+            if it had come so much earlier, so that none waits for ever.
     """
 
     prompt: str | None
@@ -87,9 +87,9 @@ class GenerationRequest:
     fps: int
     cache: CacheConfig
     deadline_ms: int | None
-    priority: int
     response_format: ResponseFormat
     preview: bool
+    priority: int = 0
 
 
 def parse_request(

@@ -125,7 +125,6 @@ class StreamModel:
             job.cancelled = True
         self._sweep_line()
         self._workers.shutdown(wait=True)
-        self.host.close()
         self._outbox.put(None)
         self._sender.join()
         # What belongs to Triton and outlives the model crashes its process.

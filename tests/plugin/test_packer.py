@@ -104,7 +104,6 @@ def desk_of(**settings: Any) -> Iterator[Desk]:
             yield Desk(packer, engine, pool)
         finally:
             engine.open()
-            packer.close()
 
 
 @pytest.fixture
@@ -262,14 +261,17 @@ def test_a_request_that_gives_up_in_line_is_not_run(desk):
 
 def test_a_request_that_gives_up_at_the_engine_waits_until_its_memory_is_free(desk):
     out = torch.full((1, 4, 3), torch.nan)
-    gone = desk.ask(inputs_of(2.0), out=out, check=giving_up(0.05))
+    desk.hold()
+    first, gone = desk.ask(inputs_of(1.0)), desk.ask(inputs_of(2.0), out=out, check=giving_up(0.2))
+    desk.engine.gate.release()  # the held call ends, and the next one, of both, begins
     assert desk.engine.entered.acquire(timeout=5)
-    time.sleep(0.2)
+    time.sleep(0.4)
     assert not gone.done(), "the engine still writes"
     desk.engine.open()
     with pytest.raises(Gone):
         gone.result(5)
     assert torch.equal(out, expected(2.0))
+    assert torch.equal(first.result(5), expected(1.0))
 
 
 def test_company_is_awaited_for_no_longer_than_stated_and_only_where_there_is_some():
@@ -300,35 +302,71 @@ def test_company_that_comes_in_time_shares_the_call_at_once():
         assert time.monotonic() - began < 2
 
 
-def test_closing_fails_what_waits_and_what_comes():
-    with desk_of(max_rows=1) as desk:
+def test_a_call_that_is_broken_off_leaves_nobody_waiting():
+    """What ends the thread that makes the call, such as an exit, ends that request and those that share its call."""
+
+    class Breaking(GatedEngine):
+        def run(self, inputs: dict[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+            features = super().run(inputs, out)
+            if (inputs["hidden_states"] == 13).any():
+                raise SystemExit("the end")
+            return features
+
+    with desk_of(max_rows=2) as desk:
+        desk.engine = Breaking()
         held = desk.hold()
-        waiting = desk.ask(inputs_of(1.0))
-        closing = threading.Thread(target=desk.packer.close)
-        closing.start()
-        time.sleep(0.05)
+        broken = [desk.ask(inputs_of(value)) for value in (13.0, 1.0)]
+        later = desk.ask(inputs_of(2.0))
         desk.engine.open()
-        closing.join(5)
-        assert held.result(5) is not None
-        with pytest.raises(RuntimeError, match="the engine's thread has ended"):
-            waiting.result(5)
-        with pytest.raises(RuntimeError, match="the engine's thread has ended"):
-            desk.packer.engine_for(desk.engine, FAMILY, Ticket()).run(inputs_of(1.0))
+        held.result(5)
+        with pytest.raises(SystemExit):
+            broken[0].result(5)
+        with pytest.raises(RuntimeError, match="broken off by the request that made it"):
+            broken[1].result(5)
+        assert torch.equal(later.result(5), expected(2.0))
 
 
-def test_a_thread_that_breaks_leaves_nobody_waiting():
-    class Broken:
-        name = "broken"
+def test_a_request_that_is_alone_calls_the_engine_in_its_own_thread():
+    threads: list[int] = []
+
+    class Telling:
+        name = "telling"
 
         def run(self, inputs: Any, out: Any = None) -> Any:
-            raise SystemExit("the books do not balance")
+            threads.append(threading.get_ident())
+            return inputs["hidden_states"]
 
-    engine: Any = Broken()
-    packer = Packer(PackSettings(max_rows=1))
-    with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(packer.engine_for(engine, FAMILY, Ticket()).run, inputs_of(1.0)) for _ in range(4)]
-        errors = [future.exception(5) for future in jobs]
-    assert all("the books do not balance" in str(error) for error in errors)
+    engine: Any = Telling()
+    Packer(PackSettings(max_rows=4)).engine_for(engine, FAMILY, Ticket()).run(inputs_of(1.0))
+    assert threads == [threading.get_ident()]
+
+
+def test_many_threads_that_come_go_and_give_up_all_get_their_own():
+    """500 jobs of 16 threads with random settings; every tenth gives up."""
+    engine: Any = GatedEngine()
+    engine.open()
+    engine.gate.release(10_000)
+    packer = Packer(PackSettings(max_rows=3))
+
+    def request(number: int) -> int:
+        finished = 0
+        for step in range(31):
+            value = float(number * 100 + step)
+            give_up = (number + step) % 10 == 0
+            check = giving_up(0.0) if give_up else (lambda: None)
+            try:
+                features = packer.engine_for(engine, FAMILY, Ticket(check=check)).run(inputs_of(value, table=step % 3))
+                assert torch.equal(features, expected(value, table=step % 3))
+                finished += 1
+            except Gone:
+                assert give_up
+        return finished
+
+    with ThreadPoolExecutor(16) as pool:
+        counts = list(pool.map(request, range(16)))
+    assert min(counts) >= 27
+    assert packer._queue == []
+    assert packer._leader is None
 
 
 @pytest.mark.parametrize("settings", [{"max_rows": 0}, {"max_rows": 2, "fixed_rows": 3}, {"fixed_rows": 0}])
