@@ -150,6 +150,8 @@ class Packer:
         finally:
             with self._changed:
                 for each in jobs:
+                    if each in self._queue:  # not even taken: what was compared with it raised
+                        self._queue.remove(each)
                     if not each.done:  # this thread is being ended in the middle of the call
                         each.error = each.error or RuntimeError("the call was broken off by the request that made it")
                         each.done = True

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -49,6 +50,8 @@ _HEARTBEAT_S = 0.1  # a front hears this often from its request, and looks wheth
 _CANCEL_POLL_S = 0.02  # asking Triton whether a request was cancelled costs up to 50 us
 _STEP_BUCKETS_S = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
 _BATCH_BUCKETS = [1, 2, 4, 8, 16, 32]
+
+_MOST_UNTOLD = 10_000  # changes of metrics that are kept while another instance has them
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -594,7 +597,8 @@ class _MetricsInTurn:
         self._model = model
         self._lock = FileLock(Path(tempfile.gettempdir()) / f"triton-taylorseer-{os.getppid()}-{model}.lock")
         self._metrics: _Metrics | None = None
-        self._untold: list[Callable[[_Metrics], None]] = []
+        # Bounded: where a model has several instances, only one of them ever has its turn.
+        self._untold: deque[Callable[[_Metrics], None]] = deque(maxlen=_MOST_UNTOLD)
         self.tell(lambda _: None)
 
     def tell(self, change: Callable[[_Metrics], None]) -> None:
@@ -609,7 +613,7 @@ class _MetricsInTurn:
                 return
             self._metrics = _Metrics(self._model)
         while self._untold:
-            self._untold.pop(0)(self._metrics)
+            self._untold.popleft()(self._metrics)
 
     def give_up(self) -> None:
         """Deletes the metrics, and lets the next instance have them."""

@@ -326,6 +326,17 @@ def test_a_call_that_is_broken_off_leaves_nobody_waiting():
         assert torch.equal(later.result(5), expected(2.0))
 
 
+def test_inputs_that_cannot_even_be_compared_do_not_stop_the_others(desk):
+    desk.hold()
+    strange = {**inputs_of(1.0), "rotary": torch.zeros(4, device="meta")}
+    futures = [desk.ask(each) for each in (strange, inputs_of(2.0))]
+    desk.engine.open()
+    with pytest.raises(NotImplementedError, match="Meta tensors"):
+        futures[0].result(5)
+    assert torch.equal(futures[1].result(5), expected(2.0))
+    assert torch.equal(desk.ask(inputs_of(3.0)).result(5), expected(3.0))
+
+
 def test_a_request_that_is_alone_calls_the_engine_in_its_own_thread():
     threads: list[int] = []
 
