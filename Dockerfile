@@ -8,6 +8,9 @@ ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:25.10-py3
 FROM ${TRITON_IMAGE} AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE NOTICE ./
+# On their own, so that a change of our source does not install gigabytes again.
+RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+    > /requirements.txt
 COPY taylorseer taylorseer
 COPY plugin plugin
 COPY clients clients
@@ -15,26 +18,38 @@ COPY benchmarks benchmarks
 RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM ${TRITON_IMAGE}
-# In the system's own Python, which is the one that the Python backend starts models with.
-ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python3 -m pip install torch==2.13.0
-COPY --from=wheel /wheel /wheel
-RUN python3 -m pip install /wheel/*.whl && rm -r /wheel
-# TensorRT's Python module, of exactly the version that the image's libraries have: another one cannot load its engines.
-RUN version="$(dpkg-query --show --showformat='${Version}' 'libnvinfer1[0-9]' | cut -d- -f1)" \
-    && test -n "$version" \
-    && { python3 -c "import tensorrt" 2>/dev/null || python3 -m pip install "tensorrt==$version"; } \
-    && found="$(python3 -c 'import tensorrt; print(tensorrt.__version__)')" \
-    && { test "$found" = "${version%%+*}" || { echo "tensorrt is $found, the image's libraries are $version" >&2; exit 1; }; }
+# An environment of its own: pip cannot replace what the distribution installed, and torch wants a newer setuptools. Its
+# Python is the system's, which the Python backend is built for. First on PATH, it is where the backend finds modules.
+# pip comes from outside, as the image need not have ensurepip.
+RUN python3 -m venv --without-pip /opt/taylorseer/venv \
+    && python3 -m pip --python /opt/taylorseer/venv/bin/python install --no-cache-dir pip wheel
+ENV PATH=/opt/taylorseer/venv/bin:${PATH} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY --from=wheel /requirements.txt /opt/taylorseer/requirements.txt
+RUN pip install -r /opt/taylorseer/requirements.txt
+# TensorRT's Python module alone, of exactly the version of the image's libraries: another one cannot load its engines.
+# With its dependencies pip would bring libraries of its own along, gigabytes from NVIDIA's index.
+ARG TENSORRT=10.13.3.9
+RUN NVIDIA_TENSORRT_DISABLE_INTERNAL_PIP=1 pip install --no-deps --no-build-isolation \
+        "tensorrt-cu13==$TENSORRT" "tensorrt-cu13-bindings==$TENSORRT"
+RUN python3 -c "import ctypes, sys, tensorrt; \
+module = tensorrt.__version__.split('.post')[0]; \
+library = ctypes.CDLL('libnvinfer.so.' + module.split('.')[0]); \
+parts = ('Major', 'Minor', 'Patch', 'Build'); \
+found = '.'.join(str(getattr(library, f'getInferLib{part}Version')()) for part in parts); \
+sys.exit(None if module == found else f'the module is of {module}, the libraries are of {found}')" \
+    || { echo "TensorRT $TENSORRT is not what the image has: give its version as --build-arg TENSORRT=…" >&2; exit 1; }
 # For GPUs that TensorRT-RTX serves: docker build --build-arg TENSORRT_RTX=1.7.1.116 .
 ARG TENSORRT_RTX=
-RUN if [ -n "$TENSORRT_RTX" ]; then python3 -m pip install "tensorrt-rtx==$TENSORRT_RTX"; fi
+RUN if [ -n "$TENSORRT_RTX" ]; then pip install "tensorrt-rtx==$TENSORRT_RTX"; fi
+COPY --from=wheel /wheel /opt/taylorseer/wheel
+RUN pip install --no-deps /opt/taylorseer/wheel/*.whl
 
 COPY model_repository /opt/taylorseer/model_repository
 COPY examples /opt/taylorseer/examples
 # Owned by the user that runs: a new named volume takes over what is there.
 RUN useradd --create-home --uid 10001 taylorseer && mkdir -p /engines /weights && chown taylorseer /engines /weights
-USER taylorseer
+# By number, so that Kubernetes can tell that it is not root.
+USER 10001
 ENV TRITON_TAYLORSEER_CACHE=/engines HF_HOME=/weights
 VOLUME /engines /weights
 EXPOSE 8000 8001 8002

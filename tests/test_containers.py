@@ -77,7 +77,8 @@ def test_servers_are_stopped_later_than_triton_gives_up():
 
 
 def test_what_the_image_copies_exists_and_is_not_ignored():
-    ignored = {line.strip() for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in rules, "what is not named, such as a .env with a token, stays outside"
     sources = []
     for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE):
         words = shlex.split(line)
@@ -86,14 +87,14 @@ def test_what_the_image_copies_exists_and_is_not_ignored():
     assert {"plugin", "taylorseer", "clients", "benchmarks", "model_repository", "pyproject.toml"} <= set(sources)
     for source in sources:
         assert (ROOT / source).exists()
-        assert source not in ignored
+        assert f"!{source}" in rules
 
 
 def test_the_image_has_the_torch_that_is_tested_and_the_matrix_its_tag():
     project = (ROOT / "pyproject.toml").read_text()
     matrix = (ROOT / "docs/containers.md").read_text()
-    (torch_version,) = re.findall(r"pip install torch==(\S+)", DOCKERFILE)
-    assert f'"torch=={torch_version}"' in project
+    assert "['project']['dependencies']" in DOCKERFILE
+    (torch_version,) = re.findall(r'"torch==([^"]+)"', project)
     (image,) = re.findall(r"^ARG TRITON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert f"| `{image}`" in matrix
     assert f"| {torch_version} (CUDA 13.0) |" in matrix
