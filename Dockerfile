@@ -5,7 +5,7 @@
 # 25.10 has CUDA 13.0 and Python 3.12, as torch's own wheels of 2.13.0 want (docs/containers.md has the matrix).
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:25.10-py3
 
-FROM ${TRITON_IMAGE} AS wheel
+FROM ${TRITON_IMAGE} AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE NOTICE ./
 # On their own, so that a change of our source does not install gigabytes again.
@@ -16,6 +16,10 @@ COPY plugin plugin
 COPY clients clients
 COPY benchmarks benchmarks
 RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
+COPY model_repository /served/model_repository
+COPY examples /served/examples
+# COPY keeps the modes of the checkout, and under a strict umask only its owner reads it.
+RUN chmod -R a+rX /served
 
 FROM ${TRITON_IMAGE}
 # An environment of its own: pip cannot replace what the distribution installed, and torch wants a newer setuptools. Its
@@ -24,7 +28,7 @@ FROM ${TRITON_IMAGE}
 RUN python3 -m venv --without-pip /opt/taylorseer/venv \
     && python3 -m pip --python /opt/taylorseer/venv/bin/python install --no-cache-dir pip wheel
 ENV PATH=/opt/taylorseer/venv/bin:${PATH} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY --from=wheel /requirements.txt /opt/taylorseer/requirements.txt
+COPY --from=build /requirements.txt /opt/taylorseer/requirements.txt
 RUN pip install -r /opt/taylorseer/requirements.txt
 # TensorRT's Python module alone, of exactly the version of the image's libraries: another one cannot load its engines.
 # With its dependencies pip would bring libraries of its own along, gigabytes from NVIDIA's index.
@@ -41,11 +45,10 @@ sys.exit(None if module == found else f'the module is of {module}, the libraries
 # For GPUs that TensorRT-RTX serves: docker build --build-arg TENSORRT_RTX=1.7.1.116 .
 ARG TENSORRT_RTX=
 RUN if [ -n "$TENSORRT_RTX" ]; then pip install "tensorrt-rtx==$TENSORRT_RTX"; fi
-COPY --from=wheel /wheel /opt/taylorseer/wheel
+COPY --from=build /wheel /opt/taylorseer/wheel
 RUN pip install --no-deps /opt/taylorseer/wheel/*.whl
 
-COPY model_repository /opt/taylorseer/model_repository
-COPY examples /opt/taylorseer/examples
+COPY --from=build /served /opt/taylorseer
 # Owned by the user that runs: a new named volume takes over what is there.
 RUN useradd --create-home --uid 10001 taylorseer && mkdir -p /engines /weights && chown taylorseer /engines /weights
 # By number, so that Kubernetes can tell that it is not root.

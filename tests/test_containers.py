@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import typer
@@ -32,6 +37,33 @@ def parsed(arguments: list[str]) -> dict[str, Any]:
     group = typer.main.get_command(app)
     command = group.commands[arguments[0]]  # type: ignore[attr-defined]
     return dict(command.make_context(arguments[0], arguments[1:]).params)
+
+
+def copied() -> list[str]:
+    """What the Dockerfile takes from the repository."""
+    lines = [shlex.split(line) for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE)]
+    return [source for words in lines if not words[0].startswith("--from") for source in words[:-1]]
+
+
+def is_ignored(path: str) -> bool:
+    """Whether .dockerignore keeps a path out: its last pattern that matches the path or a folder above it decides."""
+    parts = path.split("/")
+    ignored = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!").split("/")
+        if pattern[0] == "**":
+            matches = any(fnmatch(part, pattern[1]) for part in parts)
+        else:
+            matches = len(parts) >= len(pattern) and all(map(fnmatch, parts, pattern))
+        if matches and not line.startswith("#"):
+            ignored = not line.startswith("!")
+    return ignored
+
+
+def row(text: str, first: str) -> list[str]:
+    """The cells of the row of a Markdown table that begins with a text."""
+    (line,) = re.findall(rf"^\| {re.escape(first)}.*\|$", text, re.MULTILINE)
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -77,27 +109,50 @@ def test_servers_are_stopped_later_than_triton_gives_up():
 
 
 def test_what_the_image_copies_exists_and_is_not_ignored():
-    rules = (ROOT / ".dockerignore").read_text().splitlines()
-    assert "*" in rules, "what is not named, such as a .env with a token, stays outside"
-    sources = []
-    for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE):
-        words = shlex.split(line)
-        if not words[0].startswith("--from"):
-            sources += words[:-1]
-    assert {"plugin", "taylorseer", "clients", "benchmarks", "model_repository", "pyproject.toml"} <= set(sources)
-    for source in sources:
+    assert {"plugin", "taylorseer", "clients", "benchmarks", "model_repository", "pyproject.toml"} <= set(copied())
+    for source in copied():
         assert (ROOT / source).exists()
-        assert f"!{source}" in rules
+        assert not is_ignored(source)
+    assert not is_ignored("model_repository/emoji/1/pipeline/transformer/diffusion_pytorch_model.safetensors")
 
 
-def test_the_image_has_the_torch_that_is_tested_and_the_matrix_its_tag():
+@pytest.mark.parametrize("path", [".env", ".git/config", ".venv/bin/python", "out/a.png", "plugin/__pycache__/cli.pyc"])
+def test_secrets_and_leftovers_stay_out_of_the_image(path):
+    assert is_ignored(path)
+
+
+def test_the_wheel_is_whole_with_what_the_image_copies(tmp_path):
+    (stage, _) = re.split(r"^RUN .* pip wheel", DOCKERFILE, maxsplit=1, flags=re.MULTILINE)
+    wanted = set()
+    for source in re.findall(r"[\w.]+", " ".join(re.findall(r"^COPY (.+) \S+$", stage, re.MULTILINE))):
+        if (ROOT / source).is_file():
+            shutil.copy(ROOT / source, tmp_path)
+        else:
+            shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns("__pycache__", "results"))
+            wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / source).rglob("*.py")}
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "wheel", "."]
+    built = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    with ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
+    assert {name for name in names if name.endswith(".py")} == wanted
+    assert "triton-taylorseer = plugin.cli:app" in entry_points
+
+
+def test_the_matrix_has_the_image_with_its_tensorrt_and_the_torch_that_is_tested():
     project = (ROOT / "pyproject.toml").read_text()
-    matrix = (ROOT / "docs/containers.md").read_text()
-    assert "['project']['dependencies']" in DOCKERFILE
-    (torch_version,) = re.findall(r'"torch==([^"]+)"', project)
     (image,) = re.findall(r"^ARG TRITON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
-    assert f"| `{image}`" in matrix
-    assert f"| {torch_version} (CUDA 13.0) |" in matrix
+    (tensorrt,) = re.findall(r"^ARG TENSORRT=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert "['project']['dependencies']" in DOCKERFILE, "else the image's torch is another one"
+    (torch_version,) = re.findall(r'"torch==([^"]+)"', project)
+    _, _, _, python, _, in_matrix, torch_cell, verified = row((ROOT / "docs/containers.md").read_text(), f"`{image}`")
+    assert in_matrix == tensorrt
+    assert torch_cell.split()[0] == torch_version
+    assert verified == "not run"
+    (oldest, newest) = re.findall(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', project)[0]
+    assert int(oldest) <= int(python.removeprefix("3.")) < int(newest)
     (rtx,) = re.findall(r"TENSORRT_RTX=(\d\S+) \.", DOCKERFILE)
     assert f'"tensorrt-rtx=={rtx}"' in project
 
@@ -105,5 +160,7 @@ def test_the_image_has_the_torch_that_is_tested_and_the_matrix_its_tag():
 def test_the_health_check_and_the_start_are_commands_of_ours():
     (check,) = re.findall(r"CMD triton-taylorseer (health .*)$", DOCKERFILE, re.MULTILINE)
     assert parsed(shlex.split(resolved(check)))["model"] == "emoji"
+    assert 'ENTRYPOINT ["triton-taylorseer"]' in DOCKERFILE
     (start,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
     assert parsed(yaml.safe_load(start))["host"] == "0.0.0.0"
+    assert SERVICES["engines"]["healthcheck"] == {"disable": True}, "no server is there to ask"
