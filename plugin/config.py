@@ -55,6 +55,8 @@ class ModelConfig:
         engine_model: what engine triton calls; None with every other engine.
         torch_threads: threads of one torch operation on the CPU, at least 1; 0 for all cores.
         engine_threads: threads of one engine call on the CPU, at least 1; 0 for all cores.
+        engine_lanes: engine calls that run at once on the CPU, each with its share of the threads, at least 1: small
+            operations of two calls fill two cores better than those of one.
         max_sequence_length: text tokens of the pipeline's text encoder, or None for the pipeline's own default.
         max_in_flight: requests that are worked on at once, at least 1.
         max_waiting: requests that may wait beyond those, at least 0; further ones are refused as UNAVAILABLE.
@@ -76,6 +78,7 @@ class ModelConfig:
     engine_model: EngineModel | None
     torch_threads: int
     engine_threads: int
+    engine_lanes: int
     max_sequence_length: int | None
     max_in_flight: int
     max_waiting: int
@@ -122,6 +125,8 @@ class ModelConfig:
         for name in ("pipeline", "lora"):
             if (read[name] or "").startswith("."):
                 read[name] = str((model_dir / read[name]).resolve())
+        if read["engine_lanes"] > 1 and read["device"] != "cpu":
+            raise InvalidConfig(f"parameter 'engine_lanes' is {read['engine_lanes']}, must be 1 on {read['device']}")
         read["engine_model"] = _engine_model(read["engine"], read["engine_model"], model_dir.parent)
         presets = {name: _parse_preset(name, text) for name, text in preset_texts.items()}
         return cls._from_values(read, presets)
@@ -231,6 +236,7 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "vae_tiling": (_parse_bool, False),
     "torch_threads": (_integer(0), 0),
     "engine_threads": (_integer(0), 0),
+    "engine_lanes": (_integer(1), 1),
     "max_sequence_length": (_integer(1), None),
     "max_in_flight": (_integer(1), 8),
     "max_waiting": (_integer(0), 64),

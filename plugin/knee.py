@@ -7,7 +7,9 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import torch
 
 from plugin.cache_dir import default_cache_dir
 from plugin.engines.base import Engine, UnsupportedShape
-from plugin.families.base import Family
+from plugin.families.base import BlockInputs, Family
 
 LARGEST = 8  # rows that are tried at most
 TOLERANCE = 0.05  # a larger batch must bring so much more throughput
@@ -46,7 +48,13 @@ def find_knee(seconds_of: Callable[[int], float], largest: int = LARGEST, tolera
 
 
 def calibrated_rows(
-    engine: Engine, family: Family, axes: Mapping[str, int], threads: int | None, cache_dir: Path | None = None
+    engine: Engine,
+    family: Family,
+    axes: Mapping[str, int],
+    threads: int | None,
+    cache_dir: Path | None = None,
+    *,
+    lanes: int = 1,
 ) -> int:
     """The knee of a block stack at one size, measured now unless the cache knows it.
 
@@ -56,6 +64,7 @@ def calibrated_rows(
         axes: the length of every dynamic axis but the batch.
         threads: of one engine call on a CPU; None for all cores.
         cache_dir: None for `default_cache_dir()`.
+        lanes: calls that run at once.
     """
     device: torch.device = family.transformer.device  # type: ignore[assignment]
     description = {
@@ -66,6 +75,7 @@ def calibrated_rows(
         "axes": dict(axes),
         "device": _device_name(device),
         "threads": threads,
+        "lanes": lanes,
         "packages": {name: version(name) for name in ("torch", "onnxruntime")},
         "rule": [LARGEST, TOLERANCE],
     }
@@ -76,7 +86,7 @@ def calibrated_rows(
     seconds: dict[int, float] = {}
 
     def seconds_of(rows: int) -> float:
-        seconds[rows] = _time(engine, family, {**axes, "batch": rows})
+        seconds[rows] = _time(engine, family, {**axes, "batch": rows}, lanes)
         return seconds[rows]
 
     rows = find_knee(seconds_of)
@@ -86,20 +96,26 @@ def calibrated_rows(
     return rows
 
 
-def _time(engine: Engine, family: Family, lengths: Mapping[str, int]) -> float:
+def _time(engine: Engine, family: Family, lengths: Mapping[str, int], lanes: int) -> float:
+    """Seconds of as many calls as there are lanes, side by side."""
     inputs = family.inputs_of_size(lengths)
     seconds: list[float] = []
     try:
-        with torch.no_grad():
+        with ThreadPoolExecutor(lanes) as pool:
             while len(seconds) <= _REPEATS and not (seconds and seconds[-1] > _LONG_S):
                 began = time.perf_counter()
-                engine.run(inputs)
+                list(pool.map(partial(_run, engine), [inputs] * lanes))
                 if inputs["hidden_states"].is_cuda:
                     torch.cuda.synchronize()
                 seconds.append(time.perf_counter() - began)
     except (UnsupportedShape, torch.OutOfMemoryError):  # no engine for it, or no room
         return float("inf")
     return min(seconds[1:] or seconds)  # the first call allocates; others may have been held up by the machine
+
+
+def _run(engine: Engine, inputs: BlockInputs) -> None:
+    with torch.no_grad():  # which each thread says for itself
+        engine.run(inputs)
 
 
 def _device_name(device: torch.device) -> str:

@@ -29,16 +29,19 @@ class PackSettings:
         fixed_rows: every call is filled up to so many rows, so that results are the same bits whatever the company;
             None for calls as large as their jobs. Not above `max_rows`.
         max_wait_s: how long a call waits at most for requests that are between two full steps.
+        lanes: calls that run at once, at least 1.
     """
 
     max_rows: int = 1
     tokens: int | None = None
     fixed_rows: int | None = None
     max_wait_s: float = 0.0
+    lanes: int = 1
 
     def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ValueError(f"max_rows is {self.max_rows}, must be at least 1")
+        for name in ("max_rows", "lanes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.fixed_rows is not None and not 1 <= self.fixed_rows <= self.max_rows:
             raise ValueError(f"fixed_rows is {self.fixed_rows}, must be from 1 to max_rows, which is {self.max_rows}")
 
@@ -47,6 +50,20 @@ class PackSettings:
         if self.fixed_rows is not None:
             return self.fixed_rows
         return self.max_rows if self.tokens is None else max(1, self.max_rows * min(self.tokens, tokens) // tokens)
+
+
+@dataclass(frozen=True)
+class PackedEngine:
+    """An engine in the two forms that a packer calls; they compute the same.
+
+    Attributes:
+        alone: for a request that has the machine to itself.
+        in_lane: for calls beside others; on a CPU with a lane's share of the cores. Threads of one call wait for each
+            other at each operation, those of two calls do not.
+    """
+
+    alone: Engine
+    in_lane: Engine
 
 
 @dataclass(eq=False)
@@ -68,7 +85,7 @@ class Ticket:
 class _Job:
     """One full step of one request."""
 
-    engine: Engine
+    engine: PackedEngine
     family: Family
     ticket: Ticket
     inputs: BlockInputs
@@ -85,8 +102,8 @@ class _Job:
 
 
 class Packer:
-    """Runs the engines of one model instance for all its requests, one call at a time: the oldest job first, with those
-    that may share its call.
+    """Runs the engines of one model instance for all its requests, in one lane or several: the oldest job first, with
+    those that may share its call.
 
     Jobs share a call where engine, dtypes and shapes are the same and the inputs that a family shares between requests
     are equal in content: another height x width has other rotary tables even with as many tokens. Since each request
@@ -105,13 +122,14 @@ class Packer:
         self._settings = settings
         self._changed = threading.Condition()  # whoever leads waits here for company
         self._queue: list[_Job] = []
-        self._leader: _Job | None = None  # the job whose thread makes the present call, or is woken to make the next
+        self._leaders: set[_Job] = set()  # the jobs whose threads make the present calls, or are woken to; one a lane
+        self._running = 0  # jobs in the present calls
         # Requests that are between their first job and their end, or until nobody knows them any more.
         self._present: weakref.WeakSet[Ticket] = weakref.WeakSet()
 
-    def engine_for(self, engine: Engine, family: Family, ticket: Ticket) -> Engine:
+    def engine_for(self, engine: PackedEngine, family: Family, ticket: Ticket) -> Engine:
         """The engine as one request sees it: each call waits for its turn and may share it."""
-        return _PackedEngine(self, engine, family, ticket)
+        return _RequestEngine(self, engine, family, ticket)
 
     def leave(self, ticket: Ticket) -> None:
         """Says that a request has no more jobs, so that nobody waits for its company."""
@@ -124,11 +142,10 @@ class Packer:
         with self._changed:
             self._present.add(job.ticket)
             self._queue.append(job)
-            if self._leader is None:
-                self._leader = job
+            self._fill_lanes()
             self._changed.notify_all()
         try:
-            while self._leader is not job and not job.woken.wait(_POLL_S):
+            while not job.woken.wait(_POLL_S):
                 job.ticket.check()
         except BaseException:
             self._withdraw(job)
@@ -144,25 +161,33 @@ class Packer:
         """Makes the call of the oldest jobs, which this one is among: nobody else takes any before it has led."""
         jobs = [job]
         try:
-            jobs = self._take()
+            jobs = self._take(job)
             with torch.no_grad():
-                self._call(jobs)
+                self._call(jobs, self._engine_of(job))
         finally:
             with self._changed:
                 for each in jobs:
                     if each in self._queue:  # not even taken: what was compared with it raised
                         self._queue.remove(each)
+                    else:
+                        self._running -= 1
                     if not each.done:  # this thread is being ended in the middle of the call
                         each.error = each.error or RuntimeError("the call was broken off by the request that made it")
                         each.done = True
                     each.woken.set()
-                self._pass_on()
+                self._leaders.remove(job)
+                self._fill_lanes()
 
-    def _pass_on(self) -> None:
-        """Has the oldest waiting job's thread lead next; the lock is held."""
-        self._leader = min(self._queue, key=lambda each: each.due, default=None)
-        if self._leader is not None:
-            self._leader.woken.set()
+    def _fill_lanes(self) -> None:
+        """Has the threads of the oldest waiting jobs lead in lanes that are free; the lock is held."""
+        while len(self._leaders) < self._settings.lanes and (waiting := self._waiting()):
+            leader = min(waiting, key=lambda each: each.due)
+            self._leaders.add(leader)
+            leader.woken.set()
+
+    def _waiting(self) -> list[_Job]:
+        """The jobs in the queue that lead no call themselves."""
+        return [job for job in self._queue if job not in self._leaders]
 
     def _withdraw(self, job: _Job) -> None:
         """Takes back a job whose request has given up; one that is being run is waited for: its memory is in use."""
@@ -170,32 +195,31 @@ class Packer:
             waiting = job in self._queue
             if waiting:
                 self._queue.remove(job)
-                if self._leader is job:
-                    self._pass_on()
+                self._leaders.discard(job)
+                self._fill_lanes()
         if not waiting:
             job.woken.wait()
 
-    def _take(self) -> list[_Job]:
-        """The jobs of the next call, out of the queue."""
+    def _take(self, leader: _Job) -> list[_Job]:
+        """The jobs of a leader's call, out of the queue."""
         with self._changed:
             wait_until = time.monotonic() + self._settings.max_wait_s
             while True:
-                jobs = self._gather()
+                jobs = self._gather(leader)
                 full = sum(job.rows for job in jobs) + jobs[0].rows > self._rows_for(jobs[0])
                 left = wait_until - time.monotonic()
-                if full or left <= 0 or len(self._queue) >= len(self._present):
+                if full or left <= 0 or len(self._queue) + self._running >= len(self._present):
                     for job in jobs:
                         self._queue.remove(job)
+                    self._running += len(jobs)
                     return jobs
                 self._changed.wait(left)
 
-    def _gather(self) -> list[_Job]:
+    def _gather(self, first: _Job) -> list[_Job]:
         """The leader's job and those that may share its call, oldest first, as many as there is room for."""
-        first = self._leader
-        assert first is not None
         jobs, rows, bound = [first], first.rows, self._rows_for(first)
-        for job in sorted(self._queue, key=lambda each: each.due):
-            fits = job is not first and job.engine is first.engine and rows + job.rows <= bound
+        for job in sorted(self._waiting(), key=lambda each: each.due):
+            fits = job.engine == first.engine and rows + job.rows <= bound
             if fits and may_share_a_call(first.family, first.inputs, job.inputs):
                 jobs.append(job)
                 rows += job.rows
@@ -204,27 +228,32 @@ class Packer:
     def _rows_for(self, job: _Job) -> int:
         return self._settings.rows_for(job.inputs["hidden_states"].shape[1])
 
-    def _call(self, jobs: list[_Job]) -> None:
+    def _engine_of(self, job: _Job) -> Engine:
+        """The engine of a call: with other requests about, the one that leaves room for the other lanes."""
+        alone = len(self._present) <= 1 and self._settings.fixed_rows is None
+        return job.engine.alone if alone else job.engine.in_lane
+
+    def _call(self, jobs: list[_Job], engine: Engine) -> None:
         try:
-            self._run(jobs)
+            self._run(jobs, engine)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].error = error
             else:
                 for job in jobs:  # one of them spoils the call: each on its own, so that only that one fails
-                    self._call([job])
+                    self._call([job], engine)
                 return
         jobs[0].ticket.batches.append(len(jobs))
         for job in jobs:
             job.done = True
 
-    def _run(self, jobs: list[_Job]) -> None:
+    def _run(self, jobs: list[_Job], engine: Engine) -> None:
         first, rows = jobs[0], sum(job.rows for job in jobs)
         padding = max(0, (self._settings.fixed_rows or rows) - rows)
         if len(jobs) == 1 and not padding:
-            first.result = first.engine.run(first.inputs, first.out)
+            first.result = engine.run(first.inputs, first.out)
         else:
-            features = first.engine.run(joined(first.family, [job.inputs for job in jobs], padding))
+            features = engine.run(joined(first.family, [job.inputs for job in jobs], padding))
             begin = 0
             for job in jobs:
                 part = features[begin : begin + job.rows]
@@ -235,11 +264,11 @@ class Packer:
             torch.cuda.current_stream().synchronize()
 
 
-class _PackedEngine:
+class _RequestEngine:
     """One request's view of an engine behind a packer."""
 
-    def __init__(self, packer: Packer, engine: Engine, family: Family, ticket: Ticket) -> None:
-        self.name = engine.name
+    def __init__(self, packer: Packer, engine: PackedEngine, family: Family, ticket: Ticket) -> None:
+        self.name = engine.alone.name
         self._packer = packer
         self._engine = engine
         self._family = family

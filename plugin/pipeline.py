@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from plugin.engines import make_engine
 from plugin.engines.base import Engine, no_gpu
 from plugin.families import family_of
 from plugin.families.base import Family
-from plugin.packer import Packer, PackSettings, Ticket
+from plugin.packer import PackedEngine, Packer, PackSettings, Ticket
 from plugin.pipeline_source import PipelineSource
 from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver
 from taylorseer import CacheConfig
@@ -34,6 +35,8 @@ class PipelineHost:
         engine: a name in `plugin.engines.ENGINES`, or what makes a transformer's engine from its family.
         cache_dir: where compiled engines are kept; None for `plugin.cache_dir.default_cache_dir()`.
         engine_threads: threads of one engine call on a CPU, at least 1; None for all cores.
+        engine_lanes: engine calls that will run at once behind `pack`, at least 1; on a CPU each has its share of the
+            threads.
         release_blocks: drop the torch blocks once the engine holds its own copy of their weights. `pipe` itself cannot
             run any more after that.
 
@@ -54,12 +57,21 @@ class PipelineHost:
         *,
         cache_dir: Path | None = None,
         engine_threads: int | None = None,
+        engine_lanes: int = 1,
         release_blocks: bool = False,
     ) -> None:
         self.families = {name: family_of(getattr(pipe, name)) for name in denoisers(pipe)}
-        self.engines = {
-            name: engine(family) if callable(engine) else make_engine(engine, family, cache_dir, engine_threads)
-            for name, family in self.families.items()
+        lane_threads = max(1, (engine_threads or len(os.sched_getaffinity(0))) // engine_lanes)
+
+        def made(family: Family, threads: int | None) -> Engine:
+            return engine(family) if callable(engine) else make_engine(engine, family, cache_dir, threads)
+
+        self.engines = {name: made(family, engine_threads) for name, family in self.families.items()}
+        # Only ONNX Runtime has threads of its own, and a second session holds the weights a second time.
+        of_its_own = engine_lanes > 1 and engine == "onnxruntime"
+        self._packed = {
+            name: PackedEngine(alone, made(self.families[name], lane_threads) if of_its_own else alone)
+            for name, alone in self.engines.items()
         }
         if release_blocks:
             for family in self.families.values():
@@ -85,6 +97,11 @@ class PipelineHost:
     def pipe(self) -> DiffusionPipeline:
         """The loaded pipeline, to read from; `pipeline_for` gives those that can be called."""
         return self._shared
+
+    @property
+    def lane_engine(self) -> Engine:
+        """The first transformer's engine, as it is called beside others."""
+        return next(iter(self._packed.values())).in_lane
 
     def pack(self, settings: PackSettings) -> None:
         """Has full steps of several requests share engine calls from now on."""
@@ -117,7 +134,7 @@ class PipelineHost:
         for name, family in self.families.items():
             engine = self.engines[name]
             if self.packer is not None:
-                engine = self.packer.engine_for(engine, family, ticket := ticket or Ticket())
+                engine = self.packer.engine_for(self._packed[name], family, ticket := ticket or Ticket())
             pipe.__dict__[name] = ForecastingTransformer(family, engine, run)
         if getattr(shared, "vae", None) is not None:
             pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves

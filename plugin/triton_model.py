@@ -47,7 +47,7 @@ _CANCEL_PARAMETER = "taylorseer_cancel"  # a request that carries it cancels the
 _KEY_PARAMETER = "taylorseer_key"  # the key under which a front's request can be cancelled
 _QUIET_PARAMETER = "taylorseer_quiet"  # present where heartbeats are wanted in place of progress
 _HEARTBEAT_S = 0.1  # a front hears this often from its request, and looks whether its client is still there
-_CANCEL_POLL_S = 0.02  # asking Triton whether a request was cancelled costs up to 50 us
+_CANCEL_POLL_S = 0.02  # how often Triton is asked which streams have been cancelled
 _STEP_BUCKETS_S = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
 _BATCH_BUCKETS = [1, 2, 4, 8, 16, 32]
 
@@ -88,6 +88,9 @@ class StreamModel:
         self._outbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._empty_outbox, name=f"{self.name}-responses", daemon=True)
         self._sender.start()
+        self._closing = threading.Event()
+        self._listener = threading.Thread(target=self._hear_cancels, name=f"{self.name}-cancels", daemon=True)
+        self._listener.start()
 
     def load_host(self) -> Any:
         """The `PipelineHost` of the configured pipeline."""
@@ -103,10 +106,16 @@ class StreamModel:
             made = partial(TritonEngine, call=_call_model, model=called.name, batched=called.max_batch_size > 0)
             return PipelineHost(pipe, made, release_blocks=True)
         host = PipelineHost(
-            pipe, config.engine, engine_threads=config.engine_threads or None, release_blocks=config.engine != "torch"
+            pipe,
+            config.engine,
+            engine_threads=config.engine_threads or None,
+            engine_lanes=config.engine_lanes,
+            release_blocks=config.engine != "torch",
         )
         settings = _pack_settings(config, host)
-        pb_utils.Logger.log_info(f"{self.name}: up to {settings.max_rows} rows in one engine call")
+        pb_utils.Logger.log_info(
+            f"{self.name}: up to {settings.max_rows} rows in one engine call, {settings.lanes} calls at once"
+        )
         host.pack(settings)
         return host
 
@@ -128,11 +137,13 @@ class StreamModel:
             job.cancelled = True
         self._sweep_line()
         self._workers.shutdown(wait=True)
+        self._closing.set()
+        self._listener.join()
         self._outbox.put(None)
         self._sender.join()
         # What belongs to Triton and outlives the model crashes its process.
         self._metrics.give_up()
-        del self._metrics, self._sender, self._workers, self._outbox
+        del self._metrics, self._sender, self._listener, self._workers, self._outbox
         gc.collect()
 
     def _accept(self, request: Any, sender: Any) -> None:
@@ -225,6 +236,13 @@ class StreamModel:
         assert job.entry is not None
         self._admission.leave(job.entry)
         job.end(outputs, failure)
+
+    def _hear_cancels(self) -> None:
+        """The thread that asks Triton which streams have been cancelled: on a busy machine an answer takes
+        milliseconds, which no step shall wait for."""
+        while not self._closing.wait(_CANCEL_POLL_S):
+            for job in list(self._jobs):
+                job.hear_cancel()
 
     def _post(self, job: _Job) -> None:
         self._outbox.put(partial(self._try_to_send, job))
@@ -423,17 +441,18 @@ def _pack_settings(config: ModelConfig, host: Any) -> PackSettings:
     from plugin.packer import PackSettings
     from plugin.plan import architecture_of_pipe, axis_sizes, example_request, feature_of
 
-    wait_s = config.max_batch_wait_ms / 1000
+    settings = partial(PackSettings, max_wait_s=config.max_batch_wait_ms / 1000, lanes=config.engine_lanes)
     if config.fixed_batch:
-        return PackSettings(config.fixed_batch, fixed_rows=config.fixed_batch, max_wait_s=wait_s)
+        return settings(config.fixed_batch, fixed_rows=config.fixed_batch)
     if config.max_batch:
-        return PackSettings(config.max_batch, max_wait_s=wait_s)
+        return settings(config.max_batch)
     architecture, request = architecture_of_pipe(host.pipe), example_request(config)
-    name, family = next(iter(host.families.items()))
     axes = axis_sizes(config, architecture, request)
-    rows = calibrated_rows(host.engines[name], family, axes, config.engine_threads or None)
+    rows = calibrated_rows(
+        host.lane_engine, host.family, axes, config.engine_threads or None, lanes=config.engine_lanes
+    )
     tokens, _, _ = feature_of(config, architecture, request)
-    return PackSettings(rows, tokens, max_wait_s=wait_s)
+    return settings(rows, tokens)
 
 
 def _free_bytes(device: str) -> int:
@@ -494,7 +513,6 @@ class _Job:
     steps: list[tuple[str, float]] = field(default_factory=list)  # kind and seconds of each step
     engine_batches: list[int] = field(default_factory=list)
     cache_bytes: int = 0
-    _asked: float = 0.0
     _progress: dict[str, Any] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sender_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -508,14 +526,16 @@ class _Job:
         deadline_ms = self.request.deadline_ms
         if deadline_ms is not None and now - self.arrived > deadline_ms / 1000:
             raise DeadlinePassed(f"DEADLINE: deadline_ms of {deadline_ms} passed {where}")
-        if now - self._asked > _CANCEL_POLL_S:
-            self._asked = now
-            with self._sender_lock:
-                self.cancelled = self.cancelled or self._sender is None or self._sender.is_cancelled()
         if self.failure:
             raise _Unhealthy(self.failure)
-        if self.cancelled:
+        if self.cancelled or self._sender is None:
             raise Cancelled(f"cancelled {where}")
+
+    def hear_cancel(self) -> None:
+        """Asks Triton whether the client of a stream is gone; of a front's client the front tells."""
+        if not self.quiet:
+            with self._sender_lock:
+                self.cancelled = self.cancelled or (self._sender is not None and self._sender.is_cancelled())
 
     def respond(self, response: Any, final: bool = False) -> None:
         """Sends a response unless the final one has been sent."""

@@ -69,6 +69,10 @@ def test_presets_are_read_by_name():
             {"pipeline": "a/b", "max_in_flight": "0"},
             "parameter 'max_in_flight' is '0', must be an integer of at least 1",
         ),
+        (
+            {"pipeline": "a/b", "engine_lanes": "2", "device": "cuda"},
+            "parameter 'engine_lanes' is 2, must be 1 on cuda",
+        ),
         ({"pipeline": "a/b", "height": "tall"}, "parameter 'height' is 'tall', must be an integer"),
         ({"pipeline": "a/b", "takes_prompt": "yes"}, "parameter 'takes_prompt' is 'yes', must be true or false"),
         ({"pipeline": "a/b", "dtype": "int8"}, "parameter 'dtype' is 'int8', must be one of: float32"),

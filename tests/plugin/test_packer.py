@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from plugin.packer import Packer, PackSettings, Ticket
+from plugin.packer import PackedEngine, Packer, PackSettings, Ticket
 
 
 class Family:
@@ -56,6 +56,10 @@ def inputs_of(value: float, *, rows: int = 1, tokens: int = 4, table: float = 0.
     }
 
 
+def both(engine: Any) -> PackedEngine:
+    return PackedEngine(engine, engine)
+
+
 class Desk:
     """A packer whose engine is held back, and requests that wait at it."""
 
@@ -74,7 +78,7 @@ class Desk:
         out, ticket = options.pop("out", None), Ticket(**options)
         self._tickets.append(ticket)
         before = self._known()
-        future = self._pool.submit(self.packer.engine_for(self.engine, FAMILY, ticket).run, inputs, out)
+        future = self._pool.submit(self.packer.engine_for(both(self.engine), FAMILY, ticket).run, inputs, out)
         deadline = time.monotonic() + 5
         while self._known() == before and not future.done():
             assert time.monotonic() < deadline
@@ -202,7 +206,7 @@ def test_a_request_that_has_begun_waits_for_one_step_of_another_however_many_tha
         desk.hold()
 
         def request(value: float, steps: int) -> None:
-            engine = desk.packer.engine_for(desk.engine, FAMILY, Ticket())
+            engine = desk.packer.engine_for(both(desk.engine), FAMILY, Ticket())
             for _ in range(steps):
                 engine.run(inputs_of(value))
 
@@ -278,7 +282,7 @@ def test_company_is_awaited_for_no_longer_than_stated_and_only_where_there_is_so
     with desk_of(max_rows=2, max_wait_s=0.3) as desk:
         desk.engine.open()
         alone, began = Ticket(), time.monotonic()
-        engine = desk.packer.engine_for(desk.engine, FAMILY, alone)
+        engine = desk.packer.engine_for(both(desk.engine), FAMILY, alone)
         engine.run(inputs_of(1.0))
         assert time.monotonic() - began < 0.2, "nobody else is there"
         other = desk.ask(inputs_of(2.0))  # the first one is between two of its steps
@@ -292,7 +296,7 @@ def test_company_that_comes_in_time_shares_the_call_at_once():
     with desk_of(max_rows=2, max_wait_s=5.0) as desk:
         desk.engine.open()
         absent = Ticket()
-        desk.packer.engine_for(desk.engine, FAMILY, absent).run(inputs_of(1.0))
+        desk.packer.engine_for(both(desk.engine), FAMILY, absent).run(inputs_of(1.0))
         began = time.monotonic()
         futures = [desk.ask(inputs_of(3.0)), desk.ask(inputs_of(4.0))]
         for future in futures:
@@ -348,16 +352,72 @@ def test_a_request_that_is_alone_calls_the_engine_in_its_own_thread():
             return inputs["hidden_states"]
 
     engine: Any = Telling()
-    Packer(PackSettings(max_rows=4)).engine_for(engine, FAMILY, Ticket()).run(inputs_of(1.0))
+    Packer(PackSettings(max_rows=4)).engine_for(both(engine), FAMILY, Ticket()).run(inputs_of(1.0))
     assert threads == [threading.get_ident()]
 
 
-def test_many_threads_that_come_go_and_give_up_all_get_their_own():
+def test_as_many_calls_as_lanes_run_at_once_and_the_rest_is_packed_for_the_next_free_one():
+    with desk_of(max_rows=4, lanes=2) as desk:
+        futures = [desk.ask(inputs_of(1.0)), desk.ask(inputs_of(2.0))]
+        for _ in futures:
+            assert desk.engine.entered.acquire(timeout=5), "both are at the engine, before either has ended"
+        futures += [desk.ask(inputs_of(value)) for value in (3.0, 4.0, 5.0)]
+        assert not desk.engine.entered.acquire(timeout=0.1), "no third lane"
+        desk.engine.gate.release()
+        assert desk.engine.entered.acquire(timeout=5)
+        desk.engine.open()
+        for value, future in enumerate(futures, 1):
+            assert torch.equal(future.result(5), expected(float(value)))
+        assert sorted(call.tolist() for call in desk.engine.calls) == [[1], [2], [3, 4, 5]]
+
+
+class NamedEngine(GatedEngine):
+    """Always open; notes its name at each call."""
+
+    def __init__(self, name: str, called: list[str]) -> None:
+        super().__init__()
+        self.name, self._called = name, called
+        self.open()
+
+    def run(self, inputs: dict[str, torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+        self._called.append(self.name)
+        return super().run(inputs, out)
+
+
+@pytest.mark.parametrize(("fixed_rows", "first"), [(None, "alone"), (4, "in lane")])
+def test_a_request_with_company_leaves_cores_to_the_others_and_fixed_bits_always_come_from_one_engine(
+    fixed_rows, first
+):
+    called: list[str] = []
+    engine = PackedEngine(NamedEngine("alone", called), NamedEngine("in lane", called))
+    packer = Packer(PackSettings(max_rows=4, lanes=2, fixed_rows=fixed_rows))
+    one, other = Ticket(), Ticket()
+    packer.engine_for(engine, FAMILY, one).run(inputs_of(1.0))
+    packer.engine_for(engine, FAMILY, other).run(inputs_of(1.0))
+    packer.leave(one)
+    packer.engine_for(engine, FAMILY, other).run(inputs_of(1.0))
+    assert called == [first, "in lane", first]
+
+
+def test_company_that_runs_in_another_lane_is_not_awaited():
+    with desk_of(max_rows=4, lanes=2, max_wait_s=5.0) as desk:
+        held = desk.hold()
+        began = time.monotonic()
+        other = desk.ask(inputs_of(1.0))
+        assert desk.engine.entered.acquire(timeout=2), "the only other request is at the engine"
+        desk.engine.open()
+        other.result(5)
+        held.result(5)
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_many_threads_that_come_go_and_give_up_all_get_their_own(lanes):
     """500 jobs of 16 threads with random settings; every tenth gives up."""
     engine: Any = GatedEngine()
     engine.open()
     engine.gate.release(10_000)
-    packer = Packer(PackSettings(max_rows=3))
+    packer = Packer(PackSettings(max_rows=3, lanes=lanes))
 
     def request(number: int) -> int:
         finished = 0
@@ -366,7 +426,9 @@ def test_many_threads_that_come_go_and_give_up_all_get_their_own():
             give_up = (number + step) % 10 == 0
             check = giving_up(0.0) if give_up else (lambda: None)
             try:
-                features = packer.engine_for(engine, FAMILY, Ticket(check=check)).run(inputs_of(value, table=step % 3))
+                features = packer.engine_for(both(engine), FAMILY, Ticket(check=check)).run(
+                    inputs_of(value, table=step % 3)
+                )
                 assert torch.equal(features, expected(value, table=step % 3))
                 finished += 1
             except Gone:
@@ -377,10 +439,13 @@ def test_many_threads_that_come_go_and_give_up_all_get_their_own():
         counts = list(pool.map(request, range(16)))
     assert min(counts) >= 27
     assert packer._queue == []
-    assert packer._leader is None
+    assert not packer._leaders
+    assert packer._running == 0
 
 
-@pytest.mark.parametrize("settings", [{"max_rows": 0}, {"max_rows": 2, "fixed_rows": 3}, {"fixed_rows": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"max_rows": 0}, {"lanes": 0}, {"max_rows": 2, "fixed_rows": 3}, {"fixed_rows": 0}]
+)
 def test_settings_that_cannot_be(settings):
     with pytest.raises(ValueError, match="must be"):
         PackSettings(**settings)

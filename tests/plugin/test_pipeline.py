@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxKontextPipeline, FluxPipeline
 
+from plugin.packer import PackSettings
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.pipeline_source import PipelineSource
 from plugin.transformer import StepObserver
@@ -109,6 +110,19 @@ def test_eight_requests_in_eight_threads_give_what_each_gives_alone(host):
         together = list(pool.map(run, requests))
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one, other)
+
+
+def test_lanes_compute_what_a_request_alone_gets(make_flux, engine_cache):
+    """With a session of other thread counts, and packed; the tolerance is the rounding of kernels at another batch."""
+    host = PipelineHost(make_flux(), "onnxruntime", cache_dir=engine_cache, engine_threads=2, engine_lanes=2)
+    cache = CacheConfig(interval=3)
+    alone = [latents(host.pipeline_for(cache), steps=8, seed=seed) for seed in range(6)]
+    host.pack(PackSettings(max_rows=2, lanes=2))
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda seed: latents(host.pipeline_for(cache), steps=8, seed=seed), range(6)))
+    assert host.lane_engine is not host.engines["transformer"]
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_calls_of_a_tokenizer_never_overlap(make_flux):
