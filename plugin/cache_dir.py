@@ -1,9 +1,20 @@
-"""Where compiled things are kept."""
+"""Where compiled things are kept, and the lock files of running servers."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+
+
+def lock_file(server_pid: int, name: str) -> Path:
+    """A file by which the processes of one Triton server take turns at something; it goes with the server.
+
+    Args:
+        server_pid: of the tritonserver.
+        name: of what they take turns at; "*" makes a pattern of all.
+    """
+    return Path(tempfile.gettempdir()) / f"triton-taylorseer-{server_pid}-{name}.lock"
 
 
 def default_cache_dir() -> Path:

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from plugin.cache_dir import default_cache_dir
+from plugin.cache_dir import default_cache_dir, lock_file
 from plugin.repository import called_models, models_to_download, stream_models
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
@@ -248,7 +248,7 @@ class Server:
             self.process.kill()
             self.process.wait()
         finally:
-            _kill_group(self.process.pid)
+            _clean_up(self.process.pid)
 
     def failure(self) -> str:
         """Why loading failed, as the log tells: the first error of a model or option, else the log's end."""
@@ -327,7 +327,7 @@ class _Foreground:
             return process.returncode
         finally:
             watch.stop()
-            _kill_group(process.pid)
+            _clean_up(process.pid)
 
     def stop(self) -> None:
         """Asks the server to end, after the requests in flight."""
@@ -386,9 +386,13 @@ def _spawn(arguments: list[str], environment: dict[str, str], output: IO[bytes] 
     )
 
 
-def _kill_group(group: int) -> None:
+def _clean_up(pid: int) -> None:
+    """Ends what a server that has ended leaves behind in its own process group, and its lock files."""
     with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
+    pattern = lock_file(pid, "*")
+    for path in pattern.parent.glob(pattern.name):
+        path.unlink(missing_ok=True)
 
 
 def _prepare_backends(package: Path) -> Path:

@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import secrets
-import tempfile
 import threading
 import time
 import traceback
@@ -30,6 +29,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from plugin.admission import Admission, Entry
+from plugin.cache_dir import lock_file
 from plugin.tensors import BLOCK_STACK_OUTPUT, INPUTS, OUTPUTS, PING_PARAMETER, STREAM_OUTPUTS
 
 if TYPE_CHECKING:
@@ -78,8 +78,13 @@ class StreamModel:
         self.host = self.load_host()
         self._architecture = architecture_of_pipe(self.host.pipe)
         self._costs = CostModel()
-        self._metrics = _MetricsInTurn(self.name.removesuffix("_stream"))
-        budget = self.config.memory_budget_mib * 2**20 or _free_bytes(self.config.source.device)
+        groups = json.loads(args["model_config"])["instance_group"]
+        # The first instance has Triton's index 0_0; a label tells the others from it.
+        instance = args["model_instance_name"].removeprefix(f"{self.name}_")
+        labels = {} if instance == "0_0" else {"instance": instance}
+        self._metrics = _MetricsInTurn({"model": self.name.removesuffix("_stream"), **labels})
+        instances = sum(group["count"] for group in groups)
+        budget = self.config.memory_budget_mib * 2**20 or _free_bytes(self.config.source.device) // instances
         self._admission = Admission(self.config.max_in_flight, self.config.max_waiting, budget)
         pb_utils.Logger.log_info(f"{self.name}: {budget / 2**20:,.0f} MiB for requests in flight")
         self._workers = ThreadPoolExecutor(self.config.max_in_flight, thread_name_prefix=self.name)
@@ -340,13 +345,12 @@ class FrontModel:
         key = str(uuid.uuid4())
         # Copies: Triton's own input tensors cannot be sent on, their text arrives damaged (24.10).
         inputs = [pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()]
-        last, cancelled = None, False
+        last = None
         try:
             for response in self._request(inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True}):
                 if response.has_error() or response.output_tensors():
                     last = response
-                if not cancelled and request.is_cancelled():
-                    cancelled = True
+                if request.is_cancelled():  # told again at each heartbeat: which instance hears it is Triton's choice
                     for _ in self._request([], {_CANCEL_PARAMETER: key}):
                         pass
             return _plain_response(last)
@@ -611,13 +615,12 @@ class _MetricsInTurn:
     it has to tell.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, labels: dict[str, str]) -> None:
         from filelock import FileLock
 
-        self._model = model
-        self._lock = FileLock(Path(tempfile.gettempdir()) / f"triton-taylorseer-{os.getppid()}-{model}.lock")
+        self._labels = labels
+        self._lock = FileLock(lock_file(os.getppid(), "-".join(labels.values())))
         self._metrics: _Metrics | None = None
-        # Bounded: where a model has several instances, only one of them ever has its turn.
         self._untold: deque[Callable[[_Metrics], None]] = deque(maxlen=_MOST_UNTOLD)
         self.tell(lambda _: None)
 
@@ -631,7 +634,7 @@ class _MetricsInTurn:
                 self._lock.acquire(blocking=False)
             except Timeout:
                 return
-            self._metrics = _Metrics(self._model)
+            self._metrics = _Metrics(self._labels)
         while self._untold:
             self._untold.popleft()(self._metrics)
 
@@ -647,8 +650,8 @@ class _Metrics:
     """The plugin's metrics on Triton's own port. A change costs a round trip to the server process, so what steps
     leave behind is reported when a request ends, from the sender thread."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._labels = labels
         self._families: list[Any] = []  # a family must outlive its metrics
         self._told: dict[Any, int] = {}  # what each gauge was last set to
         kinds = ("full", "forecast")
@@ -698,7 +701,7 @@ class _Metrics:
         return family
 
     def _metric(self, family: Any, buckets: Sequence[float] = (), **labels: str) -> Any:
-        return family.Metric(labels={"model": self._model, **labels}, **({"buckets": list(buckets)} if buckets else {}))
+        return family.Metric(labels={**self._labels, **labels}, **({"buckets": list(buckets)} if buckets else {}))
 
 
 _OUTCOMES = ("ok", "invalid", "unavailable", "cancelled", "deadline", "error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
@@ -15,7 +16,8 @@ from plugin.tensors import PING_PARAMETER
 
 _PERIOD_S = 2.0
 _TIMEOUT_S = 10.0  # of one ping; no load keeps a living process from answering so long
-_FAILURES = 2  # in a row
+_IN_A_ROW = 2  # failed pings that are too many
+_AMONG_LATEST = 3  # the same among the latest six: of several instances one may be dead while the others answer
 _RELOAD_TIMEOUT_S = 120.0
 
 
@@ -39,7 +41,7 @@ class Watch:
         self._watched = models
         self._restart = restart
         self._say = say
-        self._failures: dict[str, int] = {}
+        self._failed: dict[str, deque[bool]] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -64,10 +66,12 @@ class Watch:
 
     def _look_after(self, model: str) -> None:
         problem = ping(self._url, model)
-        self._failures[model] = self._failures.get(model, 0) + 1 if problem else 0
-        if self._failures[model] < _FAILURES or self._stopped.is_set():
+        failed = self._failed.setdefault(model, deque(maxlen=6))
+        failed.append(problem is not None)
+        too_many = (all([*failed][-_IN_A_ROW:]) and len(failed) >= _IN_A_ROW) or sum(failed) >= _AMONG_LATEST
+        if problem is None or not too_many or self._stopped.is_set():
             return
-        self._failures[model] = 0
+        failed.clear()
         self._say(f"{model} does not answer ({problem}): it is loaded again")
         if not self._load_again(model) and not self._stopped.is_set():
             self._say(f"{model} could not be loaded again: the server is restarted")

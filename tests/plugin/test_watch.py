@@ -62,6 +62,15 @@ def test_one_failure_is_none_and_two_in_a_row_are(monkeypatch):
     assert watch.said == ["a_stream does not answer (dead): it is loaded again"]
 
 
+def test_one_dead_instance_of_several_is_noticed(monkeypatch):
+    watch = Watched(["dead", None, None, "dead", None, "dead"], loads_again=True)
+    watch.run(monkeypatch)
+    assert (watch.loaded, watch.restarts) == (["a_stream"], 0)
+    watch = Watched(["dead", None, None, "dead", None, None, None, "dead"], loads_again=True)
+    watch.run(monkeypatch)
+    assert (watch.loaded, watch.restarts) == ([], 0)
+
+
 def test_the_server_is_restarted_where_loading_again_does_not_help(monkeypatch):
     watch = Watched(["dead", "dead"], loads_again=False)
     watch.run(monkeypatch)
