@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import plots
 from benchmarks.environment import RESULTS, ROOT, describe
 from clients import Client
 from plugin.config import ModelConfig
@@ -51,18 +52,23 @@ ONE_AT_A_TIME = {"max_in_flight": "1", "max_batch": "1"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures, prints a table, and writes the result as JSON."""
+    """Measures, prints a table, and writes the result as JSON, and a plot beside it."""
     parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__)
     parser.add_argument("--turns", type=int, default=5, help="of every way and number of clients")
     parser.add_argument("--pictures", type=int, default=24, help="in each turn, shared by the clients")
     parser.add_argument("--output", type=Path, default=RESULTS / "serving.json")
+    parser.add_argument("--plot-only", action="store_true", help="draw what --output holds; measure nothing")
     arguments = parser.parse_args(argv)
     for name in ("turns", "pictures"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name} is {getattr(arguments, name)}, must be at least 1")
-    result = measure(arguments.turns, arguments.pictures)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if arguments.plot_only:
+        result = json.loads(arguments.output.read_text(encoding="utf-8"))
+    else:
+        result = measure(arguments.turns, arguments.pictures)
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    plots.draw_serving(result, arguments.output.with_suffix(".png"))
     _print(result, arguments.output)
 
 
@@ -74,14 +80,14 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
     rates: dict[str, list[float]] = {}
     with ExitStack() as stack:
         servers = {
-            "packed": stack.enter_context(_server({})),
-            "one_at_a_time": stack.enter_context(_server(ONE_AT_A_TIME)),
+            "packed": stack.enter_context(embedded_server({})),
+            "one_at_a_time": stack.enter_context(embedded_server(ONE_AT_A_TIME)),
         }
         loops: dict[str, Callable[[], float]] = {}
         for traffic, sizes in (("same_size", SIZES[:1]), ("mixed_sizes", SIZES)):
             for clients in CLIENTS if traffic == "same_size" else CLIENTS[-1:]:
                 for way, server in servers.items():
-                    loops[f"{way}, {traffic}, {clients}"] = _loop(server.grpc_url, clients, pictures, sizes)
+                    loops[f"{way}, {traffic}, {clients}"] = closed_loop(server.grpc_url, clients, pictures, sizes)
         diffusers, counted = _diffusers(config, request.cache, request.num_inference_steps, min(pictures, 4))
         loops["diffusers"] = diffusers
         for loop in loops.values():  # the first ones are slower: allocators and caches fill
@@ -116,7 +122,7 @@ def _ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
 
 
 @contextmanager
-def _server(parameters: dict[str, str]) -> Iterator[Server]:
+def embedded_server(parameters: dict[str, str]) -> Iterator[Server]:
     """A server of the embedded model, its parameters overridden by an environment that only it sees."""
     http_port, grpc_port, metrics_port = free_ports(3)
     environment = {variable(MODEL, name): value for name, value in parameters.items()}
@@ -131,7 +137,7 @@ def _server(parameters: dict[str, str]) -> Iterator[Server]:
         yield server
 
 
-def _loop(url: str, clients: int, pictures: int, sizes: Sequence[tuple[int, int]]) -> Callable[[], float]:
+def closed_loop(url: str, clients: int, pictures: int, sizes: Sequence[tuple[int, int]]) -> Callable[[], float]:
     """A closed loop: each client asks for its next picture when it has the last; returns pictures per second."""
 
     def client(number: int, errors: list[BaseException]) -> None:

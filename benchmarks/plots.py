@@ -1,0 +1,124 @@
+"""The benchmarks' plots, drawn from their JSON results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError("the plots need matplotlib: pip install 'triton-taylorseer[bench]'") from error
+
+_COLOURS = {"blue": "#2a6fbb", "orange": "#d9730d", "green": "#2e8b57", "red": "#b3261e", "grey": "#6b6b6b"}
+_TARGETS = {
+    "stream": ("perf_analyzer, gRPC stream", "blue", "o-"),
+    "plain_grpc": ("perf_analyzer, gRPC", "green", "s-"),
+    "plain_http": ("perf_analyzer, HTTP", "orange", "^-"),
+    "aiperf": ("AIPerf, /generate", "red", "D-"),
+}
+
+
+def draw_serving(result: dict[str, Any], path: Path) -> None:
+    """Draws what `benchmarks.serving` measured: requests per second against clients, with the spread of the turns."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    _closed_loop_axes(axes, _clients(result, "packed", "same_size"))
+    for way, label, colour, marker in (
+        ("packed", "packed, as shipped", "blue", "o"),
+        ("one_at_a_time", "one request at a time", "orange", "s"),
+    ):
+        _line(axes, result, way, label, _COLOURS[colour], marker)
+        for clients in _clients(result, way, "mixed_sizes"):
+            rate = result["pictures_per_s"][f"{way}, mixed_sizes, {clients}"]
+            (points,) = axes.plot(1.06 * clients, rate, marker, color=_COLOURS[colour], label=f"{label}, mixed sizes")
+            points.set_markerfacecolor("white")
+    hook = f"diffusers' own hook, one after another, {result['diffusers_full_steps']} full steps"
+    axes.axhline(result["pictures_per_s"]["diffusers"], color=_COLOURS["grey"], linestyle="--", label=hook)
+    steps, (height, width) = result["steps"], result["size"]
+    axes.set_title(
+        f"{result['model']}, {height} x {width}, {steps['num_steps']} steps, {steps['full_steps']} of them full: "
+        "median, least and most of the turns",
+        fontsize="medium",
+    )
+    figure.legend(fontsize="small", loc="outside upper center", ncols=2)
+    _save(figure, result, path)
+
+
+def draw_load(result: dict[str, Any], path: Path) -> None:
+    """Draws what `benchmarks.load` measured: closed loops, and latencies where requests arrive at random times."""
+    has_poisson = bool(result.get("poisson"))
+    figure = Figure(figsize=(11 if has_poisson else 6, 4.6), layout="constrained")
+    closed, *others = figure.subplots(1, 1 + has_poisson, squeeze=False)[0]
+    clients = sorted({point["concurrency"] for points in result["closed_loop"].values() for point in points})
+    _closed_loop_axes(closed, clients)
+    for target, points in result["closed_loop"].items():
+        label, colour, style = _TARGETS[target]
+        x, y = ([point[name] for point in points] for name in ("concurrency", "requests_per_s"))
+        closed.plot(x, y, style, color=_COLOURS[colour], label=label)
+    closed.set_title("Closed loop", fontsize="medium")
+    closed.legend(fontsize="small", loc="lower right")
+    for axes in others:
+        _latency_curve(axes, result)
+    _save(figure, result, path)
+
+
+def _closed_loop_axes(axes: Axes, clients: list[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(clients, [str(each) for each in clients])
+    axes.minorticks_off()
+    axes.set_xlabel("clients, each asking again when it has its answer")
+    axes.set_ylabel("requests per second")
+    axes.grid(alpha=0.3)
+
+
+def _clients(result: dict[str, Any], way: str, traffic: str) -> list[int]:
+    prefix = f"{way}, {traffic}, "
+    return sorted(int(name.removeprefix(prefix)) for name in result["pictures_per_s"] if name.startswith(prefix))
+
+
+def _line(axes: Axes, result: dict[str, Any], way: str, label: str, colour: str, marker: str) -> None:
+    clients = _clients(result, way, "same_size")
+    names = [f"{way}, same_size, {each}" for each in clients]
+    rates = [result["pictures_per_s"][name] for name in names]
+    turns = [result["pictures_per_s_all"][name] for name in names]
+    below = [rate - min(each) for rate, each in zip(rates, turns, strict=True)]
+    above = [max(each) - rate for rate, each in zip(rates, turns, strict=True)]
+    axes.errorbar(clients, rates, (below, above), color=colour, marker=marker, capsize=3, elinewidth=1, label=label)
+
+
+def _latency_curve(axes: Axes, result: dict[str, Any]) -> None:
+    points = [point for point in result["poisson"] if "p50_s" in point]
+    offered = [point["offered_per_s"] for point in points]
+    for name, colour in (("p50", "green"), ("p95", "orange"), ("p99", "red")):
+        axes.plot(offered, [point[f"{name}_s"] for point in points], "o-", color=_COLOURS[colour], label=name)
+    capacity = result["capacity_per_s"]
+    axes.axvline(capacity, color=_COLOURS["grey"], linestyle="--", label=f"closed loop's best, {capacity:.1f}/s")
+    axes.set_xlabel("requests per second that arrived")
+    axes.set_ylabel("seconds to the picture")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.set_title("Poisson arrivals, gRPC stream", fontsize="medium")
+    axes.legend(fontsize="small", loc="upper left")
+
+
+def _save(figure: Figure, result: dict[str, Any], path: Path) -> None:
+    for axes in figure.axes:
+        axes.set_ylim(bottom=0)  # after drawing: setting it earlier would stop the upper end from following
+    figure.supxlabel(_caption(result), fontsize="x-small", color=_COLOURS["grey"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def _caption(result: dict[str, Any]) -> str:
+    hardware = result["hardware"]
+    gpu = hardware["gpu"]["name"] if hardware["gpu"] else "no GPU"
+    parts = [
+        f"{hardware['cores']} cores of {hardware['processor']}, {hardware['memory_gib']:.0f} GiB, {gpu}",
+        result["date"][:10],
+        f"commit {result['commit'][:7]}",
+    ]
+    if "load_average_before" in result:
+        parts.append(f"load average before: {result['load_average_before']:.1f}")
+    return "; ".join(parts)
