@@ -66,7 +66,9 @@ class ModelConfig:
         fixed_batch: rows that every engine call is filled up to, so that results are the same bits whatever the
             company; 0 for calls as large as they come.
         max_batch_wait_ms: how long an engine call waits at most for company.
-        max_cache_interval: how far a request's interval may be stretched to meet its deadline.
+        max_cache_interval: how far a request's interval may be stretched, to meet its deadline or for the load.
+        stretch_from_waiting: requests in line from which on the intervals of those that begin are stretched, evenly up
+            to `max_cache_interval` where the line is full; 0 for never.
         preview_interval: steps from one preview to the next, at least 1.
         defaults: what a request gets where it says nothing.
         presets: cache settings by name, which a request may ask for.
@@ -87,6 +89,7 @@ class ModelConfig:
     fixed_batch: int
     max_batch_wait_ms: float
     max_cache_interval: int
+    stretch_from_waiting: int
     preview_interval: int
     defaults: GenerationRequest
     presets: Mapping[str, CacheConfig]
@@ -245,6 +248,7 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "fixed_batch": (_integer(0), 0),
     "max_batch_wait_ms": (_number, 0.0),
     "max_cache_interval": (_integer(1), 10),
+    "stretch_from_waiting": (_integer(0), 0),
     "preview_interval": (_integer(1), 5),
     "num_inference_steps": (_integer(1), 50),
     "guidance_scale": (_number, 3.5),

@@ -1,4 +1,4 @@
-"""What requests cost, learnt from those that have ended, and the schedule that lets one meet its deadline."""
+"""What requests cost, learnt from those that have ended, and the schedules that meet a deadline or shorten a line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from plugin.request import GenerationRequest
+from plugin.request import GenerationRequest, StretchedBy
 
 _NEW = 0.3  # weight of the latest request in the averages
 _MARGIN = 1.1  # of the expected time: averages are passed half of the time
@@ -23,6 +23,22 @@ class Costs:
     full_s: float
     forecast_s: float
     rest_s: float
+
+
+@dataclass(frozen=True)
+class LoadPolicy:
+    """How far the intervals of requests that begin are stretched while others wait: evenly from where the line is
+    `from_waiting` long up to `largest_interval` where it is full.
+
+    Attributes:
+        from_waiting: at least 1; 0 for never.
+        max_waiting: the longest line.
+        largest_interval: the model's least quality.
+    """
+
+    from_waiting: int
+    max_waiting: int
+    largest_interval: int
 
 
 class CostModel:
@@ -96,7 +112,7 @@ def meet_deadline(
     allowed_s = request.deadline_ms / 1000
     own = request.cache.interval
     for interval in (own,) if not request.cache.enabled else range(own, max(own, largest_interval) + 1):
-        candidate = replace(request, cache=replace(request.cache, interval=interval))
+        candidate = _stretched(request, interval, StretchedBy.DEADLINE)
         seconds = costs.seconds(candidate, alone=alone) or 0.0
         needed_s = wait_s + _MARGIN * seconds
         if needed_s <= allowed_s:
@@ -105,6 +121,24 @@ def meet_deadline(
         f"DEADLINE: deadline_ms is {request.deadline_ms}, must be at least {1000 * needed_s:.0f} for now: "
         f"{1000 * wait_s:.0f} ms in line and {1000 * seconds:.0f} ms of work with cache_interval {interval}"
     )
+
+
+def shorten_line(request: GenerationRequest, policy: LoadPolicy, waiting: int) -> GenerationRequest:
+    """The request with the interval that the policy gives it while so many others wait.
+
+    A request whose cache is off keeps it off.
+    """
+    own, beyond = request.cache.interval, waiting - policy.from_waiting + 1
+    if not policy.from_waiting or beyond <= 0 or not request.cache.enabled:
+        return request
+    share = min(1.0, beyond / max(1, policy.max_waiting - policy.from_waiting + 1))
+    return _stretched(request, max(own, round(own + share * (policy.largest_interval - own))), StretchedBy.LOAD)
+
+
+def _stretched(request: GenerationRequest, interval: int, reason: StretchedBy) -> GenerationRequest:
+    if interval == request.cache.interval:
+        return request
+    return replace(request, cache=replace(request.cache, interval=interval), stretched_by=reason)
 
 
 def _key(request: GenerationRequest) -> tuple[object, ...]:

@@ -73,7 +73,8 @@ class Report:
         decode_s: the autoencoder.
         total_s: from arrival to the picture.
         seed: the seed used.
-        cache_interval: the interval used, which a deadline may have stretched.
+        cache_interval: the interval used.
+        stretched_by: "deadline" or "load" where one of them made that larger than what was asked for, else None.
         engine: the engine's name.
         height, width: pixels.
         num_frames: 1 for a picture.
@@ -92,6 +93,7 @@ class Report:
     total_s: float
     seed: int
     cache_interval: int
+    stretched_by: str | None
     engine: str
     height: int
     width: int
@@ -211,6 +213,7 @@ def _report(
         total_s=done - arrived,
         seed=request.seed,
         cache_interval=request.cache.interval,
+        stretched_by=request.stretched_by and request.stretched_by.value,
         engine=engine,
         height=height,
         width=width,

@@ -23,6 +23,13 @@ class ResponseFormat(Enum):
     B64_JSON = "b64_json"
 
 
+class StretchedBy(Enum):
+    """Why a request's interval is larger than it asked for."""
+
+    DEADLINE = "deadline"
+    LOAD = "load"
+
+
 class InvalidRequest(ValueError):
     """A field of a request is missing or out of its range; the message names field, value and range."""
 
@@ -73,6 +80,7 @@ class GenerationRequest:
         preview: whether a stream shall carry previews.
         priority: seconds of head start over the others, -60 to 60: in line and at the engine the request is served as
             if it had come so much earlier, so that none waits for ever.
+        stretched_by: why the cache's interval is larger than what the client asked for; None where it is not.
     """
 
     prompt: str | None
@@ -90,6 +98,7 @@ class GenerationRequest:
     response_format: ResponseFormat
     preview: bool
     priority: int = 0
+    stretched_by: StretchedBy | None = None
 
 
 def parse_request(
@@ -138,7 +147,8 @@ def parse_request(
         priority=_given(reader.integer("priority", defaults.priority, -MAX_PRIORITY, MAX_PRIORITY)),
         response_format=ResponseFormat(response_format) if response_format else defaults.response_format,
         preview=bool(values.get("preview", defaults.preview)),
-        **size,
+        height=size["height"],
+        width=size["width"],
     )
 
 

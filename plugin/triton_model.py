@@ -70,7 +70,7 @@ class StreamModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
-        from plugin.deadlines import CostModel
+        from plugin.deadlines import CostModel, LoadPolicy
         from plugin.plan import architecture_of_pipe
 
         self.name: str = args["model_name"]
@@ -78,6 +78,9 @@ class StreamModel:
         self.host = self.load_host()
         self._architecture = architecture_of_pipe(self.host.pipe)
         self._costs = CostModel()
+        self._load_policy = LoadPolicy(
+            self.config.stretch_from_waiting, self.config.max_waiting, self.config.max_cache_interval
+        )
         groups = json.loads(args["model_config"])["instance_group"]
         # The first instance has Triton's index 0_0; a label tells the others from it.
         instance = args["model_instance_name"].removeprefix(f"{self.name}_")
@@ -216,6 +219,7 @@ class StreamModel:
 
     def _run(self, job: _Job) -> None:
         """One request from its slot to its answer; nothing that happens here leaves it without one."""
+        from plugin.deadlines import shorten_line
         from plugin.generation import generate
 
         outputs: dict[str, Any] = {}
@@ -223,6 +227,7 @@ class StreamModel:
         began = time.perf_counter()
         try:
             job.check_alive()
+            job.request = shorten_line(job.request, self._load_policy, self._admission.waiting)
             generation = generate(
                 self.host,
                 job.request,
@@ -661,6 +666,8 @@ class _Metrics:
         self._seconds = {kind: self._metric(seconds, _STEP_BUCKETS_S, kind=kind) for kind in kinds}
         requests = self._family("taylorseer_requests_total", "Requests by their outcome", "COUNTER")
         self._requests = {outcome: self._metric(requests, outcome=outcome) for outcome in _OUTCOMES}
+        stretched = self._family("taylorseer_stretched_total", "Requests whose interval was stretched", "COUNTER")
+        self._stretched = {reason: self._metric(stretched, reason=reason) for reason in ("deadline", "load")}
         batch = self._family("taylorseer_engine_batch_size", "Requests in one engine call", "HISTOGRAM")
         self._batch = self._metric(batch, _BATCH_BUCKETS)
         self._in_flight = self._metric(
@@ -688,6 +695,8 @@ class _Metrics:
     def count_job(self, job: _Job) -> None:
         """Counts all that an ended job has done."""
         self.count_request(job.outcome)
+        if job.request.stretched_by is not None:
+            self._stretched[job.request.stretched_by.value].increment(1)
         for kind in self._steps:
             self._steps[kind].increment(sum(each == kind for each, _ in job.steps))
         for kind, seconds in job.steps:

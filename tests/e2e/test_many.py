@@ -25,18 +25,22 @@ SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))  # 48x80 and 80x48 ha
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    """The shipped model as it is; `fixed`, whose engine calls always have four rows; and `small`, with 3 slots, a line
-    of 6 and a budget of a few requests."""
+    """The shipped model as it is; `packed`, with one lane; `fixed`, whose engine calls always have four rows; `small`,
+    with 3 slots, a line of 6 and a budget of a few requests; and `hurried`, with one slot and a policy for its line of
+    8."""
     folder = tmp_path_factory.mktemp("many") / "models"
     folder.mkdir()
     copy_model(folder, "emoji")
+    copy_model(folder, "packed", engine_lanes="1", max_batch="4")
     copy_model(folder, "fixed", fixed_batch="4")
     copy_model(folder, "small", max_in_flight="3", max_waiting="6", memory_budget_mib="2", max_cache_interval="12")
+    hurried = {"max_in_flight": "1", "max_waiting": "8", "max_cache_interval": "8", "stretch_from_waiting": "2"}
+    copy_model(folder, "hurried", cache_interval="3", **hurried)
     http_port, grpc_port, metrics_port = free_ports(3)
     config = ServerConfig(folder, "127.0.0.1", http_port, grpc_port, metrics_port)
     with Server(config, log=folder.parent / "triton.log") as server:
         grpc_client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
-        clients = {model: Client(server.grpc_url, model) for model in ("emoji", "fixed", "small")}
+        clients = {model: Client(server.grpc_url, model) for model in ("emoji", "packed", "fixed", "small", "hurried")}
         yield Triton(server, clients, grpc_client, None)  # type: ignore[arg-type]
         for client in (*clients.values(), grpc_client):
             client.close()
@@ -71,7 +75,7 @@ def all_at_once(client: Client, requests: list[dict[str, Any]]) -> list[Generati
         return list(pool.map(lambda request: client.generate(**request), requests))
 
 
-@pytest.mark.parametrize(("model", "levels"), [("fixed", 0), ("emoji", 2)])
+@pytest.mark.parametrize(("model", "levels"), [("fixed", 0), ("packed", 2), ("emoji", 2)])
 def test_mixed_requests_at_once_are_what_each_is_alone(many: Triton, model: str, levels: int) -> None:
     """The same bits where every call has as many rows. Elsewhere the engine's kernels may round otherwise at another
     batch: 1e-6 of the features, which moves a pixel by a level or two of 255."""
@@ -89,14 +93,14 @@ def test_mixed_requests_at_once_are_what_each_is_alone(many: Triton, model: str,
     calls = after["taylorseer_engine_batch_size_count"] - before["taylorseer_engine_batch_size_count"]
     jobs = after["taylorseer_engine_batch_size_sum"] - before["taylorseer_engine_batch_size_sum"]
     assert jobs == sum(each.report["engine_calls"] for each in together), "every full step is in one call"
-    assert calls < 0.9 * jobs, "and some calls had more than one"
+    assert model == "emoji" or calls < 0.9 * jobs, "and some calls had more than one"
 
 
 def test_a_larger_line_of_equal_requests_is_packed(many: Triton) -> None:
-    with many.client() as client:
-        before = many.wait_until_idle()
+    with many.client("packed") as client:
+        before = many.wait_until_idle("packed")
         all_at_once(client, [{"prompt": PROMPTS[i % 5], "seed": i, "num_inference_steps": 20} for i in range(16)])
-        after = many.wait_until_idle()
+        after = many.wait_until_idle("packed")
     calls = after["taylorseer_engine_batch_size_count"] - before["taylorseer_engine_batch_size_count"]
     jobs = after["taylorseer_engine_batch_size_sum"] - before["taylorseer_engine_batch_size_sum"]
     assert jobs / calls > 1.5
@@ -214,12 +218,32 @@ def test_a_deadline_stretches_the_interval_and_is_met_or_refused_at_once(many: T
         work_ms = 1000 * usual.report["total_s"]
         stretched = client.generate(**fields, deadline_ms=int(0.75 * work_ms))
         assert 2 < stretched.report["cache_interval"] <= 12
+        assert stretched.report["stretched_by"] == "deadline"
+        assert usual.report["stretched_by"] is None
         assert len(stretched.report["full_steps"]) < len(usual.report["full_steps"])
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded, match=r"deadline_ms is 1, must be at least \d+ for now"):
             client.generate(**fields, deadline_ms=1)
         assert time.monotonic() - began < 1, "at once"
         assert client.generate(**fields, deadline_ms=60_000).report["cache_interval"] == 2
+
+
+def test_a_long_line_stretches_intervals_and_says_so(many: Triton) -> None:
+    before = many.wait_until_idle("hurried")
+    with many.client("hurried") as client:
+        alone = client.generate("red apple, 3d", num_inference_steps=30)
+        streams = [client.stream("red apple, 3d", seed=i, num_inference_steps=30) for i in range(9)]
+        with ThreadPoolExecutor(9) as pool:
+            reports = [each[-1].report for each in pool.map(list, streams) if isinstance(each[-1], Generation)]
+    after = many.wait_until_idle("hurried")
+    assert (alone.report["cache_interval"], alone.report["stretched_by"]) == (3, None)
+    stretched = [each for each in reports if each["stretched_by"] == "load"]
+    assert {each["cache_interval"] for each in reports if each not in stretched} <= {3}
+    assert all(3 < each["cache_interval"] <= 8 for each in stretched)
+    assert max(each["cache_interval"] for each in stretched) > 5
+    assert all(len(each["full_steps"]) < len(alone.report["full_steps"]) for each in stretched)
+    counted = (metrics["taylorseer_stretched_total load"] for metrics in (before, after))
+    assert -next(counted) + next(counted) == len(stretched)
 
 
 def test_a_model_is_loaded_again_while_it_is_busy(many: Triton) -> None:
