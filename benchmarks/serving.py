@@ -95,7 +95,7 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
         for _ in track(range(turns), "turns"):
             for name, loop in loops.items():
                 rates.setdefault(name, []).append(loop())
-        batches = {way: _mean_batch(server.metrics_url) for way, server in servers.items()}
+        calls = {way: engine_calls(server.metrics_url) for way, server in servers.items()}
     return describe() | {
         "model": MODEL,
         "steps": {"num_steps": request.num_inference_steps, "full_steps": full_steps},
@@ -112,7 +112,7 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
             for clients in every
         },
         "packed_over_diffusers": _ratio(rates, f"packed, same_size, {CLIENTS[-1]}", "diffusers"),
-        "requests_per_engine_call": batches,
+        "requests_per_engine_call": {way: requests / count for way, (count, requests) in calls.items()},
     }
 
 
@@ -213,15 +213,15 @@ def _diffusers(
     return run, full_steps
 
 
-def _mean_batch(metrics_url: str) -> float | None:
-    """Requests per engine call since the server's start."""
+def engine_calls(metrics_url: str) -> tuple[float, float]:
+    """Engine calls since the server's start, and the requests in them, of all models and instances."""
     with urlopen(metrics_url, timeout=30) as answer:
         lines = answer.read().decode().splitlines()
-    values = {
-        line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("taylorseer_engine_batch")
-    }
-    count = values.get("taylorseer_engine_batch_size_count", 0)
-    return values["taylorseer_engine_batch_size_sum"] / count if count else None
+    count, total = (
+        sum(float(line.split()[-1]) for line in lines if line.startswith(f"taylorseer_engine_batch_size_{part}"))
+        for part in ("count", "sum")
+    )
+    return count, total
 
 
 def _print(result: dict[str, Any], path: Path) -> None:
