@@ -25,14 +25,15 @@ from benchmarks.load_generators import (
     AIPERF,
     PERF_ANALYZER,
     WINDOWS,
+    Arrivals,
     Concurrency,
     LoadError,
-    Poisson,
     Target,
     aiperf_command,
     find,
     install,
     perf_analyzer_command,
+    poisson_intervals,
     read_aiperf,
     read_perf_analyzer,
     run,
@@ -142,11 +143,14 @@ def _poisson(
     points = []
     for share in SHARES:
         point: dict[str, Any] = {"share_of_capacity": share, "asked_per_s": share * capacity}
-        way = _perf_analyzer(binary, _targets(server)["stream"], Poisson(share * capacity), window_s)
-        try:
-            point |= _measured(way, server)
-        except LoadError as error:
-            point["failed"] = str(error)
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.writelines(f"{each}\n" for each in poisson_intervals(share * capacity, 1.25 * WINDOWS * window_s))
+            file.flush()
+            arrivals = Arrivals(Path(file.name))
+            try:
+                point |= _measured(_perf_analyzer(binary, _targets(server)["stream"], arrivals, window_s), server)
+            except LoadError as error:
+                point["failed"] = str(error)
         say(f"Poisson, {share:.0%} of {capacity:.2f}/s: {_brief(point)}")
         points.append(point)
     return points
@@ -161,7 +165,7 @@ def _targets(server: Server) -> dict[str, Target]:
 
 
 def _perf_analyzer(
-    binary: Path, target: Target, load: Concurrency | Poisson, window_s: float
+    binary: Path, target: Target, load: Concurrency | Arrivals, window_s: float
 ) -> Callable[[Path], dict[str, Any]]:
     def way(folder: Path) -> dict[str, Any]:
         command = perf_analyzer_command(binary, target, load, window_s, REQUESTS, folder)

@@ -71,15 +71,26 @@ class Concurrency:
 
 
 @dataclass(frozen=True)
-class Poisson:
-    """Requests at random times, whether or not earlier ones have been answered: this many per second on average."""
+class Arrivals:
+    """Requests that leave whether or not earlier ones have been answered, at the intervals that a file lists."""
 
-    per_s: float
+    intervals: Path
 
     @property
     def arguments(self) -> list[str]:
         """perf_analyzer's options."""
-        return ["--request-rate-range", f"{self.per_s:.3f}", "--request-distribution", "poisson"]
+        return ["--request-intervals", str(self.intervals)]
+
+
+def poisson_intervals(per_s: float, seconds: float, seed: int = 0) -> list[int]:
+    """Microseconds between requests at random times, `per_s` on average, which add up to about `seconds`.
+
+    perf_analyzer 2.51's own `--request-distribution poisson` begins with the same times in every run, and those of the
+    first hundred requests are a quarter too far apart: what arrived would not be what was asked. These are scaled to
+    their mean; one seed gives the same pattern at every rate.
+    """
+    drawn = np.random.default_rng(seed).exponential(size=max(1, round(per_s * seconds)))
+    return [max(1, round(1e6 / per_s * each)) for each in drawn / drawn.mean()]
 
 
 def find(name: str, given: Path | None) -> Path:
@@ -113,7 +124,7 @@ def install(name: str) -> Path:
 
 
 def perf_analyzer_command(
-    binary: Path, target: Target, load: Concurrency | Poisson, window_s: float, input_file: Path, output: Path
+    binary: Path, target: Target, load: Concurrency | Arrivals, window_s: float, input_file: Path, output: Path
 ) -> list[str]:
     """The command line of one measurement of `WINDOWS` time windows, which writes its reports into folder `output`."""
     return [
@@ -178,18 +189,20 @@ def read_perf_analyzer(output: Path) -> dict[str, Any]:
     """What one measurement found: requests, rates per second and latencies in seconds, those of the last response.
 
     Rates and percentiles are perf_analyzer's own; when requests left and first responses came is in its other file.
+    `offered_per_s`, the rate at which requests left, is told where the load is `Arrivals`.
     """
     with (output / "report.csv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
-    requests = json.loads((output / "requests.json").read_text(encoding="utf-8"))["experiments"][0]["requests"]
+    (export,) = json.loads((output / "requests.json").read_text(encoding="utf-8"))["experiments"]
+    requests, closed = export["requests"], export["experiment"]["mode"] == "concurrency"
     sent = [each["timestamp"] / 1e9 for each in requests]
     first = [each["response_timestamps"][0] / 1e9 for each in requests]
     return {
         "requests": len(requests),
         "requests_per_s": float(row["Inferences/Second"]),
-        "offered_per_s": (len(sent) - 1) / (max(sent) - min(sent)) if len(sent) > 1 else None,
         **{f"p{each}_s": float(row[f"p{each} latency"]) / 1e6 for each in (50, 95, 99)},
         "first_response_p50_s": float(np.median(np.subtract(first, sent))),
+        **({} if closed or len(sent) < 2 else {"offered_per_s": (len(sent) - 1) / (max(sent) - min(sent))}),
     }
 
 

@@ -9,19 +9,21 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import load, plots, serving
 from benchmarks.load_generators import (
     WINDOWS,
+    Arrivals,
     Concurrency,
     LoadError,
-    Poisson,
     Target,
     aiperf_command,
     find,
     perf_analyzer_command,
+    poisson_intervals,
     read_aiperf,
     read_perf_analyzer,
     run,
@@ -79,14 +81,26 @@ def test_perf_analyzer_drives_the_stream_with_a_closed_loop():
     assert "--request-count" not in command, "makes windows of a decoupled model meaningless"
 
 
-def test_perf_analyzer_drives_the_plain_model_with_poisson_arrivals():
+def test_perf_analyzer_drives_the_plain_model_at_given_times():
     target = Target("emoji", "http", "localhost:8000")
-    command = perf_analyzer_command(Path("pa"), target, Poisson(4.75), 9, Path("in.json"), Path("out"))
-    given = options(command)
+    command = perf_analyzer_command(
+        Path("pa"), target, Arrivals(Path("intervals.txt")), 9, Path("in.json"), Path("out")
+    )
     assert "--streaming" not in command
-    assert given["--request-rate-range"] == "4.750"
-    assert given["--request-distribution"] == "poisson"
+    assert options(command)["--request-intervals"] == "intervals.txt"
     assert "--concurrency-range" not in command
+
+
+def test_random_times_come_to_the_rate_and_scatter_as_poisson_arrivals_do():
+    intervals = np.array(poisson_intervals(5, 2000)) / 1e6
+    assert intervals.sum() == pytest.approx(2000, rel=1e-3)
+    assert np.median(intervals) == pytest.approx(np.log(2) / 5, rel=0.05)  # 10,000 draws scatter by 1.4 %
+    assert intervals.std() == pytest.approx(1 / 5, rel=0.05)
+
+
+def test_random_times_have_one_pattern_at_every_rate():
+    slow, fast = (np.array(poisson_intervals(per_s, 100 / per_s)) for per_s in (2, 8))
+    assert slow == pytest.approx(4 * fast, abs=4)
 
 
 def test_aiperf_drives_generate():
@@ -107,12 +121,17 @@ def test_perf_analyzers_report_is_read(tmp_path: Path):
     assert read_perf_analyzer(tmp_path) == {
         "requests": 2,
         "requests_per_s": 4.06232,
-        "offered_per_s": pytest.approx(2),  # the second one left 0.5 s after the first
         "p50_s": 0.479229,
         "p95_s": 0.637176,
         "p99_s": 0.668763,
         "first_response_p50_s": pytest.approx((0.0819 + 0.0319) / 2, abs=1e-4),
     }
+
+
+def test_the_rate_at_which_requests_left_is_told_where_it_was_given(tmp_path: Path):
+    (tmp_path / "report.csv").write_text(REPORT.replace("Concurrency", "Request Rate"))
+    (tmp_path / "requests.json").write_text(REQUESTS.replace('"mode": "concurrency"', '"mode": "request_rate"'))
+    assert read_perf_analyzer(tmp_path)["offered_per_s"] == pytest.approx(2)  # the second left 0.5 s after the first
 
 
 def test_aiperfs_report_is_read(tmp_path: Path):
