@@ -50,6 +50,11 @@ _NUMPY: dict[str, Any] = {
 }
 
 
+# Has a stream's error come as a report with its code: Triton keeps it only with a header with which 24.10 can crash.
+_ERROR_REPORT_PARAMETER = "taylorseer_error_report"
+_STATUS = {"INVALID_ARG": "INVALID_ARGUMENT"}  # Triton's name: gRPC's
+
+
 class GenerationError(Exception):
     """A request that gave no picture; the message is the server's."""
 
@@ -160,13 +165,14 @@ class Client:
         client = triton.InferenceServerClient(self._url)  # a client carries one stream at a time
         finished = complete = False
         try:
-            client.start_stream(
-                lambda result, error: answers.put((result, error)),
-                stream_timeout=timeout_s,
-                headers={"triton_grpc_error": "true"},  # keeps error codes, which streams otherwise lose
-            )
+            client.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=timeout_s)
             with contextlib.suppress(InferenceServerException):  # a stream that broke at once tells why as its answer
-                client.async_stream_infer(f"{self._model}_stream", inputs, enable_empty_final_response=True)
+                client.async_stream_infer(
+                    f"{self._model}_stream",
+                    inputs,
+                    parameters={_ERROR_REPORT_PARAMETER: True},
+                    enable_empty_final_response=True,
+                )
             while not finished:
                 result, error = answers.get()
                 if error is not None:
@@ -174,7 +180,7 @@ class Client:
                     raise self._error(error)
                 finished = result.get_response().parameters["triton_final_response"].bool_param
                 if result.get_response().outputs:
-                    update = _update(result)
+                    update = self._update(result)
                     complete = complete or isinstance(update, Generation)
                     yield update
             if not complete:
@@ -183,8 +189,19 @@ class Client:
             _stop_stream(client, cancel=not finished)
             client.close()
 
+    def _update(self, result: triton.InferResult) -> Progress | Generation:
+        # The picture may come before the final flag, which may have a response of its own; only it has a report.
+        report = result.as_numpy("report")[0]
+        if not report:
+            return _progress(result)
+        if error := json.loads(report).get("error"):
+            raise self._typed(_STATUS.get(error["code"], error["code"]), error["message"])
+        return _generation(result)
+
     def _error(self, error: InferenceServerException) -> GenerationError:
-        status, message = str(error.status()), str(error.message())
+        return self._typed(str(error.status()), str(error.message()))
+
+    def _typed(self, status: str, message: str) -> GenerationError:
         if message.startswith("DEADLINE") or "DEADLINE_EXCEEDED" in status or "Deadline Exceeded" in message:
             return DeadlineExceeded(message)
         if "INVALID_ARGUMENT" in status:
@@ -231,11 +248,6 @@ def _encoded(name: str, value: Any) -> Any:
         if not limits.min <= value <= limits.max:  # numpy would wrap it around
             raise InvalidArgument(f"{name} is {value}, must be from {limits.min} to {limits.max}")
     return value
-
-
-def _update(result: triton.InferResult) -> Progress | Generation:
-    # The picture may come before the final flag, which may have a response of its own; only it has a report.
-    return _generation(result) if result.as_numpy("report")[0] else _progress(result)
 
 
 def _generation(result: triton.InferResult) -> Generation:

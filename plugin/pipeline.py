@@ -67,12 +67,10 @@ class PipelineHost:
             return engine(family) if callable(engine) else make_engine(engine, family, cache_dir, threads)
 
         self.engines = {name: made(family, engine_threads) for name, family in self.families.items()}
-        # Only ONNX Runtime has threads of its own, and a second session holds the weights a second time.
-        of_its_own = engine_lanes > 1 and engine == "onnxruntime"
-        self._packed = {
-            name: PackedEngine(alone, made(self.families[name], lane_threads) if of_its_own else alone)
-            for name, alone in self.engines.items()
-        }
+        self._in_lane: dict[Engine, Engine] = {}  # what takes an engine's place in calls beside others
+        # Only ONNX Runtime has threads of its own; its second session holds the weights a second time.
+        if engine_lanes > 1 and engine == "onnxruntime":
+            self._in_lane = {alone: made(self.families[name], lane_threads) for name, alone in self.engines.items()}
         if release_blocks:
             for family in self.families.values():
                 family.release_blocks()
@@ -101,7 +99,8 @@ class PipelineHost:
     @property
     def lane_engine(self) -> Engine:
         """The first transformer's engine, as it is called beside others."""
-        return next(iter(self._packed.values())).in_lane
+        engine = next(iter(self.engines.values()))
+        return self._in_lane.get(engine, engine)
 
     def pack(self, settings: PackSettings) -> None:
         """Has full steps of several requests share engine calls from now on."""
@@ -134,7 +133,8 @@ class PipelineHost:
         for name, family in self.families.items():
             engine = self.engines[name]
             if self.packer is not None:
-                engine = self.packer.engine_for(self._packed[name], family, ticket := ticket or Ticket())
+                packed = PackedEngine(engine, self._in_lane.get(engine, engine))
+                engine = self.packer.engine_for(packed, family, ticket := ticket or Ticket())
             pipe.__dict__[name] = ForecastingTransformer(family, engine, run)
         if getattr(shared, "vae", None) is not None:
             pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves

@@ -39,4 +39,8 @@ STREAM_OUTPUTS: dict[str, tuple[str, list[int]]] = OUTPUTS | {
 
 PING_PARAMETER = "taylorseer_ping"  # a request that carries it is answered at once, by the thread that answers all
 
+# A stream that carries it gets an error as the report of its last response, {"error": {"code": …, "message": …}}:
+# Triton keeps the code of a stream's error only with a header with which 24.10 can crash.
+ERROR_REPORT_PARAMETER = "taylorseer_error_report"
+
 BLOCK_STACK_OUTPUT = "features"  # of a block stack that is a model of its own, as the exported one has it

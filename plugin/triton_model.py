@@ -30,7 +30,14 @@ import triton_python_backend_utils as pb_utils
 
 from plugin.admission import Admission, Entry
 from plugin.cache_dir import lock_file
-from plugin.tensors import BLOCK_STACK_OUTPUT, INPUTS, OUTPUTS, PING_PARAMETER, STREAM_OUTPUTS
+from plugin.tensors import (
+    BLOCK_STACK_OUTPUT,
+    ERROR_REPORT_PARAMETER,
+    INPUTS,
+    OUTPUTS,
+    PING_PARAMETER,
+    STREAM_OUTPUTS,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -134,9 +141,8 @@ class StreamModel:
             try:
                 self._accept(request, sender)
             except Exception as error:
-                sender.send(
-                    _error_response(error, quiet=_QUIET_PARAMETER in (request.parameters() or "")), flags=_FINAL
-                )
+                as_report = ERROR_REPORT_PARAMETER in (request.parameters() or "")
+                sender.send(_error_response(error, as_report), flags=_FINAL)
                 self._outbox.put(partial(self._metrics.tell, partial(_Metrics.count_request, outcome=_outcome(error))))
 
     def finalize(self) -> None:
@@ -179,7 +185,8 @@ class StreamModel:
             alone=not admission.in_flight,
         )
         key = parameters.get(_KEY_PARAMETER)
-        job = _Job(key, fitting, sender, self._post, arrived, _QUIET_PARAMETER in parameters)
+        quiet, as_report = (name in parameters for name in (_QUIET_PARAMETER, ERROR_REPORT_PARAMETER))
+        job = _Job(key, fitting, sender, self._post, arrived, quiet, as_report)
         job.entry = Entry(self._bytes_of(fitting), time.monotonic() - fitting.priority, partial(self._start, job))
         self._jobs.add(job)  # before it enters, which may start it at once
         try:
@@ -321,7 +328,7 @@ class StreamModel:
         self._jobs.remove(job)
         self._metrics.tell(partial(_Metrics.count_request, outcome="error"))
         try:
-            job.respond(_error_response(error, job.quiet), final=True)
+            job.respond(_error_response(error, job.errors_as_report), final=True)
         except Exception as lost:
             pb_utils.Logger.log_error(f"{self.name}: a request could not be answered: {lost}")
 
@@ -352,7 +359,9 @@ class FrontModel:
         inputs = [pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()]
         last = None
         try:
-            for response in self._request(inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True}):
+            for response in self._request(
+                inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True, ERROR_REPORT_PARAMETER: True}
+            ):
                 if response.has_error() or response.output_tensors():
                     last = response
                 if request.is_cancelled():  # told again at each heartbeat: which instance hears it is Triton's choice
@@ -513,6 +522,7 @@ class _Job:
     post: Callable[[_Job], None]  # has the sender thread look at the job
     arrived: float  # time.perf_counter()
     quiet: bool
+    errors_as_report: bool
     entry: Entry | None = None
     cancelled: bool = False
     failure: str | None = None  # why the model failed, once it has
@@ -584,7 +594,7 @@ class _Job:
     def final_response(self) -> Any:
         """The last response."""
         if self.error is not None:
-            return _error_response(self.error, self.quiet)
+            return _error_response(self.error, self.errors_as_report)
         return pb_utils.InferenceResponse(_tensors(self.outputs))
 
 
@@ -741,13 +751,13 @@ _CODES = {
 }
 
 
-def _error_response(error: BaseException, quiet: bool = False) -> Any:
-    """The response that carries an error. Calls between models lose an error's code, so a front (`quiet`) gets code and
-    message as its report, and makes the error itself."""
+def _error_response(error: BaseException, as_report: bool = False) -> Any:
+    """The response that carries an error, which calls between models and streams rob of its code, or one whose report
+    has both code and message."""
     outcome = _outcome(error)
     code = _CODES[outcome]
     message = str(error) if outcome != "error" else f"{type(error).__name__}: {error}"
-    if quiet:
+    if as_report:
         report = json.dumps({"error": {"code": code, "message": message}})
         return pb_utils.InferenceResponse(_tensors({"report": report, "step": 0, "num_steps": 0}))
     return pb_utils.InferenceResponse(error=_named_error(code, message))

@@ -50,6 +50,7 @@ def error_of(values):
 
 
 def result(values, steps):
+    values.pop("error as report", None)
     text = {"prompt", "negative_prompt", "cache_preset", "cache_predictor"}
     received = {
         name: [str(value.dtype), list(value.shape), value[0].decode() if name in text else value[0].item()]
@@ -87,7 +88,9 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            threading.Thread(target=self.work, args=(read(request), request.get_response_sender())).start()
+            values = read(request)
+            values["error as report"] = "taylorseer_error_report" in (request.parameters() or "")
+            threading.Thread(target=self.work, args=(values, request.get_response_sender())).start()
 
     def work(self, values, sender):
         try:
@@ -107,7 +110,10 @@ class TritonPythonModel:
             preview = np.full((4, 6, 3), step, np.uint8) if "preview" in values and step % 5 == 0 else None
             sender.send(self.response(step, steps, preview))
             if step == 3 and (error := error_of(values)):
-                sender.send(error, flags=FINAL)
+                code, message = ERRORS[prompt_of(values)]
+                report = json.dumps({{"error": {{"code": code, "message": message}}}}).encode()
+                as_report = values["error as report"]
+                sender.send(self.response(0, 0, None, None, report) if as_report else error, flags=FINAL)
                 return
             time.sleep(0.01)
         image, report = result(values, steps)
