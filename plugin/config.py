@@ -62,6 +62,7 @@ class ModelConfig:
         max_waiting: requests that may wait beyond those, at least 0; further ones are refused as UNAVAILABLE.
         memory_budget_mib: for the caches and the work of all requests in flight; 0 for four fifths of the GPU memory,
             or half of the main memory, that is free once the model is loaded.
+        text_cache_mib: for the embeddings of the latest prompts; 0 keeps none.
         max_batch: most rows of one engine call; 0 for the knee that a measurement at load finds. 1 packs nothing.
         fixed_batch: rows that every engine call is filled up to, so that results are the same bits whatever the
             company; 0 for calls as large as they come.
@@ -85,6 +86,7 @@ class ModelConfig:
     max_in_flight: int
     max_waiting: int
     memory_budget_mib: int
+    text_cache_mib: int
     max_batch: int
     fixed_batch: int
     max_batch_wait_ms: float
@@ -244,6 +246,7 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "max_in_flight": (_integer(1), 8),
     "max_waiting": (_integer(0), 64),
     "memory_budget_mib": (_integer(0), 0),
+    "text_cache_mib": (_integer(0), 64),
     "max_batch": (_integer(0), 0),
     "fixed_batch": (_integer(0), 0),
     "max_batch_wait_ms": (_number, 0.0),

@@ -23,6 +23,7 @@ from plugin.families import family_of
 from plugin.families.base import Family
 from plugin.packer import PackedEngine, Packer, PackSettings, Ticket
 from plugin.pipeline_source import PipelineSource
+from plugin.text_cache import TextCache
 from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver
 from taylorseer import CacheConfig
 
@@ -37,6 +38,7 @@ class PipelineHost:
         engine_threads: threads of one engine call on a CPU, at least 1; None for all cores.
         engine_lanes: engine calls that will run at once behind `pack`, at least 1; on a CPU each has its share of the
             threads.
+        text_cache_bytes: for the embeddings of the latest prompts, see `TextCache`.
         release_blocks: drop the torch blocks once the engine holds its own copy of their weights. `pipe` itself cannot
             run any more after that.
 
@@ -44,6 +46,7 @@ class PipelineHost:
         families: the family of each denoising transformer, by the component's name.
         engines: the engine of each.
         packer: packs full steps of several requests into one engine call; None until `pack`.
+        text_cache: the embeddings of the latest prompts.
 
     Raises:
         TypeError: the transformer's class is not served.
@@ -58,6 +61,7 @@ class PipelineHost:
         cache_dir: Path | None = None,
         engine_threads: int | None = None,
         engine_lanes: int = 1,
+        text_cache_bytes: int = 0,
         release_blocks: bool = False,
     ) -> None:
         self.families = {name: family_of(getattr(pipe, name)) for name in denoisers(pipe)}
@@ -80,6 +84,7 @@ class PipelineHost:
                 self._shared.__dict__[name] = _LockedTokenizer(getattr(pipe, name))
         self._variants: dict[type[DiffusionPipeline], DiffusionPipeline] = {type(pipe): self._shared}
         self.packer: Packer | None = None
+        self.text_cache = TextCache(text_cache_bytes)
 
     @property
     def family(self) -> Family:
@@ -136,6 +141,8 @@ class PipelineHost:
                 packed = PackedEngine(engine, self._in_lane.get(engine, engine))
                 engine = self.packer.engine_for(packed, family, ticket := ticket or Ticket())
             pipe.__dict__[name] = ForecastingTransformer(family, engine, run)
+        if hasattr(pipe, "encode_prompt"):
+            pipe.__dict__["encode_prompt"] = self.text_cache.wrap(pipe.encode_prompt)
         if getattr(shared, "vae", None) is not None:
             pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves
         return pipe

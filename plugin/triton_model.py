@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from plugin.generation import Generation, Pixels
     from plugin.packer import PackSettings
     from plugin.request import GenerationRequest
+    from plugin.text_cache import TextCache
     from taylorseer import StepKind
 
 _CANCEL_PARAMETER = "taylorseer_cancel"  # a request that carries it cancels the request whose key is its value
@@ -119,12 +120,13 @@ class StreamModel:
         if called is not None:
             only_denoiser(pipe, f"engine triton with engine_model {called.name}")
             made = partial(TritonEngine, call=_call_model, model=called.name, batched=called.max_batch_size > 0)
-            return PipelineHost(pipe, made, release_blocks=True)
+            return PipelineHost(pipe, made, text_cache_bytes=config.text_cache_mib * 2**20, release_blocks=True)
         host = PipelineHost(
             pipe,
             config.engine,
             engine_threads=config.engine_threads or None,
             engine_lanes=config.engine_lanes,
+            text_cache_bytes=config.text_cache_mib * 2**20,
             release_blocks=config.engine != "torch",
         )
         settings = _pack_settings(config, host)
@@ -298,6 +300,7 @@ class StreamModel:
             job.respond(job.final_response(), final=True)
             self._jobs.remove(job)
             self._metrics.tell(partial(_Metrics.count_job, job=job))
+            self._metrics.tell(partial(_Metrics.count_texts, texts=self.host.text_cache))
             self._metrics.tell(self._set_gauges)
         elif job.quiet:
             job.respond(pb_utils.InferenceResponse(_tensors({"step": 0, "num_steps": 0})))
@@ -668,7 +671,7 @@ class _Metrics:
     def __init__(self, labels: dict[str, str]) -> None:
         self._labels = labels
         self._families: list[Any] = []  # a family must outlive its metrics
-        self._told: dict[Any, int] = {}  # what each gauge was last set to
+        self._told: dict[Any, int] = {}  # what each gauge was last set to, and how many texts have been counted
         kinds = ("full", "forecast")
         steps = self._family("taylorseer_steps_total", "Denoising steps done", "COUNTER")
         self._steps = {kind: self._metric(steps, kind=kind) for kind in kinds}
@@ -678,6 +681,8 @@ class _Metrics:
         self._requests = {outcome: self._metric(requests, outcome=outcome) for outcome in _OUTCOMES}
         stretched = self._family("taylorseer_stretched_total", "Requests whose interval was stretched", "COUNTER")
         self._stretched = {reason: self._metric(stretched, reason=reason) for reason in ("deadline", "load")}
+        texts = self._family("taylorseer_texts_total", "Encodings of prompts, by whether they were known", "COUNTER")
+        self._texts = {result: self._metric(texts, result=result) for result in ("hit", "miss")}
         batch = self._family("taylorseer_engine_batch_size", "Requests in one engine call", "HISTOGRAM")
         self._batch = self._metric(batch, _BATCH_BUCKETS)
         self._in_flight = self._metric(
@@ -713,6 +718,13 @@ class _Metrics:
             self._seconds[kind].observe(seconds)
         for batch_size in job.engine_batches:
             self._batch.observe(batch_size)
+
+    def count_texts(self, texts: TextCache) -> None:
+        """Counts the prompts that have been encoded, or not, since the last time."""
+        for result, total in (("hit", texts.hits), ("miss", texts.misses)):
+            new = total - self._told.get(result, 0)
+            self._told[result] = total
+            self._texts[result].increment(new)
 
     def _family(self, name: str, description: str, kind: str) -> Any:
         family = pb_utils.MetricFamily(name=name, description=description, kind=getattr(pb_utils.MetricFamily, kind))

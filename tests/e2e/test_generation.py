@@ -169,6 +169,19 @@ def test_a_cancelled_and_a_failing_request_change_nothing_for_the_others(triton)
     assert outcomes == {"ok": 4, "cancelled": 1, "error": 1}
 
 
+def test_a_prompt_with_another_seed_is_not_encoded_again(triton):
+    before = triton.wait_until_idle()
+    with triton.client() as client:
+        for seed in range(3):
+            client.generate("a prompt that no other test has", seed=seed, num_inference_steps=2)
+    after = triton.wait_until_idle()
+    counted = {
+        result: after[f"taylorseer_texts_total {result}"] - before[f"taylorseer_texts_total {result}"]
+        for result in ("hit", "miss")
+    }
+    assert counted == {"hit": 2, "miss": 1}
+
+
 def test_metrics_count_what_the_reports_tell(triton):
     before = triton.wait_until_idle()
     with triton.client() as client:
