@@ -126,7 +126,7 @@ def install(name: str) -> Path:
 def perf_analyzer_command(
     binary: Path, target: Target, load: Concurrency | Arrivals, window_s: float, input_file: Path, output: Path
 ) -> list[str]:
-    """The command line of one measurement of `WINDOWS` time windows, which writes its reports into folder `output`."""
+    """The command line of one measurement of `WINDOWS` time windows, which writes its reports into the empty `output`."""
     return [
         str(binary),
         *("-m", target.model, "-u", target.url, "-i", target.protocol),
@@ -280,7 +280,7 @@ def _pip(python: Path, *arguments: str) -> None:
 
 def _failure(name: str, log: str) -> str:
     told = re.search(r"had error: (.+)", log) or re.search(r"ERROR\s+(.+)", log)
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line.strip() for line in log.split("Usage: ")[0].splitlines() if line.strip()]
     return f"{name}: {told[1].strip() if told else ''.join(lines[-1:])}"
 
 

@@ -108,7 +108,7 @@ def _save(figure: Figure, result: dict[str, Any], path: Path) -> None:
         axes.set_ylim(bottom=0)  # after drawing: setting it earlier would stop the upper end from following
     figure.supxlabel(_caption(result), fontsize="x-small", color=_COLOURS["grey"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=90)
 
 
 def _caption(result: dict[str, Any]) -> str:

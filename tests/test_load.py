@@ -53,6 +53,11 @@ Thread [1] had error: 8 requests are in flight and 64 wait, which is all this mo
 TOO_SHORT = (
     "Request concurrency: 4\nNo valid requests recorded within time interval. Please use a larger time window.\n"
 )
+BAD_OPTION = """\
+Error: Failed to parse --profile-export-file. Path must not already exist.
+Usage: perf_analyzer [options]
+==== SYNOPSIS ====
+"""
 # What AIPerf 0.13.0 wrote about two clients of /generate, without what is not read.
 AIPERF = {
     "request_throughput": {"unit": "requests/sec", "avg": 1.7386949157593026},
@@ -156,6 +161,7 @@ def test_failed_requests_of_aiperf_are_an_error(tmp_path: Path):
     ("printed", "message"),
     [
         (REFUSED, "tool: 8 requests are in flight and 64 wait, which is all this model takes: try again in 0.2 s"),
+        (BAD_OPTION, "tool: Error: Failed to parse --profile-export-file. Path must not already exist."),
         (TOO_SHORT, "tool: No valid requests recorded within time interval. Please use a larger time window."),
         ("16:57 ERROR    Failed to load tokenizer 'x'\nmore\n", "tool: Failed to load tokenizer 'x'"),
     ],
@@ -247,13 +253,14 @@ def test_perf_analyzer_measures_a_real_server(tmp_path: Path):
             Target("emoji_stream", "grpc", server.grpc_url, streaming=True),
             Target("emoji", "http", server.http_url),
         ):
-            command = perf_analyzer_command(
-                find("perf_analyzer", None), target, Concurrency(2), 3, load.REQUESTS, tmp_path
-            )
-            assert run(command, tmp_path / "log", 300) > 0
-            found = read_perf_analyzer(tmp_path)
+            output = tmp_path / target.protocol
+            output.mkdir()
+            binary = find("perf_analyzer", None)
+            command = perf_analyzer_command(binary, target, Concurrency(2), 3, load.REQUESTS, output)
+            assert run(command, output / "log", 300) > 0
+            found = read_perf_analyzer(output)
             assert found["requests"] > 0
-            assert 0 < found["first_response_p50_s"] < found["p99_s"]
+            assert 0 < found["first_response_p50_s"] <= found["p99_s"]
             assert 0 < found["p50_s"] <= found["p95_s"] <= found["p99_s"]
 
 
@@ -272,5 +279,5 @@ def tool(folder: Path, script: str) -> str:
 def assert_readable(picture: Path, wide: bool) -> None:
     assert picture.stat().st_size < 100_000
     with Image.open(picture) as image:
-        assert image.width >= (1000 if wide else 600)
+        assert image.width >= (900 if wide else 500)
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 20, "nothing is drawn"
