@@ -126,7 +126,7 @@ def install(name: str) -> Path:
 def perf_analyzer_command(
     binary: Path, target: Target, load: Concurrency | Arrivals, window_s: float, input_file: Path, output: Path
 ) -> list[str]:
-    """The command line of one measurement of `WINDOWS` time windows, which writes its reports into the empty `output`."""
+    """The command line of one measurement of `WINDOWS` time windows, which reports into the empty folder `output`."""
     return [
         str(binary),
         *("-m", target.model, "-u", target.url, "-i", target.protocol),

@@ -117,7 +117,7 @@ def _caption(result: dict[str, Any]) -> str:
     parts = [
         f"{hardware['cores']} cores of {hardware['processor']}, {hardware['memory_gib']:.0f} GiB, {gpu}",
         result["date"][:10],
-        f"commit {result['commit'][:7]}",
+        f"commit {result['commit'][:7]}{'+' * result['commit'].endswith('+')}",
     ]
     if "load_average_before" in result:
         parts.append(f"load average before: {result['load_average_before']:.1f}")
