@@ -56,6 +56,10 @@ class DeadlinePassed(Exception):
     """The request's deadline passed before it was done."""
 
 
+class NotFinite(ArithmeticError):
+    """A run's numbers overflowed, so that it has no picture; the message says what may help."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What a generation did; times in seconds.
@@ -162,6 +166,7 @@ def generate(
 
     Raises:
         Cancelled, DeadlinePassed: raised by `events`.
+        NotFinite: the decoded picture has NaN in it.
     """
     events = events or NoEvents()
     started = time.perf_counter()
@@ -179,7 +184,7 @@ def generate(
         )
         done = time.perf_counter()
         pixels = output[0][0] if output[0].ndim == 5 else output[0]  # a video comes in a batch of one
-        image = (pixels * 255).round().astype(np.uint8)  # (frames, height, width, 3)
+        image = _levels(pixels)
         return Generation(image, _report(request, image, run, host.engine_name, arrived or started, started, done))
     finally:
         if host.packer is not None:
@@ -187,6 +192,16 @@ def generate(
             for batch_size in ticket.batches:
                 events.engine_called(batch_size)
         run.release()
+
+
+def _levels(pixels: npt.NDArray[np.float32]) -> Pixels:
+    """Pixels of 0 to 1 as 0 to 255; same shape."""
+    if not np.isfinite(pixels.sum()):  # NaN reaches the sum; this takes a tenth of the time of the cast below
+        raise NotFinite(
+            "the picture has values that are not finite: numbers overflowed on the way, where another seed, "
+            "guidance_scale or cache_order may help, or a dtype of more range for the model"
+        )
+    return (pixels * 255).round().astype(np.uint8)
 
 
 def _report(
