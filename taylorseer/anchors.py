@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from taylorseer.predictors import forecast_weights
+
+_ROUNDING = 1e-12  # of a sum of weights
 
 
 class Anchors:
@@ -84,8 +88,8 @@ class Anchors:
         if self._slots is None or not steps:
             raise LookupError(f"step {step} cannot be forecast: no full step came before it")
         weights = [0.0] * (self._order + 1)
-        for anchor_step, weight in zip(steps, forecast_weights(self._predictor, self._order, steps, step), strict=True):
-            weights[self._slot_of_step[anchor_step]] = float(weight)
+        for anchor_step, weight in zip(steps, _weights(self._predictor, self._order, steps, step), strict=True):
+            weights[self._slot_of_step[anchor_step]] = weight
         return weighted_sum(self._slots, weights)
 
     def _reserve(self, step: int, like: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -110,8 +114,16 @@ class Anchors:
         self._slot_of_step.clear()
 
 
+@lru_cache(maxsize=4096)
+def _weights(predictor: str, order: int, anchor_steps: tuple[int, ...], step: int) -> tuple[float, ...]:
+    """`forecast_weights`, kept: the same schedule comes again with every request."""
+    return tuple(forecast_weights(predictor, order, anchor_steps, step).tolist())
+
+
 def weighted_sum(slots: torch.Tensor, weights: list[float]) -> torch.Tensor:
     """sum_j weights[j] * slots[j], accumulated in float32; slots of weight 0 are not read.
+
+    Two slots, as order 1 has them, are combined in one pass over memory: `torch.lerp` computes in float32 inside.
 
     Args:
         slots: (slot, *feature), floating.
@@ -120,8 +132,10 @@ def weighted_sum(slots: torch.Tensor, weights: list[float]) -> torch.Tensor:
     Returns:
         (*feature) in the dtype of the slots.
     """
-    used = [(slot, weight) for slot, weight in zip(slots, weights, strict=True) if weight != 0.0]
+    used = [(slots[i], weight) for i, weight in enumerate(weights) if weight != 0.0]
     (first, first_weight), *rest = used
+    if len(rest) == 1 and abs(first_weight + rest[0][1] - 1) < _ROUNDING:
+        return torch.lerp(first, *rest[0])
     total = torch.mul(first, first_weight) if first.dtype == torch.float32 else first.float().mul_(first_weight)
     for slot, weight in rest:
         total.add_(slot, alpha=weight)
