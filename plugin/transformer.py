@@ -12,7 +12,7 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from plugin.engines.base import Engine
-from plugin.families.base import Family, Inputs
+from plugin.families.base import Constants, Family, Inputs
 from taylorseer import CacheConfig, CacheSession, StepKind
 
 
@@ -32,7 +32,7 @@ class _Branch:
 
     name: str
     key: torch.Tensor | None  # keeps the tensor alive, so that its identity stays its own
-    constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    constants: Constants = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -133,9 +133,21 @@ class ForecastingTransformer:
         self._engine = engine
         self._run = run
         self._signature = inspect.signature(family.transformer.forward)
+        empty = inspect.Parameter.empty
+        parameters = self._signature.parameters.values()
+        self._defaults = {each.name: each.default for each in parameters if each.default is not empty}
         self.config = family.transformer.config
         self.dtype: torch.dtype = family.transformer.dtype  # type: ignore[assignment]
         self.device: torch.device = family.transformer.device  # type: ignore[assignment]
+
+    def _arguments(self, *args: Any, **kwargs: Any) -> Inputs:
+        """The arguments of a call of forward by name, defaults included."""
+        inputs = {**self._defaults, **kwargs}
+        if not args and inputs.keys() == self._signature.parameters.keys():  # as pipelines call it; 0.05 ms cheaper
+            return inputs
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
 
     @property
     def session(self) -> CacheSession | None:
@@ -161,14 +173,12 @@ class ForecastingTransformer:
         Raises:
             ValueError: the call uses something that the family does not serve.
         """
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        inputs = bound.arguments
+        inputs = self._arguments(*args, **kwargs)
         session, step, branch = self._run.enter(self._family, inputs)
         kind = session.kind(step, branch.name)
         condition = self._family.condition(inputs, branch.constants)
         if kind is StepKind.FULL:
-            blocks = self._family.embed(inputs, condition)
+            blocks = self._family.embed(inputs, condition, branch.constants)
             features = self._engine.run(blocks, session.reserve(step, branch.name, blocks["hidden_states"]))
             session.write(step, branch.name, features)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from plugin.request import GenerationRequest
 
 Inputs = Mapping[str, Any]  # the arguments of one call of the transformer's forward, by name
 BlockInputs = dict[str, torch.Tensor]  # the arguments of the block stack, by name
+Constants = dict[str, Any]  # of one branch of one request, kept by the caller
 
 
 class Family(ABC):
@@ -72,18 +73,18 @@ class Family(ABC):
         return inputs
 
     @abstractmethod
-    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
         """The step's conditioning, needed by `embed` and `finish`.
 
         Args:
             inputs: the arguments of the forward.
-            constants: kept by the caller for one branch of one request; what does not change from step to step may be
-                left in it by the first call.
+            constants: empty at the first call of a branch of a request; what does not change from step to step may be
+                left in it.
         """
 
     @abstractmethod
-    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
-        """The arguments of the block stack.
+    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
+        """The arguments of the block stack, whose memory may be that of earlier steps.
 
         Raises:
             ValueError: the call uses something that the family does not serve; the message names it.
@@ -172,6 +173,13 @@ class Family(ABC):
     @abstractmethod
     def release_blocks(self) -> None:
         """Drops the blocks' weights from the shared module, once an engine holds its own copy of them."""
+
+
+def once(constants: Constants, name: str, source: object, compute: Callable[[], Any]) -> Any:
+    """What is computed from a source that a pipeline gives at every step: computed anew only for another object."""
+    if name not in constants or constants[name][0] is not source:
+        constants[name] = source, compute()
+    return constants[name][1]
 
 
 class EmbeddedGuidanceFamily(Family):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from plugin.families.base import BlockInputs, Family, Inputs
+from plugin.families.base import BlockInputs, Constants, Family, Inputs
 from plugin.request import GenerationRequest
 
 
@@ -71,12 +71,12 @@ class DiTFamily(Family):
             "class_labels": torch.arange(batch, device=weight.device),
         }
 
-    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
         """(B, D): what CombinedTimestepLabelEmbeddings computes, with the first block's weights."""
         dtype = inputs["hidden_states"].dtype
         return self._embedding(inputs["timestep"], inputs["class_labels"], hidden_dtype=dtype)
 
-    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
+    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         if inputs["cross_attention_kwargs"]:
             names = ", ".join(inputs["cross_attention_kwargs"])
             raise ValueError(f"cross_attention_kwargs has {names}, must be empty: adapters are not served per request")

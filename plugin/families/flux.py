@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, EmbeddedGuidanceFamily, Inputs
+from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Inputs, once
 
 _NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
 
@@ -89,7 +89,7 @@ class FluxFamily(EmbeddedGuidanceFamily):
             "rotary_sin": torch.zeros_like(rotary),
         }
 
-    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
         """(B, D): what CombinedTimestep[Guidance]TextProjEmbeddings computes, its step-independent parts only once."""
         embed = self.transformer.time_text_embed
         pooled, guidance, dtype = inputs["pooled_projections"], inputs["guidance"], inputs["hidden_states"].dtype
@@ -104,18 +104,23 @@ class FluxFamily(EmbeddedGuidanceFamily):
             timestep = timestep + constants["guidance"]
         return timestep + constants["text"]
 
-    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
+    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         for name in _NOT_SERVED:
             if inputs[name] is not None:
                 raise ValueError(f"{name} is given, must be left out: ControlNet residuals are not served")
         if inputs["joint_attention_kwargs"]:
             names = ", ".join(inputs["joint_attention_kwargs"])
             raise ValueError(f"joint_attention_kwargs has {names}, must be empty: adapters are not served per request")
+        transformer, text = self.transformer, inputs["encoder_hidden_states"]
         txt_ids, img_ids = (ids[0] if ids.ndim == 3 else ids for ids in (inputs["txt_ids"], inputs["img_ids"]))
-        rotary_cos, rotary_sin = self.transformer.pos_embed(torch.cat((txt_ids, img_ids), dim=0))  # (T+I, R)
+        rotary_cos, rotary_sin = once(  # (T+I, R)
+            constants, "rotary", inputs["img_ids"], lambda: transformer.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
+        )
         return {
-            "hidden_states": self.transformer.x_embedder(inputs["hidden_states"]),  # (B, I, D)
-            "encoder_hidden_states": self.transformer.context_embedder(inputs["encoder_hidden_states"]),  # (B, T, D)
+            "hidden_states": transformer.x_embedder(inputs["hidden_states"]),  # (B, I, D)
+            "encoder_hidden_states": once(  # (B, T, D)
+                constants, "context", text, lambda: transformer.context_embedder(text)
+            ),
             "temb": condition,
             "rotary_cos": rotary_cos,
             "rotary_sin": rotary_sin,

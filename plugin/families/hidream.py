@@ -15,7 +15,7 @@ import torch
 from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
 from torch import nn
 
-from plugin.families.base import BlockInputs, Family, Inputs
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, once
 from plugin.request import GenerationRequest
 
 
@@ -146,13 +146,13 @@ class HiDreamFamily(Family):
             "image_rotary_emb": transformer.pe_embedder(ids),
         }
 
-    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
         """(B, D): timestep and pooled text, the text embedded only once."""
         if not constants:
             constants["text"] = self.transformer.p_embedder(inputs["pooled_embeds"])  # (B, D)
         return self.transformer.t_embedder(inputs["timesteps"], inputs["hidden_states"].dtype) + constants["text"]
 
-    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
+    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         if inputs["attention_kwargs"]:
             names = ", ".join(inputs["attention_kwargs"])
             raise ValueError(f"attention_kwargs has {names}, must be empty: adapters are not served per request")
@@ -160,20 +160,28 @@ class HiDreamFamily(Family):
             raise ValueError("hidden_states_masks is given, must be left out: latents are served before patches")
         transformer = self.transformer
         patches, masks, _, img_ids = transformer.patchify(inputs["hidden_states"])
-        projections: nn.ModuleList = transformer.caption_projection  # one for each block, then that of T5
-        layers, llama = transformer.config.llama_layers, inputs["encoder_hidden_states_llama3"]
-        states = [project(llama[layer]) for project, layer in zip(projections[:-1], layers, strict=True)]
-        text = torch.cat([projections[-1](inputs["encoder_hidden_states_t5"]), states[-1]], dim=1)  # (B, E, D)
-        txt_ids = img_ids.new_zeros(1, text.shape[1] + states[0].shape[1], 3)
+        t5, llama = inputs["encoder_hidden_states_t5"], inputs["encoder_hidden_states_llama3"]
+        text, states = once(constants, "texts", t5, lambda: self._texts(t5, llama))
+        txt_ids = img_ids.new_zeros(1, text.shape[1] + states.shape[2], 3)
+        rotary = once(  # of the sizes alone
+            constants, "rotary", t5, lambda: transformer.pe_embedder(torch.cat((img_ids[:1], txt_ids), dim=1))
+        )
         return {
             "hidden_states": transformer.x_embedder(patches),  # (B, I, D)
             # Square latents have no masks in diffusers; a key times 1 is that key, bit for bit.
             "hidden_states_masks": patches.new_ones(patches.shape[:2]) if masks is None else masks,
             "encoder_hidden_states": text,
-            "llama_states": torch.stack(states, dim=1),  # (B, L, T, D)
+            "llama_states": states,  # (B, L, T, D)
             "temb": condition,
-            "image_rotary_emb": transformer.pe_embedder(torch.cat((img_ids[:1], txt_ids), dim=1)),
+            "image_rotary_emb": rotary,
         }
+
+    def _texts(self, t5: torch.Tensor, llama: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both texts that all blocks see, (B, E, D), and the one that each of L blocks sees besides, (B, L, T, D)."""
+        projections: nn.ModuleList = self.transformer.caption_projection  # one for each block, then that of T5
+        layers = self.transformer.config.llama_layers
+        states = [project(llama[layer]) for project, layer in zip(projections[:-1], layers, strict=True)]
+        return torch.cat([projections[-1](t5), states[-1]], dim=1), torch.stack(states, dim=1)
 
     def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W)."""

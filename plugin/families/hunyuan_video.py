@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, EmbeddedGuidanceFamily, Inputs
+from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Inputs, once
 from plugin.request import GenerationRequest
 
 
@@ -102,7 +102,7 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
             "rotary_sin": torch.zeros_like(rotary),
         }
 
-    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
         """(B, D): what HunyuanVideoConditionEmbedding computes, its step-independent parts only once."""
         embed, pooled = self.transformer.time_text_embed, inputs["pooled_projections"]
         if not constants:
@@ -115,13 +115,15 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
             timestep = timestep + constants["guidance"]
         return timestep + constants["text"]
 
-    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
+    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         """The text is refined anew at each full step: its refiner is modulated by the timestep."""
         if inputs["attention_kwargs"]:
             names = ", ".join(inputs["attention_kwargs"])
             raise ValueError(f"attention_kwargs has {names}, must be empty: adapters are not served per request")
         transformer, text_mask = self.transformer, inputs["encoder_attention_mask"]
-        rotary_cos, rotary_sin = transformer.rope(inputs["hidden_states"])  # (I, R)
+        rotary_cos, rotary_sin = once(  # (I, R), of the latents' shape alone
+            constants, "rotary", inputs["encoder_hidden_states"], lambda: transformer.rope(inputs["hidden_states"])
+        )
         hidden_states = transformer.x_embedder(inputs["hidden_states"])  # (B, I, D)
         text = transformer.context_embedder(inputs["encoder_hidden_states"], inputs["timestep"], text_mask)
         tokens = hidden_states.shape[1]

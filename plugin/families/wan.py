@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Family, Inputs
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, once
 from plugin.request import GenerationRequest
 
 _TEXT_TOKENS = 512  # WanAttnProcessor takes what comes before the last 512 tokens for those of the picture
@@ -89,7 +89,7 @@ class WanFamily(Family):
             "rotary_sin": torch.zeros_like(rotary),
         }
 
-    def condition(self, inputs: Inputs, constants: dict[str, torch.Tensor]) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
         """(B, D), or (B, I, D) where each token has its own timestep: WanTimeTextImageEmbedding's `temb`."""
         embedder, timestep = self.transformer.condition_embedder, inputs["timestep"]  # (B,) or (B, I)
         projected = embedder.timesteps_proj(timestep.flatten())
@@ -100,7 +100,7 @@ class WanFamily(Family):
             projected = projected.to(dtype)
         return embedder.time_embedder(projected).type_as(inputs["encoder_hidden_states"])
 
-    def embed(self, inputs: Inputs, condition: torch.Tensor) -> BlockInputs:
+    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         transformer, embedder = self.transformer, self.transformer.condition_embedder
         text, picture = inputs["encoder_hidden_states"], inputs["encoder_hidden_states_image"]
         if inputs["attention_kwargs"]:
@@ -111,10 +111,16 @@ class WanFamily(Family):
                 raise ValueError("encoder_hidden_states_image is left out, must be given to this transformer")
             if text.shape[1] != _TEXT_TOKENS:
                 raise ValueError(f"encoder_hidden_states has {text.shape[1]} tokens, must have {_TEXT_TOKENS}")
-        context = embedder.text_embedder(text)
+        context = once(constants, "context", text, lambda: embedder.text_embedder(text))
         if picture is not None:
-            context = torch.concat([embedder.image_embedder(picture), context], dim=1)
-        rotary_cos, rotary_sin = transformer.rope(inputs["hidden_states"])
+            seen = once(constants, "picture", picture, lambda: embedder.image_embedder(picture))
+            context = torch.concat([seen, context], dim=1)
+        rotary_cos, rotary_sin = once(
+            constants,
+            "rotary",
+            text,
+            lambda: transformer.rope(inputs["hidden_states"]),  # of its shape alone
+        )
         return {
             "hidden_states": transformer.patch_embedding(inputs["hidden_states"]).flatten(2).mT.contiguous(),
             "encoder_hidden_states": context,

@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from plugin.families import family_of
+from plugin.families.base import once
 from plugin.pipeline import PipelineHost
 from taylorseer import CacheConfig
 from tests.taylorseer.recursion import Recursion
@@ -147,3 +148,12 @@ def test_feature_shape_is_told_from_the_configuration_alone(pipeline_of, name):
         )
         assert tuple(seen[-1][1:]) == shape
     handle.remove()
+
+
+def test_what_a_pipeline_gives_at_every_step_is_computed_anew_only_for_another_object():
+    constants: dict[str, Any] = {}
+    one, other = torch.zeros(1), torch.zeros(1)
+    computed = [once(constants, "text", source, lambda: object()) for source in (one, one, other, other, one)]
+    assert computed[0] is computed[1]
+    assert computed[2] is computed[3]
+    assert len(set(computed)) == 3, "an equal one is not the same"

@@ -90,7 +90,7 @@ def test_forecast_steps_run_neither_blocks_nor_embedders(make_flux):
         lambda *_: calls.__setitem__("block", calls.get("block", 0) + 1)
     )
     latents(PipelineHost(pipe).pipeline_for(CacheConfig(interval=5, warmup_steps=3)), steps=20)
-    assert calls == {"x_embedder": 6, "context_embedder": 6, "pos_embed": 6, "block": 6, "norm_out": 20}
+    assert calls == {"x_embedder": 6, "context_embedder": 1, "pos_embed": 1, "block": 6, "norm_out": 20}
 
 
 def test_eight_requests_in_eight_threads_give_what_each_gives_alone(host):
