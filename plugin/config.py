@@ -70,6 +70,8 @@ class ModelConfig:
         max_cache_interval: how far a request's interval may be stretched, to meet its deadline or for the load.
         stretch_from_waiting: requests in line from which on the intervals of those that begin are stretched, evenly up
             to `max_cache_interval` where the line is full; 0 for never.
+        stuck_after_s: how long one operation of a request may take (an engine call, the encoding of its text, the
+            decoding of its picture) before the model counts as failed; 0 for ever.
         preview_interval: steps from one preview to the next, at least 1.
         defaults: what a request gets where it says nothing.
         presets: cache settings by name, which a request may ask for.
@@ -92,6 +94,7 @@ class ModelConfig:
     max_batch_wait_ms: float
     max_cache_interval: int
     stretch_from_waiting: int
+    stuck_after_s: float
     preview_interval: int
     defaults: GenerationRequest
     presets: Mapping[str, CacheConfig]
@@ -252,6 +255,7 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "max_batch_wait_ms": (_number, 0.0),
     "max_cache_interval": (_integer(1), 10),
     "stretch_from_waiting": (_integer(0), 0),
+    "stuck_after_s": (_number, 600.0),
     "preview_interval": (_integer(1), 5),
     "num_inference_steps": (_integer(1), 50),
     "guidance_scale": (_number, 3.5),

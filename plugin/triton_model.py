@@ -101,6 +101,7 @@ class StreamModel:
         self._workers = ThreadPoolExecutor(self.config.max_in_flight, thread_name_prefix=self.name)
         self._jobs: set[_Job] = set()
         self._failure: str | None = None
+        self._stuck = False  # whether that is why: a thread of ours cannot be ended
         self._outbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._empty_outbox, name=f"{self.name}-responses", daemon=True)
         self._sender.start()
@@ -152,7 +153,7 @@ class StreamModel:
         for job in list(self._jobs):
             job.cancelled = True
         self._sweep_line()
-        self._workers.shutdown(wait=True)
+        self._workers.shutdown(wait=not self._stuck)
         self._closing.set()
         self._listener.join()
         self._outbox.put(None)
@@ -161,6 +162,8 @@ class StreamModel:
         self._metrics.give_up()
         del self._metrics, self._sender, self._listener, self._workers, self._outbox
         gc.collect()
+        if self._stuck:
+            os._exit(1)  # the process would wait for that thread, and hold its memory, for ever
 
     def _accept(self, request: Any, sender: Any) -> None:
         parameters = json.loads(request.parameters() or "{}")
@@ -169,11 +172,11 @@ class StreamModel:
                 job.cancelled = job.cancelled or job.key == parameters[_CANCEL_PARAMETER]
             sender.send(flags=_FINAL)
             return
+        if self._failure:
+            raise _Unhealthy(self._failure)
         if PING_PARAMETER in parameters:
             self._outbox.put(partial(sender.send, flags=_FINAL))
             return
-        if self._failure:
-            raise _Unhealthy(self._failure)
         from plugin.deadlines import meet_deadline
 
         arrived = time.perf_counter()
@@ -279,6 +282,7 @@ class StreamModel:
             if time.monotonic() - beat_at >= _HEARTBEAT_S:
                 beat_at = time.monotonic()
                 self._sweep_line()
+                self._fail_if_stuck()
                 self._metrics.tell(self._set_gauges)
                 for job in [each for each in list(self._jobs) if each.quiet]:
                     self._try_to_send(job)
@@ -324,6 +328,19 @@ class StreamModel:
             pb_utils.unload_model(self.name)  # readiness then tells; works where the server allows model control
         except Exception as refused:
             pb_utils.Logger.log_error(f"{self.name}: stays loaded and refuses all requests: {refused}")
+
+    def _fail_if_stuck(self) -> None:
+        """Takes the model out of service where a request has been at one operation for too long: nothing can end that,
+        and it may hold up all others. All are answered here; `serve` loads the model again, as pings tell it to."""
+        limit_s = self.config.stuck_after_s
+        if self._failure or not limit_s or not any(job.busy_s > limit_s for job in list(self._jobs)):
+            return
+        self._stuck = True
+        self._failure = f"the model failed: a request has been at one operation for more than {limit_s:g} s"
+        pb_utils.Logger.log_error(f"{self.name}: {self._failure}")
+        for job in list(self._jobs):
+            job.failure = self._failure
+            self._answer_with_error(job, _Unhealthy(self._failure))
 
     def _answer_with_error(self, job: _Job, error: Exception) -> None:
         if job not in self._jobs:
@@ -535,12 +552,14 @@ class _Job:
     steps: list[tuple[str, float]] = field(default_factory=list)  # kind and seconds of each step
     engine_batches: list[int] = field(default_factory=list)
     cache_bytes: int = 0
+    _alive_at: float = field(default_factory=time.monotonic)
     _progress: dict[str, Any] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sender_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_alive(self, step: int = 0, num_steps: int = 0) -> None:
-        """Raises where the request has been cancelled or is late."""
+        """Raises where the request has been cancelled or is late. Called at each step, and while it waits."""
+        self._alive_at = time.monotonic()
         from plugin.generation import Cancelled, DeadlinePassed
 
         where = f"after {step} of {num_steps} steps" if num_steps else "before it began"
@@ -552,6 +571,11 @@ class _Job:
             raise _Unhealthy(self.failure)
         if self.cancelled or self._sender is None:
             raise Cancelled(f"cancelled {where}")
+
+    @property
+    def busy_s(self) -> float:
+        """How long the request has been at one operation: an engine call, the text encoder, the autoencoder."""
+        return 0.0 if self.ended else time.monotonic() - self._alive_at
 
     def hear_cancel(self) -> None:
         """Asks Triton whether the client of a stream is gone; of a front's client the front tells."""
