@@ -169,7 +169,7 @@ def build(
         str | None, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx. Default: the model's.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="bf16, fp16 or fp32, for TensorRT. Default: the model's dtype.")
+        str | None, typer.Option(help="bf16, fp16, fp32 or fp8, for TensorRT. Default: the model's dtype.")
     ] = None,
     batch: Annotated[
         str | None,
@@ -191,6 +191,15 @@ def build(
     weight_streaming: Annotated[
         bool, typer.Option("--weight-streaming", help="Let weights stay in host memory.")
     ] = False,
+    calibration_prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For fp8: a prompt a line. Default: four of our own.")
+    ] = None,
+    calibration_steps: Annotated[
+        int | None, typer.Option(help="For fp8: steps recorded of each prompt at each size. Default: 4.")
+    ] = None,
+    calibration_sizes: Annotated[
+        str | None, typer.Option(metavar="HxW[xFRAMES],…", help="For fp8: sizes to record at. Default: those built.")
+    ] = None,
 ) -> None:
     """Builds a model's engine ahead of serving it."""
     from plugin.compile import BuildRequest, build_model
@@ -211,6 +220,9 @@ def build(
             workspace_bytes=None if workspace is None else int(workspace * 2**30),
             refit=refit,
             weight_streaming=weight_streaming,
+            calibration_prompts=_lines(calibration_prompts),
+            calibration_steps=calibration_steps,
+            calibration_sizes=tuple(_video_size(each) for each in _parts(calibration_sizes)),
         )
         # In a thread of its own, so that Ctrl-C is heard while the compiler works.
         with bar, ThreadPoolExecutor(1) as worker:
@@ -340,10 +352,12 @@ def _engine_table(transformer: str, engine: BuiltEngine) -> Table:
     def planned(nbytes: int | None) -> str:
         return "not told" if nbytes is None else _binary(nbytes)
 
+    quantized = engine.quantized
+    in_fp8 = quantized and f"{quantized.fp8_matmuls} of {quantized.matmuls} matrix multiplications in fp8"
     table = Table(title=f"{transformer}: {engine.flavour} {engine.version}", title_justify="left", show_header=False)
     for row in (
         ("for", ", ".join(engine.architectures)),
-        ("precision", engine.dtype),
+        ("precision", engine.dtype if quantized is None else f"{engine.dtype}; {in_fp8}"),
         ("sizes", "\n".join(map(shapes, engine.profiles))),
         ("layers", str(engine.layers)),
         ("engine", _binary(engine.engine_bytes)),
@@ -363,7 +377,9 @@ def _quieten_libraries() -> None:
     import transformers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()  # that float16 cannot be run on a CPU: it can
     transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)
 
@@ -394,6 +410,24 @@ def _size(text: str) -> tuple[int, int]:
         raise ValueError(f"size is {text!r}, must be HEIGHTxWIDTH in pixels")
     height, width = (_integer("size", part) for part in parts)
     return height, width
+
+
+def _video_size(text: str) -> tuple[int, int, int]:
+    parts = text.split("x")
+    if len(parts) not in (2, 3):
+        raise ValueError(f"calibration-sizes is {text!r}, must be HEIGHTxWIDTH in pixels or HEIGHTxWIDTHxFRAMES")
+    height, width, num_frames = (_integer("calibration-sizes", part) for part in (*parts, "1")[:3])
+    return height, width, num_frames
+
+
+def _lines(path: Path | None) -> tuple[str, ...]:
+    """The lines of a file that are not empty, at least one."""
+    if path is None:
+        return ()
+    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not lines:
+        raise ValueError(f"calibration-prompts is {path}, which is empty: must hold a prompt a line")
+    return lines
 
 
 class _BuildBar(Progress):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
+from functools import cache, partial
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 
+from plugin.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig
 from plugin.engines.build import optimized_onnx
+from plugin.engines.fp8 import Calibration, Samples, check_architectures, load_modelopt
 from plugin.engines.tensorrt_build import (
+    KINDS,
     PACKAGES,
     PRECISIONS,
     BuildOptions,
     BuiltEngine,
+    EngineKind,
     NoWatch,
     SizeClass,
     Watch,
@@ -37,11 +42,13 @@ class BuildRequest:
 
     Attributes:
         engine: a name in `plugin.engines.ENGINES`.
-        precision: "bf16", "fp16" or "fp32".
+        precision: "bf16", "fp16", "fp32" or "fp8".
         batch: the smallest, the usual and the largest batch of one engine call.
         sizes: (height, width) in pixels.
         num_frames: lengths of videos; each goes with each size.
         targets, workspace_bytes, refit, weight_streaming: as in `BuildOptions`.
+        calibration_prompts, calibration_steps: for precision fp8, as in `plugin.calibration.calibration_of`.
+        calibration_sizes: (height, width, frames) of its runs.
     """
 
     engine: str | None = None
@@ -53,6 +60,9 @@ class BuildRequest:
     workspace_bytes: int | None = None
     refit: bool = False
     weight_streaming: bool = False
+    calibration_prompts: tuple[str, ...] = ()
+    calibration_steps: int | None = None
+    calibration_sizes: tuple[Size, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,8 @@ def build_model(model_dir: Path, request: BuildRequest, watch: Watch | None = No
     watch = watch or NoWatch()
     config = ModelConfig.from_folder(model_dir)
     engine = request.engine or config.engine
-    if engine in PACKAGES:
-        return _build_tensorrt(config, engine, request, watch)
+    if engine in KINDS:
+        return _build_tensorrt(config, _kind(engine, request), request, watch)
     given = [name for name, value in vars(request).items() if value and name != "engine"]
     if given:
         raise ValueError(f"{given[0]} is for the engines {', '.join(PACKAGES)}, must be left out with {engine}")
@@ -106,14 +116,26 @@ def build_model(model_dir: Path, request: BuildRequest, watch: Watch | None = No
     return [Built(name, optimized_onnx(family_of(getattr(pipe, name)))) for name in denoisers(pipe)]
 
 
-def _build_tensorrt(config: ModelConfig, flavour: str, request: BuildRequest, watch: Watch) -> list[Built]:
-    check_targets(load_package(flavour), flavour, request.targets)  # what is wrong is told before minutes of loading
-    if not request.targets:
-        present_architecture(flavour)
+def _kind(engine: str, request: BuildRequest) -> EngineKind:
+    """What an engine's name and a precision make together."""
+    flavour, fp8 = KINDS[engine]
+    if fp8 and request.precision not in (None, "fp8"):
+        raise ValueError(f"precision is {request.precision}, must be fp8 with engine {engine}")
+    fp8 = fp8 or request.precision == "fp8"
+    given = [name for name, value in vars(request).items() if value is not None and value != ()]
+    if not fp8 and (calibrating := [name for name in given if name.startswith("calibration_")]):
+        raise ValueError(f"{calibrating[0].replace('_', '-')} is for precision fp8, must be left out without it")
+    return EngineKind(flavour, fp8)
+
+
+def _build_tensorrt(config: ModelConfig, kind: EngineKind, request: BuildRequest, watch: Watch) -> list[Built]:
+    _check_machine(kind, request.targets)  # what is wrong is told before minutes of loading
     sizes = tuple(_size_classes(config, request))
-    source = _source(config.source, request.precision)
+    calibration = _calibration(config, request) if kind.fp8 else None
+    source = _source(config.source, "fp8" if kind.fp8 else request.precision)
     watch.stage(f"loading {source.pipeline}")
-    pipe = load_pipeline(source, denoisers_only=True)
+    pipe = load_pipeline(source, denoisers_only=calibration is None)
+    recorded = _recorder(pipe, calibration, config.max_sequence_length, watch)
     built = []
     for name in denoisers(pipe):
         family = family_of(getattr(pipe, name))
@@ -125,12 +147,46 @@ def _build_tensorrt(config: ModelConfig, flavour: str, request: BuildRequest, wa
             workspace_bytes=request.workspace_bytes,
             refit=request.refit,
             weight_streaming=request.weight_streaming,
+            calibration=calibration,
         )
-        engine = build_engine(family, flavour, options, watch=watch)
-        wanted = {"engine": (flavour, config.engine), "dtype": (source.dtype, config.source.dtype)}
+        engine = build_engine(family, kind.flavour, options, None, watch, partial(recorded, name))
+        wanted = {"engine": (engine.engine, config.engine), "dtype": (source.dtype, config.source.dtype)}
         overrides = {parameter: new for parameter, (new, old) in wanted.items() if new != old}
         built.append(Built(name, engine.path, engine, overrides))
     return built
+
+
+def _check_machine(kind: EngineKind, targets: tuple[str, ...]) -> None:
+    """Checks that the packages are here, and the GPUs fit for them."""
+    check_targets(load_package(kind.flavour), kind.flavour, targets)
+    if kind.fp8:
+        load_modelopt()
+        check_architectures(targets)
+    if not targets:
+        architecture = present_architecture(kind.flavour)
+        if kind.fp8:
+            check_architectures([architecture])
+
+
+def _calibration(config: ModelConfig, request: BuildRequest) -> Calibration:
+    """At the sizes that are built, unless others are asked for."""
+    sizes = request.calibration_sizes or tuple(_sizes(config, request))
+    return calibration_of(config, sizes, request.calibration_prompts, request.calibration_steps)
+
+
+def _recorder(
+    pipe: DiffusionPipeline, calibration: Calibration | None, max_sequence_length: int | None, watch: Watch
+) -> Callable[[str], Samples]:
+    """Tells the samples of a transformer; all are recorded at once, and what only that needed is then let go."""
+
+    @cache
+    def recorded() -> Mapping[str, Samples]:
+        assert calibration is not None
+        samples = record(pipe, calibration, max_sequence_length, watch)
+        pipe.register_modules(**{name: None for name in pipe.components if name not in denoisers(pipe)})
+        return samples
+
+    return lambda name: recorded()[name]
 
 
 def _source(source: PipelineSource, precision: str | None) -> PipelineSource:
@@ -145,12 +201,18 @@ def _source(source: PipelineSource, precision: str | None) -> PipelineSource:
     return replace(source, dtype=PRECISIONS[precision], component_dtypes=others)
 
 
+def _sizes(config: ModelConfig, request: BuildRequest) -> Iterator[Size]:
+    defaults = config.defaults
+    for height, width in request.sizes or ((defaults.height, defaults.width),):
+        for num_frames in request.num_frames or (defaults.num_frames,):
+            yield height, width, num_frames
+
+
 def _size_classes(config: ModelConfig, request: BuildRequest) -> Iterator[SizeClass]:
     """One for each size and length, each of which the model must serve."""
-    architecture, defaults = architecture_of(config.source.pipeline), config.defaults
-    sizes = request.sizes or ((defaults.height, defaults.width),)
-    for (height, width), frames in product(sizes, request.num_frames or (defaults.num_frames,)):
-        example = example_request(config, height=height, width=width, num_frames=frames)
+    architecture = architecture_of(config.source.pipeline)
+    for height, width, num_frames in _sizes(config, request):
+        example = example_request(config, height=height, width=width, num_frames=num_frames)
         yield SizeClass(_size_name(example), axis_sizes(config, architecture, example))
 
 

@@ -14,6 +14,8 @@ ENGINES = {
     "triton": ("plugin.engines.triton_engine", "build_engine"),
     "tensorrt": ("plugin.engines.tensorrt_engine", "load_tensorrt"),
     "tensorrt-rtx": ("plugin.engines.tensorrt_engine", "load_tensorrt_rtx"),
+    "tensorrt-fp8": ("plugin.engines.tensorrt_engine", "load_tensorrt_fp8"),
+    "tensorrt-rtx-fp8": ("plugin.engines.tensorrt_engine", "load_tensorrt_rtx_fp8"),
 }
 
 

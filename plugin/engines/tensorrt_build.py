@@ -8,25 +8,42 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from plugin.cache_dir import default_cache_dir
 from plugin.engines.base import EngineError, no_gpu
 from plugin.engines.build import build_once, export_onnx, stack_key
+from plugin.engines.fp8 import DTYPE, Calibration, Quantized, Samples, check_architectures, quantize, versions
 from plugin.families.base import Family
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # engine name -> Python package
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": DTYPE}  # -> dtype of the weights
 _REVISION = 1  # raise it when this file changes what it builds
+
+
+class EngineKind(NamedTuple):
+    """What a name of an engine stands for."""
+
+    flavour: str
+    fp8: bool
+
+
+KINDS = {  # engine name -> what it is
+    "tensorrt": EngineKind("tensorrt", fp8=False),
+    "tensorrt-rtx": EngineKind("tensorrt-rtx", fp8=False),
+    "tensorrt-fp8": EngineKind("tensorrt", fp8=True),
+    "tensorrt-rtx-fp8": EngineKind("tensorrt-rtx", fp8=True),
+}
 
 Shapes = dict[str, tuple[int, ...]]  # argument of the block stack -> shape
 
@@ -56,6 +73,7 @@ class BuildOptions:
         workspace_bytes: scratch memory that the compiler may plan with, or None for no limit.
         refit: whether weights can be exchanged later.
         weight_streaming: whether weights may stay in host memory when the engine is loaded.
+        calibration: what the ranges of matrix multiplications in fp8 are taken from; None for an engine without.
     """
 
     batch: tuple[int, int, int]
@@ -64,6 +82,7 @@ class BuildOptions:
     workspace_bytes: int | None = None
     refit: bool = False
     weight_streaming: bool = False
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
@@ -107,7 +126,8 @@ class BuiltEngine:
         engine_bytes, sha256: of the file.
         weights_bytes, activation_bytes: device memory that the compiler planned for weights and for scratch of the
             largest profile; None where it did not say.
-        build_s: seconds from the export to the file.
+        build_s: seconds from the calibration or the export to the file.
+        quantized: what of it is in fp8; None for an engine without.
     """
 
     path: Path
@@ -123,6 +143,12 @@ class BuiltEngine:
     weights_bytes: int | None
     activation_bytes: int | None
     build_s: float
+    quantized: Quantized | None = None
+
+    @property
+    def engine(self) -> str:
+        """Its name, as in `KINDS`."""
+        return _engine_name(self.flavour, self.quantized is not None)
 
 
 class Watch(Protocol):
@@ -171,6 +197,7 @@ def build_engine(
     options: BuildOptions,
     cache_dir: Path | None = None,
     watch: Watch | None = None,
+    samples: Callable[[], Samples] | None = None,
 ) -> BuiltEngine:
     """The compiled engine of a family's block stack, from the cache where it is whole.
 
@@ -180,24 +207,28 @@ def build_engine(
         options: how to compile.
         cache_dir: None for `default_cache_dir()`.
         watch: follows the build.
+        samples: what `options.calibration` records; called where the options have one and the cache has no engine.
 
     Raises:
-        EngineError: the package is missing, a target is unknown, or the compiler refuses; the message says why.
+        EngineError: a package is missing, a target is unknown or too old, or the quantiser or the compiler refuses; the
+            message says why.
         OSError: the cache cannot be written, for example because the disk is full.
     """
     watch = watch or NoWatch()
     trt = load_package(flavour)
     check_targets(trt, flavour, options.targets)
     architectures = options.targets or (present_architecture(flavour),)
+    if options.calibration is not None:
+        check_architectures(architectures)
     stack = family.export_stack().eval()
     root = (cache_dir or default_cache_dir()) / flavour
     folder = root / stack_key(family, stack) / options_key(trt.__version__, architectures, options)
 
     def build(scratch: Path) -> None:
         began = time.perf_counter()
-        exported = scratch / "model.onnx"
-        watch.stage("exporting the block stack")
-        export_onnx(family, stack, exported)
+        onnx = scratch / "onnx"
+        onnx.mkdir()
+        exported, quantized = _export(family, stack, onnx, options, samples, watch)
         watch.stage(f"compiling with {flavour} {trt.__version__} for {', '.join(architectures)}")
         compiler = _Compiler(trt, flavour, options, watch)
         examples = family.example_inputs()
@@ -205,8 +236,7 @@ def build_engine(
         # TensorRT-RTX times nothing while it builds.
         timing = root / f"timing-{trt.__version__}-{architectures[0]}.cache" if flavour == "tensorrt" else None
         plan = compiler.compile(exported, shapes, timing)
-        for path in scratch.glob("model.onnx*"):
-            path.unlink()
+        shutil.rmtree(onnx)
         (scratch / "engine.plan").write_bytes(plan)
         record = {
             "version": trt.__version__,
@@ -223,11 +253,34 @@ def build_engine(
             "weights_bytes": compiler.planned("Total Weights Memory"),
             "activation_bytes": compiler.planned("Total Activation Memory"),
             "build_s": time.perf_counter() - began,
+            "quantized": quantized and asdict(quantized),
         }
         (scratch / "engine.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     build_once(folder, lambda: _is_whole(folder), build)
     return read_built(folder, flavour)
+
+
+def _export(
+    family: Family,
+    stack: torch.nn.Module,
+    folder: Path,
+    options: BuildOptions,
+    samples: Callable[[], Samples] | None,
+    watch: Watch,
+) -> tuple[Path, Quantized | None]:
+    """Writes what is compiled, and tells what of it is in fp8."""
+    recorded: Samples = ()
+    if options.calibration is not None:
+        assert samples is not None, "who asks for a calibration has its samples"
+        recorded = samples()
+    watch.stage("exporting the block stack")
+    exported = folder / "model.onnx"
+    export_onnx(family, stack, exported)
+    if options.calibration is None:
+        return exported, None
+    watch.stage(f"quantising with {len(recorded)} recorded inputs")
+    return folder / "fp8.onnx", quantize(exported, recorded, folder / "fp8.onnx")
 
 
 def options_key(version: str, architectures: tuple[str, ...], options: BuildOptions) -> str:
@@ -239,10 +292,14 @@ def options_key(version: str, architectures: tuple[str, ...], options: BuildOpti
         options: how to compile.
     """
     description = [version, _REVISION, architectures, asdict(options)]
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    if options.calibration is not None:
+        description.append(versions())
+    return hashlib.sha256(json.dumps(description, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
-def find_engine(family: Family, flavour: str, architecture: str, cache_dir: Path | None = None) -> BuiltEngine:
+def find_engine(
+    family: Family, flavour: str, architecture: str, cache_dir: Path | None = None, *, fp8: bool = False
+) -> BuiltEngine:
     """The engine that was built last for this block stack, this package and this GPU.
 
     Args:
@@ -250,10 +307,14 @@ def find_engine(family: Family, flavour: str, architecture: str, cache_dir: Path
         flavour: "tensorrt" or "tensorrt-rtx".
         architecture: of the GPU, as "SM89".
         cache_dir: None for `default_cache_dir()`.
+        fp8: whether to look among those in fp8, or among the others.
 
     Raises:
         EngineError: there is none; the message says what is wrong with those that there are, and how to build one.
     """
+    name, dtype = _engine_name(flavour, fp8), _name(family.transformer.dtype)
+    if fp8 and dtype != DTYPE:
+        raise EngineError(f"dtype is {dtype}, must be {DTYPE} with engine {name}")
     version = load_package(flavour).__version__
     folder = (cache_dir or default_cache_dir()) / flavour / stack_key(family, family.export_stack())
     fitting, reasons = [], []
@@ -263,7 +324,9 @@ def find_engine(family: Family, flavour: str, architecture: str, cache_dir: Path
         except EngineError as error:
             reasons.append(str(error))
             continue
-        if built.version != version:
+        if built.engine != name:
+            reasons.append(f"{built.path} is of engine {built.engine}")
+        elif built.version != version:
             reasons.append(f"{built.path} is of {flavour} {built.version}, and {version} is installed")
         elif architecture not in built.architectures:
             targets = ", ".join(built.architectures)
@@ -271,9 +334,10 @@ def find_engine(family: Family, flavour: str, architecture: str, cache_dir: Path
         else:
             fitting.append((path.stat().st_mtime, built))
     if not fitting:
-        found = "; ".join(reasons) or f"{folder} holds none for these weights in {_name(family.transformer.dtype)}"
+        found = "; ".join(reasons) or f"{folder} holds none for these weights in {dtype}"
+        precision = " --precision fp8" * fp8
         raise EngineError(
-            f"no {flavour} engine to load: {found}. Build one: triton-taylorseer build MODEL --engine {flavour}"
+            f"no {name} engine to load: {found}. Build one: triton-taylorseer build MODEL --engine {flavour}{precision}"
         )
     return max(fitting, key=lambda each: each[0])[1]
 
@@ -291,7 +355,15 @@ def read_built(folder: Path, flavour: str) -> BuiltEngine:
             for each in record.pop("profiles")
         )
         architectures = tuple(record.pop("architectures"))
-        return BuiltEngine(folder / "engine.plan", flavour, profiles=profiles, architectures=architectures, **record)
+        quantized = record.pop("quantized", None)
+        return BuiltEngine(
+            folder / "engine.plan",
+            flavour,
+            profiles=profiles,
+            architectures=architectures,
+            quantized=quantized and Quantized(**quantized),
+            **record,
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{folder / 'engine.json'} is damaged ({error}): build the engine again") from None
 
@@ -458,6 +530,10 @@ def _is_whole(folder: Path) -> bool:
 
 def _as_shapes(shapes: Mapping[str, list[int]]) -> Shapes:
     return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _engine_name(flavour: str, fp8: bool) -> str:
+    return next(name for name, kind in KINDS.items() if kind == (flavour, fp8))
 
 
 def _name(dtype: Any) -> str:

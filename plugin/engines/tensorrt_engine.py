@@ -14,6 +14,7 @@ import torch
 
 from plugin.engines.base import EngineError, UnsupportedShape
 from plugin.engines.tensorrt_build import (
+    KINDS,
     BuiltEngine,
     Messages,
     find_engine,
@@ -39,7 +40,7 @@ class TensorRTEngine:
     """
 
     def __init__(self, built: BuiltEngine, device: torch.device) -> None:
-        self.name = built.flavour
+        self.name = built.engine
         self._built = built
         self._device = device
         self._messages = Messages(trt := load_package(built.flavour))
@@ -90,7 +91,7 @@ class TensorRTEngine:
 
     def _context(self, trt: ModuleType, index: int) -> Any:
         managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if self.name == "tensorrt-rtx":
+        if self._built.flavour == "tensorrt-rtx":
             config = self._engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(managed)
             self._runtime_cache.attach(config)
@@ -154,14 +155,25 @@ def load_tensorrt_rtx(family: Family, cache_dir: Path | None, threads: int | Non
     return _load(family, "tensorrt-rtx", cache_dir)
 
 
-def _load(family: Family, flavour: str, cache_dir: Path | None) -> TensorRTEngine:
+def load_tensorrt_fp8(family: Family, cache_dir: Path | None, threads: int | None) -> TensorRTEngine:
+    """As `load_tensorrt`, of those in fp8."""
+    return _load(family, "tensorrt-fp8", cache_dir)
+
+
+def load_tensorrt_rtx_fp8(family: Family, cache_dir: Path | None, threads: int | None) -> TensorRTEngine:
+    """As `load_tensorrt_rtx`, of those in fp8."""
+    return _load(family, "tensorrt-rtx-fp8", cache_dir)
+
+
+def _load(family: Family, engine: str, cache_dir: Path | None) -> TensorRTEngine:
+    flavour, fp8 = KINDS[engine]
     load_package(flavour)
     architecture = present_architecture(flavour)
     device: torch.device = family.transformer.device  # type: ignore[assignment]
     if device.type != "cuda":
-        raise EngineError(f"device is {device}, must be cuda:0 or another GPU for engine {flavour}")
+        raise EngineError(f"device is {device}, must be cuda:0 or another GPU for engine {engine}")
     with torch.cuda.device(device):
-        return TensorRTEngine(find_engine(family, flavour, architecture, cache_dir), device)
+        return TensorRTEngine(find_engine(family, flavour, architecture, cache_dir, fp8=fp8), device)
 
 
 def choose_profile(built: BuiltEngine, inputs: BlockInputs) -> int:

@@ -48,8 +48,8 @@ TARGETS = ("SM89", "SM120")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 
 
-def write_model(folder: Path, name: str, dtype: str) -> Path:
-    """A model folder whose pipeline is a saved tiny one; the folder's path."""
+def write_model(folder: Path, name: str, dtype: str, **parameters: str) -> Path:
+    """A model folder whose pipeline is a saved tiny one, with further parameters; the folder's path."""
     family = FAMILIES[name]
     pipe = family.make(folder, torch.float32)
     pipe.save_pretrained(folder / "pipeline")
@@ -62,6 +62,7 @@ def write_model(folder: Path, name: str, dtype: str) -> Path:
         "size_multiple": "8",
         "max_frames": "9",
         **{axis: str(length) for axis, length in {"height": 16, "width": 16, **family.sizes[0]}.items()},
+        **parameters,
     }
     lines = [f'parameters {{ key: "{key}" value: {{ string_value: "{parameters[key]}" }} }}' for key in parameters]
     (folder / f"{name}_stream").mkdir()

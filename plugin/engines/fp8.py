@@ -1,0 +1,197 @@
+"""Quantises an exported block stack: its linear layers in fp8 (E4M3), by nvidia-modelopt, from inputs recorded in runs
+of the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+
+from plugin.engines.base import EngineError
+from plugin.engines.build import OPSET
+from plugin.families.base import BlockInputs
+from plugin.request import GenerationRequest
+
+DTYPE = "float16"  # of what is not quantised, inputs and output included
+OLDEST = 89  # Ada; Hopper and Blackwell follow
+_PRODUCT = "product_of_activations_"  # what the names of such matrix multiplications begin with
+
+Samples = Sequence[BlockInputs]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The runs of the model that tell the ranges of its activations.
+
+    Attributes:
+        requests: each is run with the cache off, at least one.
+        steps: how many steps of each run are recorded, evenly spread from the first to the last; at least 1.
+    """
+
+    requests: tuple[GenerationRequest, ...]
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not self.requests:
+            raise ValueError("calibration-prompts is empty, must hold at least one prompt")
+        if self.steps < 1:
+            raise ValueError(f"calibration-steps is {self.steps}, must be at least 1")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What became of a block stack.
+
+    Attributes:
+        matmuls: matrix multiplications of the exported block stack, those within attention included.
+        fp8_matmuls: those of them whose two factors are in fp8.
+        samples: recorded block inputs that the ranges are taken from.
+    """
+
+    matmuls: int
+    fp8_matmuls: int
+    samples: int
+
+
+def versions() -> tuple[str, str]:
+    """Of the packages that decide what is quantised and how."""
+    return version("nvidia-modelopt"), version("onnxruntime")
+
+
+def load_modelopt() -> Callable[..., None]:
+    """nvidia-modelopt's quantiser of ONNX files.
+
+    Raises:
+        EngineError: it is not installed; the message says how to get it.
+    """
+    try:
+        return import_module("modelopt.onnx.quantization").quantize
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        raise EngineError(
+            f"precision fp8 needs the package nvidia-modelopt, which cannot be imported ({reason}): install this "
+            "package's extra fp8, in its checkout by pip install -e '.[fp8]'"
+        ) from None
+
+
+def check_architectures(architectures: Sequence[str]) -> None:
+    """Checks that GPUs multiply in fp8.
+
+    Args:
+        architectures: of the GPUs, as "SM89".
+
+    Raises:
+        EngineError: one of them is too old.
+    """
+    for architecture in architectures:
+        if int(architecture.removeprefix("SM")) < OLDEST:
+            raise EngineError(
+                f"precision is fp8 for {architecture}, must be bf16, fp16 or fp32 there: GPUs multiply in fp8 from "
+                f"SM{OLDEST} on (Ada, Hopper, Blackwell)"
+            )
+
+
+def quantize(exported: Path, samples: Samples, quantized: Path) -> Quantized:
+    """Writes the fp8 form of an exported block stack: its linear layers multiply fp8 by fp8, the rest is as before.
+
+    Each activation has one scale, from the largest value in the samples; weights have one for each channel.
+    The products within attention stay in float16: in fp8 they cost more quality than all linear layers. So do layers of
+    one row for each request, such as those that modulate by the timestep: they take no time worth saving.
+
+    Args:
+        exported: the ONNX file in float16; its folder takes intermediate files as large as the weights.
+        samples: inputs of the block stack.
+        quantized: the file to write, its weights beside it.
+
+    Raises:
+        EngineError: nvidia-modelopt is missing, fails or finds nothing to quantise.
+    """
+    run_modelopt = load_modelopt()
+    _name_products(exported)
+    logger = import_module("polygraphy.logger").G_LOGGER
+    try:
+        with logger.verbosity(logger.ERROR):
+            run_modelopt(
+                str(exported),
+                quantize_mode="fp8",
+                calibration_method="max",
+                calibration_data_reader=_Reader(samples),
+                calibration_eps=_execution_providers(),
+                op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=[_PRODUCT],
+                # Its own searches for attention and for vectors miss some, and then leave out whatever has a name that
+                # begins like the name of one that they found.
+                disable_mha_qdq=True,
+                enable_gemv_detection_for_trt=False,
+                high_precision_dtype="fp16",
+                opset=OPSET,
+                use_external_data_format=True,
+                output_path=str(quantized),
+                log_level="CRITICAL",
+            )
+    except OSError:  # the disk is full
+        raise
+    except Exception as error:  # whatever a library of many parts raises
+        raise EngineError(
+            f"nvidia-modelopt {version('nvidia-modelopt')} cannot quantise the block stack: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    matmuls, in_fp8 = _count(quantized)
+    if not in_fp8:
+        raise EngineError(f"nvidia-modelopt quantised none of the block stack's {matmuls} matrix multiplications")
+    return Quantized(matmuls, in_fp8, len(samples))
+
+
+class _Reader:
+    """Recorded inputs in the form of ONNX Runtime's CalibrationDataReader."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._next = 0
+
+    def get_first(self) -> dict[str, npt.NDArray[Any]]:
+        return _as_arrays(self._samples[0])
+
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+        if self._next == len(self._samples):
+            return None
+        self._next += 1
+        return _as_arrays(self._samples[self._next - 1])
+
+    def rewind(self) -> None:
+        self._next = 0
+
+
+def _as_arrays(sample: BlockInputs) -> dict[str, npt.NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in sample.items()}
+
+
+def _execution_providers() -> list[str]:
+    """What the exported stack is run on: the GPU where the installed ONNX Runtime has it."""
+    from onnxruntime import get_available_providers
+
+    return ["cuda:0", "cpu"] if "CUDAExecutionProvider" in get_available_providers() else ["cpu"]
+
+
+def _name_products(exported: Path) -> None:
+    """Names the matrix multiplications without a weight, all with the same number of digits."""
+    model = onnx.load(str(exported), load_external_data=False)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    products = (node for node in model.graph.node if node.op_type == "MatMul" and not weights.intersection(node.input))
+    for number, node in enumerate(products):
+        node.name = f"{_PRODUCT}{number:06d}"
+    exported.write_bytes(model.SerializeToString())
+
+
+def _count(quantized: Path) -> tuple[int, int]:
+    """The matrix multiplications of a file, and those of them whose factors are both dequantised."""
+    nodes = onnx.load(str(quantized), load_external_data=False).graph.node
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    matmuls = [node for node in nodes if node.op_type in ("MatMul", "Gemm")]
+    return len(matmuls), sum(dequantized.issuperset(node.input[:2]) for node in matmuls)
