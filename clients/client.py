@@ -36,6 +36,7 @@ INPUTS = {
     "cache_warmup_steps": "INT32",
     "cache_cooldown_steps": "INT32",
     "cache_predictor": "BYTES",
+    "cache_schedule": "BYTES",
     "cache_max_error": "FP32",
     "deadline_ms": "INT32",
     "priority": "INT32",

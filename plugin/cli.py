@@ -88,6 +88,8 @@ def generate(
     interval: Annotated[int | None, typer.Option(help="Every N-th step is full; 1 turns the cache off.")] = None,
     order: Annotated[int | None, typer.Option(help="Order of the forecast.")] = None,
     warmup: Annotated[int | None, typer.Option(help="First steps, all full.")] = None,
+    predictor: Annotated[str | None, typer.Option(help="How features are forecast, for example newton.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Where full steps lie: interval, even, or '0 4 9 13'.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Every step full, as --interval 1.")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write. Default: out.png, or out.mp4 for a video.")
@@ -113,6 +115,8 @@ def generate(
         "cache_interval": 1 if no_cache else interval,
         "cache_order": order,
         "cache_warmup_steps": warmup,
+        "cache_predictor": predictor,
+        "cache_schedule": schedule,
     }
     try:
         with Client(url, model) as client, _steps_bar() as bar:
@@ -261,6 +265,8 @@ def plan(
     interval: Annotated[int | None, typer.Option(help="Every N-th step is full; 1 turns the cache off.")] = None,
     order: Annotated[int | None, typer.Option(help="Order of the forecast.")] = None,
     warmup: Annotated[int | None, typer.Option(help="First steps, all full.")] = None,
+    predictor: Annotated[str | None, typer.Option(help="How features are forecast, for example newton.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Where full steps lie: interval, even, or '0 4 9 13'.")] = None,
 ) -> None:
     """Tells what a request will cost, without loading the model."""
     from plugin.config import ModelConfig
@@ -279,6 +285,8 @@ def plan(
         "cache_interval": interval,
         "cache_order": order,
         "cache_warmup_steps": warmup,
+        "cache_predictor": predictor,
+        "cache_schedule": schedule,
     }
     try:
         config = ModelConfig.from_folder(model_repository.resolve() / f"{name}_stream")

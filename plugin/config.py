@@ -269,6 +269,7 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "cache_warmup_steps": (_integer(0), 3),
     "cache_cooldown_steps": (_integer(0), 0),
     "cache_predictor": (str, "taylor"),
+    "cache_schedule": (str, "interval"),
     "cache_max_error": (_number, None),
     "max_steps": (_integer(1), Limits.max_steps),
     "max_prompt_bytes": (_integer(1), Limits.max_prompt_bytes),

@@ -14,6 +14,7 @@ from taylorseer.schedule import MAX_STEPS
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 24 * 3600 * 1000
 MAX_PRIORITY = 60  # seconds
+_MAX_CACHE_TEXT = 8192  # bytes; a schedule can name many steps
 
 
 class ResponseFormat(Enum):
@@ -188,7 +189,7 @@ def _parse_cache(values: Mapping[str, Any], defaults: CacheConfig, presets: Mapp
     for name in settings:
         if f"cache_{name}" in values:
             value = values[f"cache_{name}"]
-            settings[name] = reader.text(f"cache_{name}", 64) if isinstance(value, bytes) else value
+            settings[name] = reader.text(f"cache_{name}", _MAX_CACHE_TEXT) if isinstance(value, bytes) else value
     try:
         return CacheConfig(**settings)
     except ValueError as error:  # CacheConfig's message begins with the field's own name

@@ -18,6 +18,7 @@ INPUTS = {  # all of shape [1] and optional
     "cache_warmup_steps": "TYPE_INT32",
     "cache_cooldown_steps": "TYPE_INT32",
     "cache_predictor": "TYPE_STRING",
+    "cache_schedule": "TYPE_STRING",
     "cache_max_error": "TYPE_FP32",
     "deadline_ms": "TYPE_INT32",
     "priority": "TYPE_INT32",

@@ -2,16 +2,18 @@
 
 from taylorseer.anchors import Anchors
 from taylorseer.predictors import PREDICTORS, forecast_weights
-from taylorseer.schedule import CacheConfig, full_steps
+from taylorseer.schedule import SCHEDULES, CacheConfig, even_steps, full_steps
 from taylorseer.session import CacheSession, StepKind, StepRecord
 
 __all__ = [
     "PREDICTORS",
+    "SCHEDULES",
     "Anchors",
     "CacheConfig",
     "CacheSession",
     "StepKind",
     "StepRecord",
+    "even_steps",
     "forecast_weights",
     "full_steps",
 ]

@@ -7,10 +7,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial import chebyshev, hermite
 
 Weights = npt.NDArray[np.float64]
 
 MAX_ORDER = 8
+_HERMITE_SIGMA = 0.5
+_CHEBYSHEV_COEFFICIENTS = 4
+_CHEBYSHEV_RIDGE = 0.1
 
 
 def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[int], step: int) -> Weights:
@@ -27,7 +31,7 @@ def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[int], st
         step: the step index to forecast.
 
     Returns:
-        float64 array (number of anchors,), oldest first, whose sum is 1.
+        float64 array (number of anchors,), oldest first, whose sum is 1 but for chebyshev.
 
     Raises:
         ValueError: an unknown predictor, an order out of range, no anchors, or a step that occurs twice.
@@ -59,14 +63,59 @@ def _taylor(anchor_steps: Weights, step: float) -> Weights:
     D_{i+1}(s_n) = (D_i(s_n) - D_i(s_{n-1})) / (s_n - s_{n-1}). Row n of `differences` holds D_i(s_n) as coefficients
     over the anchors; each round drops the oldest row, for which no older D_i exists.
     """
+    return _expansion(anchor_steps, step, lambda i, offset: offset**i)
+
+
+def _hermite(anchor_steps: Weights, step: float) -> Weights:
+    """HiCache (arXiv 2508.16984): Taylor's recursion with k^i replaced by sigma^i H_i(sigma k), H_i the physicists'
+    Hermite polynomial and sigma 0.5. At order 1 it is Taylor with its slope halved."""
+    return _expansion(
+        anchor_steps,
+        step,
+        lambda i, offset: _HERMITE_SIGMA**i * hermite.hermval(_HERMITE_SIGMA * offset, [0.0] * i + [1.0]),
+    )
+
+
+def _expansion(anchor_steps: Weights, step: float, power: Callable[[int, float], float]) -> Weights:
+    """sum_i D_i power(i, k) / i!, k steps from the newest anchor, as weights."""
     offset = step - anchor_steps[-1]
     gaps = np.diff(anchor_steps)  # (A-1,) signed, so steps that count down need nothing else
     differences = np.eye(len(anchor_steps))  # (A, A)
     weights = differences[-1].copy()
     for i in range(1, len(anchor_steps)):
         differences = (differences[1:] - differences[:-1]) / gaps[i - 1 :, None]  # (A-i, A)
-        weights += differences[-1] * offset**i / math.factorial(i)
+        weights += differences[-1] * power(i, offset) / math.factorial(i)
     return weights
 
 
-PREDICTORS: dict[str, Callable[[Weights, float], Weights]] = {"taylor": _taylor, "reuse": _reuse}
+def _newton(anchor_steps: Weights, step: float) -> Weights:
+    """The interpolating polynomial through all anchors, by Lagrange's weights: exact on polynomials up to the order."""
+    weights = np.ones(len(anchor_steps))
+    for j, own in enumerate(anchor_steps):
+        others = np.delete(anchor_steps, j)
+        weights[j] = np.prod((step - others) / (own - others))
+    return weights
+
+
+def _chebyshev(anchor_steps: Weights, step: float) -> Weights:
+    """Spectrum (arXiv 2603.01623): Chebyshev polynomials up to degree 3 fitted by ridge regression, read off at the
+    step; anchors and step are mapped to [-1, 1]. The penalty shrinks the forecast a little: the weights' sum is not 1.
+
+    Spectrum fits all anchors so far; here it is those that are kept, so a high order is what it wants.
+    """
+    positions = np.append(anchor_steps, step)
+    span = positions.max() - positions.min()
+    scaled = 2 * (positions - positions.min()) / span - 1 if span else np.zeros_like(positions)
+    basis = chebyshev.chebvander(scaled, _CHEBYSHEV_COEFFICIENTS - 1)  # (A+1, M)
+    fitted, read = basis[:-1], basis[-1]
+    penalised = fitted.T @ fitted + _CHEBYSHEV_RIDGE * np.eye(_CHEBYSHEV_COEFFICIENTS)
+    return np.linalg.solve(penalised, read) @ fitted.T
+
+
+PREDICTORS: dict[str, Callable[[Weights, float], Weights]] = {
+    "taylor": _taylor,
+    "reuse": _reuse,
+    "newton": _newton,
+    "hermite": _hermite,
+    "chebyshev": _chebyshev,
+}

@@ -145,9 +145,7 @@ class CacheSession:
         self._expected.clear()
 
     def _new_anchors(self) -> Anchors:
-        # TaylorSeer takes differences only from step warmup - 1 on, so no older anchor than warmup - 2 is read; older
-        # ones, from the wild first steps, would spoil every forecast that reads them.
-        return Anchors(self.config.predictor, self.config.order, first_step=self.config.warmup_steps - 2)
+        return Anchors(self.config.predictor, self.config.order, first_step=self.config.first_anchor_step)
 
     def _decide(self, step: int) -> StepKind:
         planned = step in self._planned

@@ -95,7 +95,8 @@ def test_generate_hands_every_option_on(server, tmp_path, monkeypatch):
     stream = Client.stream
     monkeypatch.setattr(Client, "stream", lambda self, prompt, **fields: asked.update(fields) or stream(self, prompt))
     options = ["--negative-prompt", "pear", "--seed", 4, "--steps", 7, "--guidance-scale", 1.5, "--height", 32]
-    options += ["--width", 48, "--order", 2, "--warmup", 3, "-o", tmp_path / "a.png"]
+    options += ["--width", 48, "--order", 2, "--warmup", 3, "--predictor", "newton", "--schedule", "even"]
+    options += ["-o", tmp_path / "a.png"]
     assert generate(server, "apple", *options, "--interval", 6, "--class-label", 3, "--preset", "paper")[0] == 0
     assert asked == {
         "negative_prompt": "pear",
@@ -110,6 +111,8 @@ def test_generate_hands_every_option_on(server, tmp_path, monkeypatch):
         "cache_interval": 6,
         "cache_order": 2,
         "cache_warmup_steps": 3,
+        "cache_predictor": "newton",
+        "cache_schedule": "even",
     }
     assert generate(server, "apple", *options, "--no-cache")[0] == 0
     assert asked["cache_interval"] == 1

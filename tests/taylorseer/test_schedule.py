@@ -1,8 +1,10 @@
 """The fixed schedules, against the counts that the paper's ratios imply and the rule written out."""
 
+from itertools import pairwise
+
 import pytest
 
-from taylorseer import CacheConfig, full_steps
+from taylorseer import SCHEDULES, CacheConfig, even_steps, full_steps
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_bad_arguments_are_named(arguments, message):
         ({"order": True}, "order is True"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"cooldown_steps": 1001}, "cooldown_steps is 1001"),
-        ({"predictor": "magic"}, "predictor is 'magic', must be one of: taylor, reuse"),
+        ({"predictor": "magic"}, "predictor is 'magic', must be one of: taylor, reuse, newton"),
         ({"max_error": 0.0}, "max_error is 0.0, must be a finite number above 0"),
         ({"max_error": float("nan")}, "max_error is nan"),
     ],
@@ -74,3 +76,40 @@ def test_config_is_frozen_and_gives_its_schedule():
     assert config.full_steps(50) == full_steps(50, 6, 3)
     with pytest.raises(AttributeError):
         config.interval = 2  # type: ignore[misc]
+
+
+def test_an_even_schedule_is_spelt_out():
+    assert even_steps(50, 12) == (0, 4, 9, 13, 18, 22, 27, 31, 36, 40, 45, 49)
+    assert even_steps(50, 1) == (0,)
+    assert even_steps(50, 2) == (0, 49)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 28, 50])
+def test_even_steps_are_as_many_as_asked_from_the_first_to_the_last_and_hardly_differ_in_distance(num_steps):
+    for count in range(1, num_steps + 1):
+        steps = even_steps(num_steps, count)
+        gaps = {b - a for a, b in pairwise(steps)}
+        assert len(set(steps)) == count
+        assert steps[0] == 0
+        assert count == 1 or steps[-1] == num_steps - 1
+        assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("interval", [1, 2, 5, 9])
+def test_an_even_schedule_costs_what_the_same_settings_cost_by_interval(interval):
+    for num_steps in (1, 7, 50):
+        by_interval, even = (CacheConfig(interval, schedule=name).full_steps(num_steps) for name in SCHEDULES)
+        assert len(even) == len(by_interval)
+
+
+def test_given_steps_are_taken_as_far_as_the_run_goes():
+    cache = CacheConfig(schedule="0 3 9 20")
+    assert cache.full_steps(50) == (0, 3, 9, 20)
+    assert cache.full_steps(10) == (0, 3, 9)
+    assert CacheConfig(interval=1, schedule="0 3").full_steps(5) == (0, 1, 2, 3, 4), "off is off"
+
+
+@pytest.mark.parametrize("schedule", ["", "odd", "1 2", "0 4 4", "0 5 3", "0 -1", "0 1000", "0,4"])
+def test_steps_that_are_no_schedule_are_named(schedule):
+    with pytest.raises(ValueError, match=r"schedule is .*, must be one of: interval, even, or steps from 0 on"):
+        CacheConfig(schedule=schedule)
