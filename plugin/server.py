@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ from plugin.cache_dir import default_cache_dir, lock_file
 from plugin.repository import called_models, models_to_download, stream_models
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
-STOP_TIMEOUT_S = EXIT_TIMEOUT_S + 10
+_LATE_S = 10  # how much later it is killed: after that time 24.10 still waits for streams that are open
 _ROOT = Path(__file__).resolve().parent.parent
 _STUB = "triton_python_backend_stub"
 
@@ -53,6 +54,12 @@ class ServerConfig:
     metrics_port: int = 8002
     models: tuple[str, ...] = ()
     extra_args: tuple[str, ...] = ()
+
+    @property
+    def stop_timeout_s(self) -> float:
+        """Seconds that a server has to end in: what it grants requests in flight, and some more."""
+        given = re.findall(r"--exit-timeout-secs[= ](\d+)", " ".join(self.extra_args))
+        return float(given[-1] if given else EXIT_TIMEOUT_S) + _LATE_S
 
 
 @dataclass(frozen=True)
@@ -243,7 +250,7 @@ class Server:
             return
         self.process.terminate()
         try:
-            self.process.wait(STOP_TIMEOUT_S)
+            self.process.wait(self.config.stop_timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -270,7 +277,7 @@ def run_foreground(config: ServerConfig, on_ready: Callable[[], None], say: Call
     """Runs a server on this terminal until it ends or a signal asks it to, and looks after its models meanwhile.
 
     SIGTERM, SIGINT and SIGHUP are handed on as SIGTERM: tritonserver then finishes the requests in flight. One that has
-    not ended `STOP_TIMEOUT_S` later is killed.
+    not ended `config.stop_timeout_s` later is killed.
 
     Args:
         config: how to start it.
@@ -344,7 +351,7 @@ class _Foreground:
     def _end(self) -> None:
         if self._process is not None:
             self._process.terminate()
-        self._kill_at = min(self._kill_at, time.monotonic() + STOP_TIMEOUT_S)
+        self._kill_at = min(self._kill_at, time.monotonic() + self._config.stop_timeout_s)
 
 
 def is_ready(http_url: str) -> bool:

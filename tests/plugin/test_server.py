@@ -227,11 +227,17 @@ def test_loading_that_takes_too_long_is_given_up(tmp_path):
     wait_until_gone(str(tmp_path))
 
 
+def test_a_server_is_killed_some_time_after_what_it_grants_requests_in_flight(tmp_path):
+    assert local(tmp_path).stop_timeout_s == 40
+    assert local(tmp_path, extra_args=("--exit-timeout-secs=90",)).stop_timeout_s == 100
+    assert local(tmp_path, extra_args=("--exit-timeout-secs", "3", "--log-verbose=1")).stop_timeout_s == 13
+
+
 def test_a_server_that_does_not_end_is_killed_with_its_children(tmp_path, monkeypatch):
     marker = f"61.{os.getpid()}"
     fake_tritonserver(tmp_path, f"trap '' TERM; sleep {marker} & sleep {marker}; sleep {marker}", monkeypatch)
-    monkeypatch.setattr(plugin.server, "STOP_TIMEOUT_S", 0.3)
-    server = Server(local(tmp_path), log=tmp_path / "log")
+    monkeypatch.setattr(plugin.server, "_LATE_S", 0.3)
+    server = Server(local(tmp_path, extra_args=("--exit-timeout-secs=0",)), log=tmp_path / "log")
     server.start()
     while len(processes_with(f"sleep {marker}")) < 2:
         time.sleep(0.02)
