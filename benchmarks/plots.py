@@ -64,6 +64,29 @@ def draw_load(result: dict[str, Any], path: Path) -> None:
     _save(figure, result, path)
 
 
+def draw_quality(result: dict[str, Any], path: Path) -> None:
+    """Draws what `benchmarks.quality` measured at the model's default request: PSNR against full steps by method."""
+    setting = result["rows"][0]["setting"]
+    rows = [row for row in result["rows"] if row["setting"] == setting]
+    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    axes = figure.subplots()
+    lines = dict.fromkeys((row["method"], row["schedule"]) for row in rows)
+    methods = list(dict.fromkeys(method for method, _ in lines))
+    for method, schedule in lines:
+        points = sorted(
+            (row["full_steps"], row["psnr"]) for row in rows if (row["method"], row["schedule"]) == (method, schedule)
+        )
+        style = {"": ":", "interval": "--", "even": "-"}[schedule]
+        label = f"{method}, {schedule}" if schedule else method
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, style, marker="o", markersize=3, color=f"C{methods.index(method)}", label=label)
+    axes.set_xlabel(f"full steps of {setting}")
+    axes.set_ylabel("PSNR to the uncached run, dB")
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize="x-small", loc="outside upper center", ncols=3)
+    _save(figure, result, path)
+
+
 def _closed_loop_axes(axes: Axes, clients: list[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(clients, [str(each) for each in clients])

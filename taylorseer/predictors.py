@@ -101,14 +101,16 @@ def _chebyshev(anchor_steps: Weights, step: float) -> Weights:
     """Spectrum (arXiv 2603.01623): Chebyshev polynomials up to degree 3 fitted by ridge regression, read off at the
     step; anchors and step are mapped to [-1, 1]. The penalty shrinks the forecast a little: the weights' sum is not 1.
 
-    Spectrum fits all anchors so far; here it is those that are kept, so a high order is what it wants.
+    Spectrum fits all anchors so far; here it is those that are kept, so a high order is what it wants. With fewer than
+    four anchors the degree is theirs less one.
     """
+    coefficients = min(_CHEBYSHEV_COEFFICIENTS, len(anchor_steps))
     positions = np.append(anchor_steps, step)
     span = positions.max() - positions.min()
     scaled = 2 * (positions - positions.min()) / span - 1 if span else np.zeros_like(positions)
-    basis = chebyshev.chebvander(scaled, _CHEBYSHEV_COEFFICIENTS - 1)  # (A+1, M)
+    basis = chebyshev.chebvander(scaled, coefficients - 1)  # (A+1, M)
     fitted, read = basis[:-1], basis[-1]
-    penalised = fitted.T @ fitted + _CHEBYSHEV_RIDGE * np.eye(_CHEBYSHEV_COEFFICIENTS)
+    penalised = fitted.T @ fitted + _CHEBYSHEV_RIDGE * np.eye(coefficients)
     return np.linalg.solve(penalised, read) @ fitted.T
 
 

@@ -89,10 +89,11 @@ def test_chebyshev_is_the_ridge_regression_that_least_squares_solve(anchor_steps
     step = anchor_steps[-1] + 2
     positions = np.array([*anchor_steps, step], dtype=float)
     scaled = 2 * (positions - positions.min()) / (positions.max() - positions.min()) - 1
-    basis = np.cos(np.arange(4) * np.arccos(scaled)[:, None])
+    degrees = np.arange(min(4, len(anchor_steps)))
+    basis = np.cos(degrees * np.arccos(scaled)[:, None])
     features = np.random.default_rng(1).normal(size=(len(anchor_steps), 3))
-    rows = np.concatenate([basis[:-1], np.sqrt(0.1) * np.eye(4)])
-    coefficients = np.linalg.lstsq(rows, np.concatenate([features, np.zeros((4, 3))]), rcond=None)[0]
+    rows = np.concatenate([basis[:-1], np.sqrt(0.1) * np.eye(len(degrees))])
+    coefficients = np.linalg.lstsq(rows, np.concatenate([features, np.zeros((len(degrees), 3))]), rcond=None)[0]
     forecast = forecast_weights("chebyshev", 8, anchor_steps, step) @ features
     np.testing.assert_allclose(forecast, basis[-1] @ coefficients, atol=1e-10)
 
