@@ -84,7 +84,7 @@ def draw_quality(result: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("PSNR to the uncached run, dB")
     axes.grid(alpha=0.3)
     figure.legend(fontsize="x-small", loc="outside upper center", ncols=3)
-    _save(figure, result, path)
+    _save(figure, result, path, bottom=None)
 
 
 def _closed_loop_axes(axes: Axes, clients: list[int]) -> None:
@@ -126,9 +126,9 @@ def _latency_curve(axes: Axes, result: dict[str, Any]) -> None:
     axes.legend(fontsize="small", loc="upper left")
 
 
-def _save(figure: Figure, result: dict[str, Any], path: Path) -> None:
+def _save(figure: Figure, result: dict[str, Any], path: Path, bottom: float | None = 0) -> None:
     for axes in figure.axes:
-        axes.set_ylim(bottom=0)  # after drawing: setting it earlier would stop the upper end from following
+        axes.set_ylim(bottom=bottom)  # after drawing: setting it earlier would stop the upper end from following
     figure.supxlabel(_caption(result), fontsize="x-small", color=_COLOURS["grey"])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
