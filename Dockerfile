@@ -11,6 +11,8 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 # On their own, so that a change of our source does not install gigabytes again.
 RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
     > /requirements.txt
+RUN python3 -c "import tomllib; \
+print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['fp8'], sep='\n')" > /fp8.txt
 COPY taylorseer taylorseer
 COPY plugin plugin
 COPY clients clients
@@ -45,6 +47,10 @@ sys.exit(None if module == found else f'the module is of {module}, the libraries
 # For GPUs that TensorRT-RTX serves: docker build --build-arg TENSORRT_RTX=1.7.1.116 .
 ARG TENSORRT_RTX=
 RUN if [ -n "$TENSORRT_RTX" ]; then pip install "tensorrt-rtx==$TENSORRT_RTX"; fi
+# To build engines in fp8: docker build --build-arg FP8=1 .
+ARG FP8=
+COPY --from=build /fp8.txt /opt/taylorseer/fp8.txt
+RUN if [ -n "$FP8" ]; then pip install -r /opt/taylorseer/fp8.txt; fi
 COPY --from=build /wheel /opt/taylorseer/wheel
 RUN pip install --no-deps /opt/taylorseer/wheel/*.whl
 

@@ -101,8 +101,9 @@ def quantize(exported: Path, samples: Samples, quantized: Path) -> Quantized:
     """Writes the fp8 form of an exported block stack: its linear layers multiply fp8 by fp8, the rest is as before.
 
     Each activation has one scale, from the largest value in the samples; weights have one for each channel.
-    The products within attention stay in float16: in fp8 they cost more quality than all linear layers. So do layers of
-    one row for each request, such as those that modulate by the timestep: they take no time worth saving.
+    The products within attention stay in float16: in fp8 they cost the embedded model more quality than its linear
+    layers. So do layers of one row for each request, such as those that modulate by the timestep: they take next to no
+    time.
 
     Args:
         exported: the ONNX file in float16; its folder takes intermediate files as large as the weights.
@@ -114,9 +115,8 @@ def quantize(exported: Path, samples: Samples, quantized: Path) -> Quantized:
     """
     run_modelopt = load_modelopt()
     _name_products(exported)
-    logger = import_module("polygraphy.logger").G_LOGGER
     try:
-        with logger.verbosity(logger.ERROR):
+        with import_module("onnx_graphsurgeon.logger").G_LOGGER.suppress():  # it warns of every tensor in fp8
             run_modelopt(
                 str(exported),
                 quantize_mode="fp8",

@@ -167,7 +167,7 @@ def linear_layers(exported: Path) -> int:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_quantised_and_compiled(tmp_path, kept, name):
     """As `build` does it: a saved pipeline's own runs, modelopt, TensorRT-RTX. ONNX Runtime shows what rounding to fp8
-    does to the feature: E4M3 has 3 bits of mantissa, which is 3 % of a factor, against 0.1 % with float16 alone."""
+    does: E4M3 has 3 bits of mantissa, so a factor is off by up to 6 %, against 0.05 % in float16."""
     model, config = configured(tmp_path, name)
     (built,) = build_model(model, BuildRequest(precision="fp8", targets=("SM89", "SM120"), calibration_steps=2))
     ((samples, quantized),) = kept
@@ -188,7 +188,8 @@ def test_every_family_is_quantised_and_compiled(tmp_path, kept, name):
     for sample in (samples[0], samples[-1]):
         with torch.no_grad():
             expected = exact.run(sample).double()
-        assert 0.003 < (rounded.run(sample).double() - expected).norm() / expected.norm() < 0.06
+        added = expected - sample["hidden_states"]  # by the blocks, to what passes by them
+        assert 0.01 < (rounded.run(sample).double() - expected).norm() / added.norm() < 0.1
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,155 @@
+"""What rounding to fp8 costs in quality: the embedded model's pictures, without a GPU.
+
+The block stack is calibrated and quantised as `triton-taylorseer build emoji --precision fp8` does it, and ONNX Runtime
+runs the quantised file: factors are rounded to fp8 as on a GPU, sums are taken in another order. Every picture is
+compared with that of float32 with the cache off, from the same prompt and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.environment import RESULTS, ROOT, describe
+from plugin.calibration import Size, calibration_of, record
+from plugin.config import ModelConfig
+from plugin.engines.build import export_onnx
+from plugin.engines.fp8 import DTYPE, Calibration, Quantized, Samples, quantize
+from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
+from plugin.families.base import BlockInputs, Family
+from plugin.generation import Pixels, generate
+from plugin.pipeline import PipelineHost, load_pipeline
+
+MODEL = "emoji"
+PROMPTS = (  # none of them is calibrated with
+    "red apple, 3d",
+    "a smiling face with sunglasses",
+    "a cat",
+    "a rocket",
+    "a slice of pizza",
+    "a blue heart",
+    "a tree",
+    "a snowman",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, prints a table, and writes the result as JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks.fp8", description=__doc__)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--output", type=Path, default=RESULTS / "fp8.json")
+    arguments = parser.parse_args(argv)
+    result = measure(arguments.steps)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _print(result)
+
+
+def measure(num_steps: int) -> dict[str, Any]:
+    """All figures of one run: PSNR in dB of each picture, and relative L2 distances of the block stack's feature."""
+    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
+    pipe = load_pipeline(replace(config.source, dtype=DTYPE))
+    calibration, unseen = calibration_of(config, _sizes(config)), calibration_of(config, _sizes(config), PROMPTS)
+    hosts = {"float32": PipelineHost(load_pipeline(config.source)), DTYPE: PipelineHost(pipe)}
+    with tempfile.TemporaryDirectory() as folder:
+        family = hosts[DTYPE].family
+        engine, quantized = quantized_engine(family, _record(pipe, calibration, config), Path(folder))
+        hosts["fp8"] = PipelineHost(pipe, lambda family: engine)
+        distances = [distance(family, engine, sample) for sample in _record(pipe, unseen, config)]
+        psnr_db = compare(hosts, config, num_steps)
+    return describe() | {
+        "nvidia_modelopt": version("nvidia-modelopt"),
+        "model": MODEL,
+        "num_steps": num_steps,
+        "cache": asdict(config.defaults.cache),
+        "prompts": PROMPTS,
+        "calibration": {
+            "prompts": [each.prompt for each in calibration.requests],
+            "steps_of_each": calibration.steps,
+            **asdict(quantized),
+        },
+        "relative_distance_of_features": distances,
+        "psnr_db": psnr_db,
+    }
+
+
+def quantized_engine(family: Family, samples: Samples, folder: Path) -> tuple[OnnxRuntimeEngine, Quantized]:
+    """The block stack with its factors rounded to fp8, run by ONNX Runtime.
+
+    Args:
+        family: the stack's family, in float16.
+        samples: to calibrate with.
+        folder: an empty folder, which the engine reads its weights from.
+    """
+    export_onnx(family, family.export_stack().eval(), folder / "model.onnx")
+    quantized = quantize(folder / "model.onnx", samples, folder / "fp8.onnx")
+    return OnnxRuntimeEngine(folder / "fp8.onnx", None), quantized
+
+
+def compare(hosts: Mapping[str, PipelineHost], config: ModelConfig, num_steps: int) -> dict[str, list[float]]:
+    """PSNR of each picture of each host, with the cache off and on, against the first host's with the cache off."""
+    intervals = {"cache off": 1, "cache on": config.defaults.cache.interval}
+    made = {
+        f"{name}, {cache}": [picture(host, config, seed, num_steps, interval) for seed in range(len(PROMPTS))]
+        for name, host in track(hosts.items(), "pictures")
+        for cache, interval in intervals.items()
+    }
+    (_, reference), *others = made.items()
+    return {name: [psnr(*pair) for pair in zip(each, reference, strict=True)] for name, each in others}
+
+
+def picture(host: PipelineHost, config: ModelConfig, seed: int, num_steps: int, interval: int) -> Pixels:
+    """The picture of the prompt of this number, (1, height, width, 3)."""
+    cache = replace(config.defaults.cache, interval=interval)
+    request = replace(
+        config.defaults, prompt=PROMPTS[seed], seed=seed, num_inference_steps=num_steps, cache=cache, deadline_ms=None
+    )
+    return generate(host, request, max_sequence_length=config.max_sequence_length).image
+
+
+def psnr(image: Pixels, reference: Pixels) -> float:
+    """In dB; of 8 bits a channel."""
+    return float(10 * np.log10(255**2 / np.mean((image.astype(np.float64) - reference) ** 2)))
+
+
+def distance(family: Family, engine: OnnxRuntimeEngine, sample: BlockInputs) -> float:
+    """Relative L2 distance of an engine's feature from torch's, both in float16."""
+    with torch.no_grad():
+        expected = family.block_stack()(**sample).double()
+    return float((engine.run(sample).double() - expected).norm() / expected.norm())
+
+
+def _sizes(config: ModelConfig) -> list[Size]:
+    return [(config.defaults.height, config.defaults.width, config.defaults.num_frames)]
+
+
+def _record(pipe: DiffusionPipeline, calibration: Calibration, config: ModelConfig) -> Samples:
+    return record(pipe, calibration, config.max_sequence_length)["transformer"]
+
+
+def _print(result: dict[str, Any]) -> None:
+    table = Table(title=f"{MODEL}, {result['num_steps']} steps, against float32 with the cache off")
+    for column in ("", "PSNR, mean", "least"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, values in result["psnr_db"].items():
+        table.add_row(name, f"{mean(values):.1f} dB", f"{min(values):.1f} dB")
+    distances = result["relative_distance_of_features"]
+    Console().print(table)
+    Console().print(f"features: {mean(distances):.1%} off, at most {max(distances):.1%}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
