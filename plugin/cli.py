@@ -224,7 +224,7 @@ def build(
             workspace_bytes=None if workspace is None else int(workspace * 2**30),
             refit=refit,
             weight_streaming=weight_streaming,
-            calibration_prompts=_lines(calibration_prompts),
+            calibration_prompts=_lines("calibration-prompts", calibration_prompts),
             calibration_steps=calibration_steps,
             calibration_sizes=tuple(_video_size(each) for each in _parts(calibration_sizes)),
         )
@@ -300,6 +300,59 @@ def plan(
     Console().print(_plan_table(title, planned))
 
 
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="A model of the repository.")],
+    full_steps: Annotated[int, typer.Option(help="How many steps shall be full.")],
+    model_repository: Annotated[Path, typer.Option(help="Folder of models.")] = REPOSITORY,
+    name: Annotated[str | None, typer.Option(help="Of the preset. Default: tuned-K for K full steps.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A prompt, or a class label, a line. Default: four of our own.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=1, help="To choose by; as many others judge the result.")] = 8,
+    guidance_scale: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the model's.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels. Default: the model's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels. Default: the model's.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames of a video. Default: the model's.")] = None,
+) -> None:
+    """Finds the steps and the predictor that come nearest to the uncached pictures, and saves them as a preset."""
+    from plugin.repository import InvalidConfig
+    from plugin.tuning import TuneRequest, tune_model
+
+    _quieten_libraries()
+    fields = {
+        "guidance_scale": guidance_scale,
+        "num_inference_steps": steps,
+        "height": height,
+        "width": width,
+        "num_frames": num_frames,
+    }
+    folder = model_repository.resolve() / f"{model.removesuffix('_stream')}_stream"
+    preset = name or f"tuned-{full_steps}"
+    status = console.status("loading the model")
+
+    def tell(tried: int, best: float) -> None:
+        status.update(f"{tried} settings tried, best {best:.2f} dB")
+
+    try:
+        with status:
+            tuned = tune_model(
+                folder, preset, TuneRequest(full_steps, _lines("prompts", prompts), pictures, fields), tell
+            )
+    except KeyboardInterrupt:
+        _fail("cancelled, nothing is saved")
+    except (InvalidConfig, OSError, ValueError, TypeError) as error:
+        _fail(error)
+    table = Table(title=f"{preset}: {tuned.cache.predictor}, order {tuned.cache.order}, {tuned.cache.schedule}")
+    for column in ("PSNR to the uncached pictures, dB", "spread evenly", "tuned"):
+        table.add_column(column)
+    table.add_row(f"{pictures} pictures it was chosen by", f"{tuned.even_psnr:.1f}", f"{tuned.psnr:.1f}")
+    table.add_row(f"{pictures} others", f"{tuned.judged_even_psnr:.1f}", f"{tuned.judged_psnr:.1f}")
+    Console().print(table)
+    _say(f"saved in {tuned.path}; choose it by cache_preset={preset}, as the model's default by that parameter")
+
+
 @app.command(context_settings=_FORWARD)
 def bench(context: typer.Context) -> None:
     """Measures the embedded model on this machine's CPU; options as in `python -m benchmarks.cpu --help`."""
@@ -310,6 +363,17 @@ def bench(context: typer.Context) -> None:
         benchmarks.cpu.main(context.args)
     except ServerError as error:
         _fail(error)
+
+
+@app.command(context_settings=_FORWARD, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """Compares a model's presets with its uncached pictures; options as in `triton-taylorseer evaluate --help`."""
+    _quieten_libraries()
+    try:
+        import benchmarks.evaluate
+    except ImportError as error:
+        _fail(f"{error}: pip install 'triton-taylorseer[bench]'")
+    benchmarks.evaluate.main(context.args)
 
 
 @app.command(hidden=True)
@@ -428,13 +492,13 @@ def _video_size(text: str) -> tuple[int, int, int]:
     return height, width, num_frames
 
 
-def _lines(path: Path | None) -> tuple[str, ...]:
+def _lines(option: str, path: Path | None) -> tuple[str, ...]:
     """The lines of a file that are not empty, at least one."""
     if path is None:
         return ()
     lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     if not lines:
-        raise ValueError(f"calibration-prompts is {path}, which is empty: must hold a prompt a line")
+        raise ValueError(f"{option} is {path}, which is empty: must hold a prompt a line")
     return lines
 
 

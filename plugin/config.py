@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -74,7 +75,8 @@ class ModelConfig:
             decoding of its picture) before the model counts as failed; 0 for ever.
         preview_interval: steps from one preview to the next, at least 1.
         defaults: what a request gets where it says nothing.
-        presets: cache settings by name, which a request may ask for.
+        presets: cache settings by name, which a request may ask for; "default" are the model's own, which a request
+            starts from that sets some itself.
         limits: what a request may ask for.
     """
 
@@ -136,7 +138,8 @@ class ModelConfig:
         if read["engine_lanes"] > 1 and read["device"] != "cpu":
             raise InvalidConfig(f"parameter 'engine_lanes' is {read['engine_lanes']}, must be 1 on {read['device']}")
         read["engine_model"] = _engine_model(read["engine"], read["engine_model"], model_dir.parent)
-        presets = {name: _parse_preset(name, text) for name, text in preset_texts.items()}
+        presets = _saved_presets(presets_path(read["pipeline"], model_dir))
+        presets |= {name: _parse_preset(name, text) for name, text in preset_texts.items()}
         return cls._from_values(read, presets)
 
     @classmethod
@@ -154,9 +157,10 @@ class ModelConfig:
     @classmethod
     def _from_values(cls, read: dict[str, Any], presets: Mapping[str, CacheConfig]) -> ModelConfig:
         try:
-            cache = CacheConfig(**{each.name: read[f"cache_{each.name}"] for each in fields(CacheConfig)})
+            own_cache = CacheConfig(**{each.name: read[f"cache_{each.name}"] for each in fields(CacheConfig)})
         except ValueError as error:
             raise InvalidConfig(f"parameter cache_{error}") from None
+        presets = {"default": own_cache, **presets}
         defaults = GenerationRequest(
             prompt=None,
             negative_prompt=None,
@@ -168,7 +172,7 @@ class ModelConfig:
             width=read["width"],
             num_frames=read["num_frames"],
             fps=read["fps"],
-            cache=cache,
+            cache=_chosen(presets, read["cache_preset"]),
             deadline_ms=read["deadline_ms"],
             response_format=ResponseFormat.RAW,
             preview=False,
@@ -264,13 +268,17 @@ _PARAMETERS: dict[str, tuple[Callable[[str], Any], Any]] = {
     "num_frames": (_integer(1), 1),
     "fps": (_integer(1), 16),
     "deadline_ms": (_integer(1), None),
+    "cache_preset": (str, "default"),
     "cache_interval": (_integer(1), 5),
     "cache_order": (_integer(0), 1),
     "cache_warmup_steps": (_integer(0), 3),
     "cache_cooldown_steps": (_integer(0), 0),
     "cache_predictor": (str, "taylor"),
     "cache_schedule": (str, "interval"),
+    "cache_coordinate": (str, "step"),
     "cache_max_error": (_number, None),
+    "cache_min_interval": (_integer(1), 1),
+    "cache_max_full_steps": (_integer(1), None),
     "max_steps": (_integer(1), Limits.max_steps),
     "max_prompt_bytes": (_integer(1), Limits.max_prompt_bytes),
     "min_size": (_integer(1), Limits.min_size),
@@ -295,6 +303,30 @@ def _parse_preset(name: str, text: str) -> CacheConfig:
         return CacheConfig(**settings)
     except ValueError as error:
         raise InvalidConfig(f"parameter '{_PRESET}{name}' is {text!r}: {error}") from None
+
+
+def presets_path(pipeline: str, model_dir: Path) -> Path:
+    """Where the cache settings of a model are kept that `triton-taylorseer tune` found: beside the weights, which they
+    were found for, or in the model's folder where the weights are of a hub."""
+    folder = Path(pipeline)
+    return (folder if folder.is_dir() else model_dir) / "cache_presets.json"
+
+
+def _saved_presets(path: Path) -> dict[str, CacheConfig]:
+    """Those of a file, name -> {"cache": settings, ...}; none where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return {name: CacheConfig(**preset["cache"]) for name, preset in saved.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidConfig(f"{path} cannot be read, must be as `triton-taylorseer tune` writes it: {error}") from None
+
+
+def _chosen(presets: Mapping[str, CacheConfig], name: str) -> CacheConfig:
+    if name not in presets:
+        raise InvalidConfig(f"parameter 'cache_preset' is {name!r}, must be one of: {', '.join(presets)}")
+    return presets[name]
 
 
 def _engine_model(engine: str, name: str | None, repository: Path) -> EngineModel | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from plugin.request import GenerationRequest, StretchedBy
+from taylorseer import SCHEDULES, CacheConfig
 
 _NEW = 0.3  # weight of the latest request in the averages
 _MARGIN = 1.1  # of the expected time: averages are passed half of the time
@@ -76,7 +77,8 @@ class CostModel:
             self._least[key] = _each(min, self._least.get(key, latest), latest)
 
     def seconds(self, request: GenerationRequest, *, alone: bool = False) -> float | None:
-        """What a request is expected to take once it is worked on; None before one of its size has ended.
+        """What a request is expected to take once it is worked on, with all full steps that audits may add; None before
+        one of its size has ended.
 
         Args:
             request: it.
@@ -86,7 +88,7 @@ class CostModel:
             costs = (self._least if alone else self._average).get(_key(request))
         if costs is None:
             return None
-        full = len(request.cache.full_steps(request.num_inference_steps))
+        full = request.cache.most_full_steps(request.num_inference_steps)
         return costs.rest_s + full * costs.full_s + (request.num_inference_steps - full) * costs.forecast_s
 
 
@@ -95,7 +97,8 @@ def meet_deadline(
 ) -> GenerationRequest:
     """The request with the smallest interval, its own or a larger one, that lets it meet its deadline.
 
-    A request whose cache is off keeps it off. Where nothing is known of its size yet it is left as it is.
+    A request whose cache is off keeps it off. One with an error budget has its audits add fewer full steps before its
+    interval is stretched. Where nothing is known of its size yet it is left as it is.
 
     Args:
         request: the valid request.
@@ -113,10 +116,11 @@ def meet_deadline(
     own = request.cache.interval
     for interval in (own,) if not request.cache.enabled else range(own, max(own, largest_interval) + 1):
         candidate = _stretched(request, interval, StretchedBy.DEADLINE)
-        seconds = costs.seconds(candidate, alone=alone) or 0.0
-        needed_s = wait_s + _MARGIN * seconds
-        if needed_s <= allowed_s:
-            return candidate
+        for cache in _fewer_additions(candidate):
+            seconds = costs.seconds(replace(candidate, cache=cache), alone=alone) or 0.0
+            needed_s = wait_s + _MARGIN * seconds
+            if needed_s <= allowed_s:
+                return replace(candidate, cache=cache)
     raise DeadlineCannotBeMet(
         f"DEADLINE: deadline_ms is {request.deadline_ms}, must be at least {1000 * needed_s:.0f} for now: "
         f"{1000 * wait_s:.0f} ms in line and {1000 * seconds:.0f} ms of work with cache_interval {interval}"
@@ -135,10 +139,23 @@ def shorten_line(request: GenerationRequest, policy: LoadPolicy, waiting: int) -
     return _stretched(request, max(own, round(own + share * (policy.largest_interval - own))), StretchedBy.LOAD)
 
 
+def _fewer_additions(request: GenerationRequest) -> Iterator[CacheConfig]:
+    """The request's cache settings, and the same with ever fewer full steps that audits may add."""
+    cache, num_steps = request.cache, request.num_inference_steps
+    yield cache
+    if cache.max_error is not None:
+        fewest = len(cache.full_steps(num_steps))
+        for most in range(cache.most_full_steps(num_steps) - 1, fewest - 1, -1):
+            yield replace(cache, max_full_steps=most)
+
+
 def _stretched(request: GenerationRequest, interval: int, reason: StretchedBy) -> GenerationRequest:
+    """With another interval; full steps that were given give way to as many as it has, spread evenly."""
     if interval == request.cache.interval:
         return request
-    return replace(request, cache=replace(request.cache, interval=interval), stretched_by=reason)
+    schedule = request.cache.schedule if request.cache.schedule in SCHEDULES else "even"
+    cache = replace(request.cache, interval=interval, schedule=schedule)
+    return replace(request, cache=cache, stretched_by=reason)
 
 
 def _key(request: GenerationRequest) -> tuple[object, ...]:

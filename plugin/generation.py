@@ -15,7 +15,7 @@ from plugin.families.base import Family
 from plugin.packer import Ticket
 from plugin.pipeline import PipelineHost
 from plugin.request import GenerationRequest
-from plugin.transformer import StepObserver
+from plugin.transformer import StepObserver, noise_level
 from taylorseer import CacheSession, StepKind
 
 Pixels = npt.NDArray[np.uint8]
@@ -31,14 +31,8 @@ class NoisyLatents:
 
     @classmethod
     def at_step(cls, scheduler: Any, step: int, latents: torch.Tensor) -> NoisyLatents:
-        """The latents that a scheduler's step begins with. Schedulers of flow matching mix by sigma, the others keep
-        the products of alphas (diffusers 0.42.0)."""
-        index = step + (getattr(scheduler, "begin_index", None) or 0)
-        if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
-            kept = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
-            return cls(latents, kept**0.5, (1 - kept) ** 0.5)
-        sigma = float(scheduler.sigmas[index])
-        return cls(latents, 1 - sigma, sigma)
+        """The latents that a scheduler's step begins with."""
+        return cls(latents, *noise_level(scheduler, step + (getattr(scheduler, "begin_index", None) or 0)))
 
 
 def clean_latents(noisier: NoisyLatents, noisy: NoisyLatents) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -116,7 +116,8 @@ def parse_request(
         defaults: the model's defaults.
         limits: what the model accepts.
         random_seed: the seed where none is given.
-        presets: the model's cache settings by name, which `cache_preset` chooses from.
+        presets: the model's cache settings by name, which `cache_preset` chooses from. A request that chooses none and
+            sets some of them itself starts from "default"; one that does neither gets those of `defaults`.
 
     Raises:
         InvalidRequest: a value is missing or out of its range.
@@ -183,15 +184,16 @@ def _parse_frames(frames: int, limits: Limits) -> int:
 
 def _parse_cache(values: Mapping[str, Any], defaults: CacheConfig, presets: Mapping[str, CacheConfig]) -> CacheConfig:
     reader = _Reader(values)
-    preset = reader.choice("cache_preset", ("default", *presets))
-    base = presets.get(preset or "default", defaults)
-    settings = {field.name: getattr(base, field.name) for field in fields(CacheConfig)}
-    for name in settings:
-        if f"cache_{name}" in values:
-            value = values[f"cache_{name}"]
-            settings[name] = reader.text(f"cache_{name}", _MAX_CACHE_TEXT) if isinstance(value, bytes) else value
+    presets = {"default": defaults, **presets}
+    preset = reader.choice("cache_preset", tuple(presets))
+    own: dict[str, Any] = {}
+    for field in fields(CacheConfig):
+        if (name := f"cache_{field.name}") in values:
+            own[field.name] = reader.text(name, _MAX_CACHE_TEXT) if isinstance(values[name], bytes) else values[name]
+    if preset is None and not own:
+        return defaults
     try:
-        return CacheConfig(**settings)
+        return replace(presets[preset or "default"], **own)
     except ValueError as error:  # CacheConfig's message begins with the field's own name
         raise InvalidRequest(f"cache_{error}") from None
 

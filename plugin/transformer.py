@@ -16,6 +16,22 @@ from plugin.families.base import Constants, Family, Inputs
 from taylorseer import CacheConfig, CacheSession, StepKind
 
 
+def noise_level(scheduler: Any, index: int) -> tuple[float, float]:
+    """(signal, noise) of what a scheduler's step begins with, latents = signal * clean + noise * gaussian.
+
+    Schedulers of flow matching mix by sigma, the others keep the products of alphas (diffusers 0.42.0).
+
+    Args:
+        scheduler: with its timesteps set.
+        index: of the timestep.
+    """
+    if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
+        kept = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
+        return kept**0.5, (1 - kept) ** 0.5
+    sigma = float(scheduler.sigmas[index])
+    return 1 - sigma, sigma
+
+
 class StepObserver:
     """Follows one run; the methods do nothing here. What they raise ends the run and reaches the pipeline's caller."""
 
@@ -79,7 +95,9 @@ class DenoisingRun:
             self._timesteps = scheduler.timesteps
             self._last_step = -1
             self._family = None
-            self.session = CacheSession(self.cache, len(scheduler.timesteps) - begin)
+            steps = range(begin, len(scheduler.timesteps))
+            levels = None if self.cache.coordinate == "step" else [noise_level(scheduler, index) for index in steps]
+            self.session = CacheSession(self.cache, len(steps), levels)
         if self._family is not family:
             self._family = family
             self._branches.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -22,12 +23,16 @@ class Anchors:
         predictor: a name in `taylorseer.PREDICTORS`.
         order: O, 0 to 8; the ring has O+1 slots.
         first_step: anchors of earlier steps are not used by forecasts.
+        positions: of each step along the coordinate that is extrapolated along; None for the step indices.
     """
 
-    def __init__(self, predictor: str, order: int, first_step: int = 0) -> None:
+    def __init__(
+        self, predictor: str, order: int, first_step: int = 0, positions: Sequence[float] | None = None
+    ) -> None:
         self._predictor = predictor
         self._order = order
         self._first_step = first_step
+        self._positions = positions
         self._slots: torch.Tensor | None = None  # (order+1, *feature)
         self._slot_of_step: dict[int, int] = {}  # in the order of writing, oldest first
 
@@ -88,9 +93,15 @@ class Anchors:
         if self._slots is None or not steps:
             raise LookupError(f"step {step} cannot be forecast: no full step came before it")
         weights = [0.0] * (self._order + 1)
-        for anchor_step, weight in zip(steps, _weights(self._predictor, self._order, steps, step), strict=True):
+        along = tuple(map(self._position, steps))
+        for anchor_step, weight in zip(
+            steps, _weights(self._predictor, self._order, along, self._position(step)), strict=True
+        ):
             weights[self._slot_of_step[anchor_step]] = weight
         return weighted_sum(self._slots, weights)
+
+    def _position(self, step: int) -> float:
+        return step if self._positions is None else self._positions[step]
 
     def _reserve(self, step: int, like: torch.Tensor) -> tuple[torch.Tensor, int]:
         """All slots, and the index of the one for a step: the same at each call until the step is written."""
@@ -115,7 +126,7 @@ class Anchors:
 
 
 @lru_cache(maxsize=4096)
-def _weights(predictor: str, order: int, anchor_steps: tuple[int, ...], step: int) -> tuple[float, ...]:
+def _weights(predictor: str, order: int, anchor_steps: tuple[float, ...], step: float) -> tuple[float, ...]:
     """`forecast_weights`, kept: the same schedule comes again with every request."""
     return tuple(forecast_weights(predictor, order, anchor_steps, step).tolist())
 

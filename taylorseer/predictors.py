@@ -17,7 +17,7 @@ _CHEBYSHEV_COEFFICIENTS = 4
 _CHEBYSHEV_RIDGE = 0.1
 
 
-def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[int], step: int) -> Weights:
+def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[float], step: float) -> Weights:
     """The weight of each anchor in the forecast of a step: forecast = sum_j weights[j] * F(anchor_steps[j]).
 
     TaylorSeer's recursion is linear in the features, so the weights depend on step numbers alone and every predictor
@@ -27,8 +27,9 @@ def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[int], st
         predictor: a name in `PREDICTORS`.
         order: O, 0 to 8. Only the newest O+1 anchors are used, older ones get weight 0; while there are fewer, the
             order ramps: it is the number of anchors - 1.
-        anchor_steps: the step indices of the anchors, oldest first, all different; they may count up or down.
-        step: the step index to forecast.
+        anchor_steps: the step indices of the anchors, or their positions along another coordinate, oldest first, all
+            different; they may count up or down.
+        step: the step index to forecast, or its position.
 
     Returns:
         float64 array (number of anchors,), oldest first, whose sum is 1 but for chebyshev.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 
+from taylorseer.coordinates import COORDINATES
 from taylorseer.predictors import MAX_ORDER, PREDICTORS
 
 SCHEDULES = ("interval", "even")
@@ -63,10 +65,15 @@ class CacheConfig:
         predictor: a name in `taylorseer.PREDICTORS`.
         schedule: where the full steps lie: "interval", as `full_steps` has it; "even", as many spread evenly over the
             run, the first and the last step among them; or the steps themselves, as "0 4 9 13", from 0 on and
-            ascending, of which those of the run are taken.
-        max_error: None, or a positive number: the largest relative L2 distance between a forecast and what a full
-            step computes in its place. A full step whose audit is above it halves the interval, one at or below it
-            lengthens it by one step, within 1 and `interval`.
+            ascending, of which those of the run are taken. Steps that were chosen for a run of so many, as
+            "0 4 9 13 of 14", lie where they are in proportion in a run of another length.
+        coordinate: what forecasts extrapolate along, a name in `taylorseer.COORDINATES`.
+        max_error: None, or a positive number: the relative L2 distance between a forecast and what a full step
+            computes in its place that is aimed at. Each full step's audit decides how soon the next one comes, from
+            `min_interval` to `interval` steps later; those that the schedule itself has come in any case.
+        min_interval: 1 to 1000, with max_error: fewest steps from one full step to the next that an audit asks for.
+        max_full_steps: None, or 1 to 1000, with max_error: audits add no full step beyond so many in all; what the
+            schedule itself has is never left out.
 
     Raises:
         ValueError: a field is out of its range; the message names field, value and range.
@@ -79,6 +86,9 @@ class CacheConfig:
     predictor: str = "taylor"
     max_error: float | None = None
     schedule: str = "interval"
+    coordinate: str = "step"
+    min_interval: int = 1
+    max_full_steps: int | None = None
 
     def __post_init__(self) -> None:
         _check_int("interval", self.interval, 1, MAX_STEPS)
@@ -88,7 +98,12 @@ class CacheConfig:
         if self.predictor not in PREDICTORS:
             raise ValueError(f"predictor is {self.predictor!r}, must be one of: {', '.join(PREDICTORS)}")
         if self.schedule not in SCHEDULES:
-            _check_steps(self.schedule)
+            _given_steps(self.schedule)
+        if self.coordinate not in COORDINATES:
+            raise ValueError(f"coordinate is {self.coordinate!r}, must be one of: {', '.join(COORDINATES)}")
+        _check_int("min_interval", self.min_interval, 1, MAX_STEPS)
+        if self.max_full_steps is not None:
+            _check_int("max_full_steps", self.max_full_steps, 1, MAX_STEPS)
         if self.max_error is not None and not (math.isfinite(self.max_error) and self.max_error > 0):
             raise ValueError(f"max_error is {self.max_error}, must be a finite number above 0")
 
@@ -100,12 +115,23 @@ class CacheConfig:
     def full_steps(self, num_steps: int) -> tuple[int, ...]:
         """The full steps of a run of `num_steps` steps, ascending.
 
-        With `max_error` these are the fewest; audits can only add to them.
+        With `max_error` there are at least so many; see `most_full_steps`.
         """
         if self.schedule not in SCHEDULES and self.enabled:
-            return tuple(step for step in map(int, self.schedule.split()) if step < num_steps)
+            steps, of = _given_steps(self.schedule)
+            if of is None:
+                return tuple(step for step in steps if step < num_steps)
+            return tuple(sorted({round(step * (num_steps - 1) / max(1, of - 1)) for step in steps}))
         steps = full_steps(num_steps, self.interval, self.warmup_steps, self.cooldown_steps)
         return even_steps(num_steps, len(steps)) if self.schedule == "even" else steps
+
+    def most_full_steps(self, num_steps: int) -> int:
+        """How many full steps a run of `num_steps` steps has at most: those of the schedule, and with `max_error` what
+        audits may add to them."""
+        fewest = len(self.full_steps(num_steps))
+        if self.max_error is None:
+            return fewest
+        return min(num_steps, max(fewest, self.max_full_steps or num_steps))
 
     @property
     def first_anchor_step(self) -> int:
@@ -117,13 +143,18 @@ class CacheConfig:
         return self.warmup_steps - 2 if self.schedule == "interval" else 0
 
 
-def _check_steps(text: str) -> None:
-    steps = [int(each) if each.isdecimal() else -1 for each in text.split()]
-    if not steps or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)) or steps[-1] >= MAX_STEPS:
+def _given_steps(text: str) -> tuple[tuple[int, ...], int | None]:
+    """The steps of "0 4 9 13" or "0 4 9 13 of 14", and the length of the run that they were chosen for."""
+    match = re.fullmatch(r"\s*((?:\d+\s+)*\d+)(?:\s+of\s+(\d+))?\s*", text, re.ASCII)
+    steps = tuple(map(int, match[1].split())) if match else ()
+    of = int(match[2]) if match and match[2] else None
+    beyond = min(MAX_STEPS, of or MAX_STEPS)
+    if not steps or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)) or steps[-1] >= beyond:
         raise ValueError(
             f"schedule is {text!r}, must be one of: {', '.join(SCHEDULES)}, or steps from 0 on, ascending, below "
-            f"{MAX_STEPS}, as '0 4 9 13'"
+            f"{beyond}, as '0 4 9 13' or '0 4 9 13 of 14'"
         )
+    return steps, of
 
 
 def _check_int(name: str, value: int, low: int, high: int | None = None) -> None:

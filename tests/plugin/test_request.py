@@ -114,5 +114,9 @@ def test_a_preset_is_chosen_by_name_and_what_is_said_beside_it_wins():
     assert cache(cache_preset=b"paper") == presets["paper"]
     assert cache(cache_preset=b"paper", cache_interval=4) == CacheConfig(interval=4, order=2, warmup_steps=3)
     assert cache(cache_preset=b"default") == cache() == CONFIG.defaults.cache
+    presets["default"] = CacheConfig(interval=4, order=3)
+    assert cache() == CONFIG.defaults.cache, "who says nothing gets the model's choice"
+    assert cache(cache_preset=b"default") == presets["default"]
+    assert cache(cache_warmup_steps=2) == CacheConfig(interval=4, order=3, warmup_steps=2), "who says some, its own"
     with pytest.raises(InvalidRequest, match="cache_preset is 'fast', must be one of: default, paper"):
         cache(cache_preset=b"fast")

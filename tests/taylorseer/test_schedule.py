@@ -64,6 +64,8 @@ def test_bad_arguments_are_named(arguments, message):
         ({"predictor": "magic"}, "predictor is 'magic', must be one of: taylor, reuse, newton"),
         ({"max_error": 0.0}, "max_error is 0.0, must be a finite number above 0"),
         ({"max_error": float("nan")}, "max_error is nan"),
+        ({"min_interval": 0}, "min_interval is 0, must be an integer from 1 to 1000"),
+        ({"max_full_steps": 0}, "max_full_steps is 0, must be an integer from 1 to 1000"),
     ],
 )
 def test_bad_config_fields_are_named(fields, message):
@@ -109,7 +111,29 @@ def test_given_steps_are_taken_as_far_as_the_run_goes():
     assert CacheConfig(interval=1, schedule="0 3").full_steps(5) == (0, 1, 2, 3, 4), "off is off"
 
 
-@pytest.mark.parametrize("schedule", ["", "odd", "1 2", "0 4 4", "0 5 3", "0 -1", "0 1000", "0,4"])
+def test_steps_of_another_run_lie_in_proportion():
+    cache = CacheConfig(schedule="0 2 9 of 10")
+    assert cache.full_steps(10) == (0, 2, 9)
+    assert cache.full_steps(19) == (0, 4, 18)
+    assert cache.full_steps(4) == (0, 1, 3)
+    assert cache.full_steps(2) == (0, 1)
+    assert cache.full_steps(1) == (0,)
+    even = " ".join(map(str, even_steps(50, 12)))
+    assert CacheConfig(schedule=f"{even} of 50").full_steps(99) == tuple(2 * step for step in even_steps(50, 12))
+
+
+def test_audits_add_full_steps_up_to_the_cap_or_to_all_of_them():
+    assert CacheConfig(5, 1, 3).most_full_steps(50) == 12
+    assert CacheConfig(5, 1, 3, max_full_steps=20).most_full_steps(50) == 12, "no audits count"
+    assert CacheConfig(5, 1, 3, max_error=0.1).most_full_steps(50) == 50
+    assert CacheConfig(5, 1, 3, max_error=0.1, max_full_steps=20).most_full_steps(50) == 20
+    assert CacheConfig(5, 1, 3, max_error=0.1, max_full_steps=8).most_full_steps(50) == 12, "what is planned comes"
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["", "odd", "1 2", "0 4 4", "0 5 3", "0 -1", "0 1000", "0,4", "0 9 of 9", "0 of", "of 9", "0 3 of 5 of 6"],
+)
 def test_steps_that_are_no_schedule_are_named(schedule):
     with pytest.raises(ValueError, match=r"schedule is .*, must be one of: interval, even, or steps from 0 on"):
         CacheConfig(schedule=schedule)

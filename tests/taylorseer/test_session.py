@@ -106,19 +106,50 @@ def test_steps_outside_the_run_are_refused():
         CacheSession(CacheConfig(), 5).kind(5, "cond")
 
 
-def test_with_max_error_the_interval_counts_from_a_full_step_that_cleared_anchors_forced():
-    session = CacheSession(CacheConfig(interval=6, order=0, warmup_steps=1, max_error=1e-9), 30)
-    kinds = []
-    for step in range(12):
-        if step == 8:
-            session.clear()
-        kinds.append(session.kind(step, "cond"))
-        if kinds[-1] is StepKind.FULL:
-            session.write(step, "cond", torch.full((4,), float(step + 1)))
+def audited(config: CacheConfig, num_steps: int, error_of_distance) -> CacheSession:
+    """A run of order 0 whose forecasts are off by a given error, as it grows with the distance from the last anchor."""
+    session = CacheSession(config, num_steps)
+    last, value = 0, 1.0
+    for step in range(num_steps):
+        if session.kind(step, "cond") is StepKind.FULL:
+            value = value / (1 - error_of_distance(step - last)) if step else value  # reuse is then off by this share
+            session.write(step, "cond", torch.full((4,), value))
+            last = step
         else:
             session.forecast(step, "cond")
-    # At step 6 the audit is bad and the interval becomes 3: next would be 9, but step 8 is forced, so 11.
-    assert [step for step, kind in enumerate(kinds) if kind is StepKind.FULL] == [0, 6, 8, 11]
+    return session
+
+
+def test_an_audit_chooses_the_next_full_step_as_solvers_choose_theirs():
+    """Reuse, whose error grows with the distance: 2 % a step. A budget of 9 % is met 4 steps apart."""
+    config = CacheConfig(10, 0, 1, max_error=0.09, schedule="0")
+    full = audited(config, 40, lambda distance: 0.02 * distance).full_steps
+    # step 10 is off by 20 %: 10 * 9 / 20 = 4.5, and 4 steps are within the budget: 4 * 9 / 8 = 4.5 again
+    assert full == (0, 10, 14, 18, 22, 26, 30, 34, 38)
+
+
+def test_the_distance_grows_at_most_twofold_and_stays_within_its_bounds():
+    config = CacheConfig(12, 0, 1, max_error=0.5, schedule="0 1", min_interval=3)
+    assert audited(config, 30, lambda distance: 1e-6).full_steps == (0, 1, 4, 10, 22)
+    assert audited(config, 12, lambda distance: 0.9).full_steps == (0, 1, 4, 7, 10)
+
+
+def test_audits_add_no_more_full_steps_than_the_cap_leaves():
+    config = CacheConfig(8, 0, 1, cooldown_steps=1, max_error=1e-3, max_full_steps=9)
+    session = audited(config, 40, lambda distance: 0.1)
+    planned = config.full_steps(40)
+    assert len(session.full_steps) == 9 == config.most_full_steps(40)
+    assert set(planned) < set(session.full_steps)
+
+
+def test_of_two_branches_the_worse_audit_decides():
+    config = CacheConfig(9, 0, 1, max_error=0.11, schedule="0 6")
+    session = CacheSession(config, 40)
+    for step in range(40):
+        for branch, error in (("cond", 0.3), ("uncond", 0.001)):
+            if session.kind(step, branch) is StepKind.FULL:
+                session.write(step, branch, torch.full((4,), 1.0 / (1 - error) if step else 1.0))
+    assert session.full_steps[:3] == (0, 6, 8)
 
 
 def test_a_branch_left_out_at_some_steps_forecasts_from_the_steps_of_its_own_anchors():
