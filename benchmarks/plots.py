@@ -65,26 +65,31 @@ def draw_load(result: dict[str, Any], path: Path) -> None:
 
 
 def draw_quality(result: dict[str, Any], path: Path) -> None:
-    """Draws what `benchmarks.quality` measured at the model's default request: PSNR against full steps by method."""
-    setting = result["rows"][0]["setting"]
-    rows = [row for row in result["rows"] if row["setting"] == setting]
-    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
-    axes = figure.subplots()
-    lines = dict.fromkeys((row["method"], row["schedule"]) for row in rows)
-    methods = list(dict.fromkeys(method for method, _ in lines))
-    for method, schedule in lines:
-        points = sorted(
-            (row["full_steps"], row["psnr"]) for row in rows if (row["method"], row["schedule"]) == (method, schedule)
-        )
-        style = {"": ":", "interval": "--", "even": "-"}[schedule]
-        label = f"{method}, {schedule}" if schedule else method
-        x, y = zip(*points, strict=True)
-        axes.plot(x, y, style, marker="o", markersize=3, color=f"C{methods.index(method)}", label=label)
-    axes.set_xlabel(f"full steps of {setting}")
-    axes.set_ylabel("PSNR to the uncached run, dB")
-    axes.grid(alpha=0.3)
-    figure.legend(fontsize="x-small", loc="outside upper center", ncols=3)
-    _save(figure, result, path, bottom=None)
+    """Draws what `benchmarks.quality` measured: PSNR against full steps by method, and how far the latents of each
+    method are from the uncached run's at each step."""
+    part = result["methods"]
+    setting = part["rows"][0]["setting"]
+    rows = [row for row in part["rows"] if row["setting"] == setting]
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    against_count, against_step = figure.subplots(1, 2)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for number, method in enumerate(methods):
+        points = sorted((row["full_steps"], row["psnr"]) for row in rows if row["method"] == method)
+        against_count.plot(*zip(*points, strict=True), marker="o", markersize=3, color=f"C{number}", label=method)
+    against_count.set_xlabel(f"full steps of {setting}")
+    against_count.set_ylabel("PSNR to the uncached run, dB")
+    for method, run in result.get("steps", {"methods": {}})["methods"].items():
+        colour = f"C{methods.index(method)}"
+        distance = [max(each, 1e-6) for each in run["distance"]]
+        against_step.semilogy(range(1, len(distance)), distance[1:], color=colour, linewidth=1)
+        full = [step for step in run["full_steps"] if step]
+        against_step.semilogy(full, [distance[step] for step in full], "o", color=colour, markersize=3)
+    against_step.set_xlabel("step; dots are full ones")
+    against_step.set_ylabel("distance of the latents to the uncached run's")
+    for axes in (against_count, against_step):
+        axes.grid(alpha=0.3)
+    figure.legend(*against_count.get_legend_handles_labels(), fontsize="small", loc="outside upper center", ncols=4)
+    _save(figure, part, path, bottom=None)
 
 
 def _closed_loop_axes(axes: Axes, clients: list[int]) -> None:

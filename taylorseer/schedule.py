@@ -66,7 +66,7 @@ class CacheConfig:
         schedule: where the full steps lie: "interval", as `full_steps` has it; "even", as many spread evenly over the
             run, the first and the last step among them; or the steps themselves, as "0 4 9 13", from 0 on and
             ascending, of which those of the run are taken. Steps that were chosen for a run of so many, as
-            "0 4 9 13 of 14", lie where they are in proportion in a run of another length.
+            "0 4 9 13 of 14", lie where they are in proportion in a run of another length, and are as many.
         coordinate: what forecasts extrapolate along, a name in `taylorseer.COORDINATES`.
         max_error: None, or a positive number: the relative L2 distance between a forecast and what a full step
             computes in its place that is aimed at. Each full step's audit decides how soon the next one comes, from
@@ -121,7 +121,7 @@ class CacheConfig:
             steps, of = _given_steps(self.schedule)
             if of is None:
                 return tuple(step for step in steps if step < num_steps)
-            return tuple(sorted({round(step * (num_steps - 1) / max(1, of - 1)) for step in steps}))
+            return _in_proportion(steps, of, num_steps)
         steps = full_steps(num_steps, self.interval, self.warmup_steps, self.cooldown_steps)
         return even_steps(num_steps, len(steps)) if self.schedule == "even" else steps
 
@@ -141,6 +141,17 @@ class CacheConfig:
         ones are of the wild first steps. Where full steps are spread, or given, all of them are used.
         """
         return self.warmup_steps - 2 if self.schedule == "interval" else 0
+
+
+def _in_proportion(steps: tuple[int, ...], of: int, num_steps: int) -> tuple[int, ...]:
+    """Steps of a run of another length: as many, where it has so many, and where they are nearest in proportion."""
+    count = min(len(steps), num_steps)
+    placed: list[int] = []
+    for number, step in enumerate(steps[:count]):
+        nearest = round(step * (num_steps - 1) / max(1, of - 1))
+        after = placed[-1] + 1 if placed else 0
+        placed.append(min(max(nearest, after), num_steps - count + number))  # the rest must fit behind
+    return tuple(placed)
 
 
 def _given_steps(text: str) -> tuple[tuple[int, ...], int | None]:

@@ -8,8 +8,10 @@ from PIL import Image
 
 from benchmarks.environment import describe
 from benchmarks.plots import draw_quality
-from benchmarks.quality import METHODS, PROMPTS, SCHEDULES, best_of, distances, markdown
-from taylorseer import CacheConfig
+from benchmarks.quality import COUNTS, GRID, MODEL, PROMPTS, distances, markdown, methods, paper_settings
+from plugin.cli import REPOSITORY
+from plugin.config import ModelConfig
+from taylorseer import full_steps
 
 
 @pytest.fixture
@@ -40,25 +42,71 @@ def test_more_noise_is_farther_by_every_distance(picture):
     assert 0 < near["perceptual"] < far["perceptual"]
 
 
-def test_every_method_is_a_setting_of_the_cache():
-    for options in METHODS.values():
-        for schedule in SCHEDULES:
-            CacheConfig(schedule=schedule, **options)
-    assert len(PROMPTS.read_text().splitlines()) == 16
+def test_every_method_has_as_many_full_steps_as_it_is_shown_with():
+    config = ModelConfig.from_folder(REPOSITORY / f"{MODEL}_stream")
+    for setting, count in GRID:
+        found = methods(config, setting.num_steps, count)
+        assert {"TaylorSeer, order 2, even", "tuned"} <= set(found)
+        assert {len(cache.full_steps(setting.num_steps)) for cache in found.values()} == {count}
+    assert {count for _, count in GRID} == set(COUNTS)
 
 
-def test_table_and_plot_are_made_from_the_rows(tmp_path):
+def test_the_papers_own_settings_are_found_by_their_number_of_full_steps():
+    assert paper_settings(50, 12).full_steps(50) == full_steps(50, 5, 3)
+    assert paper_settings(50, 10).full_steps(50) == full_steps(50, 6, 3)
+    assert paper_settings(50, 15).full_steps(50) == full_steps(50, 4, 3, 1), "14 and the last one"
+    assert paper_settings(50, 49) is None
+
+
+def test_prompts_are_64_and_none_of_them_is_one_that_presets_are_tuned_by():
+    judged, tuned = (set(path.read_text().splitlines()) for path in (PROMPTS, PROMPTS.with_name("tuning_prompts.txt")))
+    assert len(judged) == 64
+    assert len(tuned) == 16
+    assert not judged & tuned
+
+
+def test_tables_and_plots_are_made_from_the_parts(tmp_path):
+    figures = {"ssim": 0.9, "perceptual": 0.1, "seconds": 0.2}
     rows = [
-        {"setting": setting, "interval": interval, "full_steps": full, "method": method, "schedule": schedule}
-        | {"psnr": 30.0 + full + len(method), "ssim": 0.9, "perceptual": 0.1}
-        for setting, interval, full in (("50 steps", 5, 12), ("28 steps", 5, 8), ("50 steps", 4, 14))
-        for method, schedule in (("fewer plain steps", ""), ("reuse", "interval"), ("reuse", "even"))
+        {"setting": setting, "full_steps": full, "method": method, "psnr": 30.0 + full + len(method)} | figures
+        for setting, full in (("50 steps", 12), ("28 steps", 12), ("50 steps", 15))
+        for method in ("fewer plain steps", "tuned")
     ]
-    result = describe() | {"model": "emoji", "own_interval": 5, "rows": rows}
+    result = {
+        "methods": describe() | {"model": "emoji", "rows": rows[:-1]},
+        "coordinates": {
+            "setting": "50 steps",
+            "full_steps": 12,
+            "rows": [
+                {"predictor": "newton", "order": 2, "schedule": "even"}
+                | {"psnr": {"step": 43.21, "sigma": 2.0, "log_snr": 3.0}}
+            ],
+        },
+        "budgets": {
+            "setting": "50 steps",
+            "rows": [
+                {"max_error": 0.1, "full_steps": [10, 12, 14], "psnr": [40.0, 41.0, 42.0]}
+                | {"same_schedule_in_company": True}
+            ],
+        },
+        "few_steps": {"rows": [{"num_steps": 4, "full_steps": 2, "plain": 20.04, "taylor 1": 21.0}]},
+        "features": {
+            "setting": "50 steps",
+            "full_steps": 12,
+            "rows": [
+                {"feature": "block stack", "schedule": "tuned", "predictor": "taylor", "order": 1}
+                | {"psnr": 45.0, "bytes": 2048}
+            ],
+        },
+        "steps": {"methods": {"tuned": {"full_steps": [0, 2], "distance": [0.0, 0.1, 0.2, 0.1]}}},
+    }
     lines = markdown(result).splitlines()
-    assert lines[0] == "| PSNR in dB | 50 steps: 12 full | 28 steps: 8 full |"
-    assert lines[2] == "| fewer plain steps | 59.0 | 55.0 |"
-    assert lines[4] == "| reuse, spread evenly | 47.0 | 43.0 |"
-    assert best_of(rows)["full_steps"] == 14
+    assert lines[2] == "| method | 12 | 15 |"
+    assert lines[4] == "| fewer plain steps | 59.0 / 0.900 / 0.1000 / 0.20 | 62.0 / 0.900 / 0.1000 / 0.20 |"
+    assert lines[5] == "| tuned | 47.0 / 0.900 / 0.1000 / 0.20 | - |"
+    assert "| newton, order 2 | even | 43.2 | 2.0 | 3.0 |" in lines
+    assert "| 0.1 | 10.2 / 12 / 13.8 | 40.1 / 41 / 41.9 | yes |" in lines
+    assert "| 4 | 2 | 20.0 | 21.0 |" in lines
+    assert "| block stack | tuned | taylor, order 1 | 45.0 | 2 |" in lines
     draw_quality(result, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").width > 300

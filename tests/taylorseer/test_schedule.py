@@ -118,6 +118,9 @@ def test_steps_of_another_run_lie_in_proportion():
     assert cache.full_steps(4) == (0, 1, 3)
     assert cache.full_steps(2) == (0, 1)
     assert cache.full_steps(1) == (0,)
+    crowded = CacheConfig(schedule="0 1 2 8 9 of 10")
+    assert crowded.full_steps(5) == (0, 1, 2, 3, 4), "as many as there are"
+    assert crowded.full_steps(6) == (0, 1, 2, 4, 5)
     even = " ".join(map(str, even_steps(50, 12)))
     assert CacheConfig(schedule=f"{even} of 50").full_steps(99) == tuple(2 * step for step in even_steps(50, 12))
 
