@@ -139,6 +139,8 @@ def generate(
         f"{output}: {report['total_s']:.2f} s, {full} full and {report['num_steps'] - full} forecast steps, "
         f"seed {report['seed']}"
     )
+    for warning in report.get("warnings", ()):
+        _say(f"note: {warning}")
 
 
 @app.command()

@@ -20,6 +20,8 @@ from taylorseer import CacheSession, StepKind
 
 Pixels = npt.NDArray[np.uint8]
 
+FEW_STEPS = 10  # below, forecasts span too much of the run: docs/quality.md has the figures
+
 
 @dataclass(frozen=True)
 class NoisyLatents:
@@ -73,6 +75,7 @@ class Report:
         seed: the seed used.
         cache_interval: the interval used.
         stretched_by: "deadline" or "load" where one of them made that larger than what was asked for, else None.
+        warnings: what the client should know about its settings, sentences; mostly none.
         engine: the engine's name.
         height, width: pixels.
         num_frames: 1 for a picture.
@@ -92,6 +95,7 @@ class Report:
     seed: int
     cache_interval: int
     stretched_by: str | None
+    warnings: list[str]
     engine: str
     height: int
     width: int
@@ -223,12 +227,23 @@ def _report(
         seed=request.seed,
         cache_interval=request.cache.interval,
         stretched_by=request.stretched_by and request.stretched_by.value,
+        warnings=_warnings(session),
         engine=engine,
         height=height,
         width=width,
         num_frames=num_frames,
         fps=request.fps,
     )
+
+
+def _warnings(session: CacheSession) -> list[str]:
+    num_steps, full = session.num_steps, len(session.full_steps)
+    if full == num_steps or num_steps >= FEW_STEPS:
+        return []
+    return [
+        f"num_inference_steps is {num_steps}: in runs of fewer than {FEW_STEPS} steps, as of distilled models, a "
+        "forecast spans too much of the run to be near what it stands for; cache_interval=1 turns the cache off"
+    ]
 
 
 @dataclass

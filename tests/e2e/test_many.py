@@ -23,11 +23,38 @@ PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "p
 SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))  # 48x80 and 80x48 have as many tokens
 
 
+SAMPLING_MODEL = '''
+"""The emoji model, whose engine looks at every call whether all caches together are within the budget."""
+
+from plugin.triton_model import StreamModel
+
+
+class SamplingEngine:
+    def __init__(self, engine, model):
+        self.name = engine.name
+        self._engine, self._model = engine, model
+
+    def run(self, inputs, out=None):
+        admission = self._model._admission
+        held = sum(job.cache_bytes for job in list(self._model._jobs))
+        if held > admission.budget_bytes or admission.held_bytes > admission.budget_bytes:
+            raise RuntimeError(f"{held} bytes of caches, {admission.held_bytes} set aside: over the budget")
+        return self._engine.run(inputs, out)
+
+
+class TritonPythonModel(StreamModel):
+    def load_host(self):
+        host = super().load_host()
+        host.engines["transformer"] = SamplingEngine(host.engines["transformer"], self)
+        return host
+'''
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     """The shipped model as it is; `packed`, with one lane; `fixed`, whose engine calls always have four rows; `small`,
-    with 3 slots, a line of 6 and a budget of a few requests; and `hurried`, with one slot and a policy for its line of
-    8."""
+    with 3 slots, a line of 6 and a budget of a few requests; `hurried`, with one slot and a policy for its line of 8;
+    and `sampled`, with a budget of a few requests that its engine looks after."""
     folder = tmp_path_factory.mktemp("many") / "models"
     folder.mkdir()
     copy_model(folder, "emoji")
@@ -35,12 +62,17 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     copy_model(folder, "fixed", fixed_batch="4")
     copy_model(folder, "small", max_in_flight="3", max_waiting="6", memory_budget_mib="2", max_cache_interval="12")
     hurried = {"max_in_flight": "1", "max_waiting": "8", "max_cache_interval": "8", "stretch_from_waiting": "2"}
-    copy_model(folder, "hurried", cache_interval="3", **hurried)
+    copy_model(folder, "hurried", cache_preset="default", cache_interval="3", **hurried)
+    copy_model(folder, "sampled", max_in_flight="12", memory_budget_mib="2")
+    (folder / "sampled_stream/1/model.py").write_text(SAMPLING_MODEL)
     http_port, grpc_port, metrics_port = free_ports(3)
     config = ServerConfig(folder, "127.0.0.1", http_port, grpc_port, metrics_port)
     with Server(config, log=folder.parent / "triton.log") as server:
         grpc_client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
-        clients = {model: Client(server.grpc_url, model) for model in ("emoji", "packed", "fixed", "small", "hurried")}
+        clients = {
+            model: Client(server.grpc_url, model)
+            for model in ("emoji", "packed", "fixed", "small", "hurried", "sampled")
+        }
         yield Triton(server, clients, grpc_client, None)  # type: ignore[arg-type]
         for client in (*clients.values(), grpc_client):
             client.close()
@@ -66,6 +98,8 @@ def some_requests(count: int, seed: int) -> list[dict[str, Any]]:
         }
         if chance.random() < 0.2:
             request["negative_prompt"] = "blurry"
+        if chance.random() < 0.2:
+            request |= {"cache_interval": 6, "cache_max_error": 0.05, "cache_max_full_steps": 12}
         requests.append(request)
     return requests
 
@@ -107,18 +141,19 @@ def test_a_larger_line_of_equal_requests_is_packed(many: Triton) -> None:
 
 
 def test_memory_comes_back_whatever_becomes_of_the_requests(many: Triton) -> None:
-    """A third is cancelled at some step, a tenth fails; a short form of the soak."""
+    """300 requests, of which a third is cancelled at some step and a tenth fails; a short form of the soak. At every
+    engine call all caches together are within the budget, or the request fails."""
     worker = next(
         each
         for each in psutil.Process(many.server.process.pid).children(recursive=True)
-        if any("emoji_stream" in part for part in each.cmdline())
+        if any("sampled_stream" in part for part in each.cmdline())
     )
     outcomes: list[str] = []
 
     def run(number: int) -> None:
         chance = random.Random(number)
         (request,) = some_requests(1, seed=1000 + number)
-        with many.client() as client:
+        with many.client("sampled") as client:
             try:
                 if chance.random() < 0.1:
                     client.generate(**{**request, "cache_order": 99})
@@ -137,16 +172,16 @@ def test_memory_comes_back_whatever_becomes_of_the_requests(many: Triton) -> Non
     def wave(first: int, count: int) -> tuple[int, int]:
         with ThreadPoolExecutor(12) as pool:
             list(pool.map(run, range(first, first + count)))
-        metrics = many.wait_until_idle()
+        metrics = many.wait_until_idle("sampled")
         assert metrics["taylorseer_cache_bytes"] == 0
         return worker.memory_info().rss, worker.num_threads()
 
-    wave(0, 60)  # allocators and the engine's arenas have seen every shape
-    before, threads_before = wave(60, 60)
-    after, threads_after = wave(120, 60)
+    wave(0, 100)  # allocators and the engine's arenas have seen every shape
+    before, threads_before = wave(100, 100)
+    after, threads_after = wave(200, 100)
     assert {"ok", "cancelled", "invalid"} <= set(outcomes)
-    assert len(outcomes) == 180
-    assert after < 1.03 * before, f"resident memory went from {before} to {after}"
+    assert len(outcomes) == 300
+    assert after < 1.02 * before, f"resident memory went from {before} to {after}"
     assert threads_after == threads_before
 
 

@@ -63,6 +63,8 @@ def generate(server: Server, *arguments: object) -> tuple[int, str]:
                 "--order",
             ],
         ),
+        ("tune", ["--full-steps", "--prompts", "--pictures", "--name", "--model-repository"]),
+        ("evaluate", ["--prompts", "--pictures", "--preset", "--score", "--output"]),
         ("generate", ["--warmup", "--no-cache", "-o"]),
         ("build", ["--model-repository"]),
         ("bench", ["--help"]),

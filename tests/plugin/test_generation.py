@@ -68,6 +68,19 @@ def request_of(tmp_path: Path) -> Callable[..., GenerationRequest]:
     return lambda prompt="red apple", **fields: replace(defaults, prompt=prompt, **usual | fields)
 
 
+def test_forecasts_in_a_run_of_few_steps_are_warned_about(host_of, request_of) -> None:
+    host = host_of("torch")
+
+    def warnings(**fields: Any) -> list[str]:
+        return generate(host, request_of(**fields), max_sequence_length=16).report.warnings
+
+    (warning,) = warnings(num_inference_steps=9)
+    assert warning.startswith("num_inference_steps is 9: in runs of fewer than 10 steps")
+    assert not warnings(num_inference_steps=10)
+    assert not warnings(num_inference_steps=6, cache=CacheConfig(interval=1))
+    assert not warnings(num_inference_steps=3, cache=CacheConfig(interval=5, warmup_steps=3)), "all steps are full"
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("first_call", [0, 2], ids=["from the first step", "in the last full step"])
 def test_features_that_are_not_finite_end_in_an_error_and_give_their_memory_back(
