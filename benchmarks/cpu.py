@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.peers import Peer, cached_by_cache_dit, hook, plain
 from clients import Client
 from plugin.config import ModelConfig
 from plugin.generation import NoEvents, generate
@@ -72,29 +72,26 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
         load_pipeline(config.source),
         config.engine,
         engine_threads=config.engine_threads or None,
+        text_cache_bytes=config.text_cache_mib * 2**20,
     )
-    plain = load_pipeline(config.source)
     settings = replace(config.defaults, prompt=PROMPT, seed=1, num_inference_steps=num_steps)
     off = replace(settings, cache=replace(settings.cache, interval=1))
     steps = {"off": StepTimes(), "on": StepTimes()}
+    by_interval = config.presets["default"]
+    full_steps = len(settings.cache.full_steps(num_steps))
+    peers = {
+        "diffusers": plain(config, num_steps),
+        "diffusers_fewer_steps": plain(config, full_steps),
+        "diffusers_hook": hook(config, by_interval, num_steps),
+        "diffusers_hook_lite": hook(config, by_interval, num_steps, lite=True),
+        "cache_dit": cached_by_cache_dit(config, by_interval, num_steps),
+    }
 
     def in_process(request: Any, times: StepTimes | None = None) -> Callable[[], object]:
         return lambda: generate(host, request, times, max_sequence_length=config.max_sequence_length)
 
-    def diffusers() -> object:
-        torch.set_num_threads(os.cpu_count() or 1)  # its blocks run in torch: give them all cores, as the engine has
-        try:
-            return plain_picture()
-        finally:
-            torch.set_num_threads(config.torch_threads or os.cpu_count() or 1)
-
-    def plain_picture() -> object:
-        return plain(
-            **host.family.call_arguments(settings, config.max_sequence_length),
-            num_inference_steps=num_steps,
-            generator=torch.Generator().manual_seed(1),
-            output_type="np",
-        )
+    def beside(peer: Peer) -> Callable[[], object]:
+        return lambda: peer.picture(PROMPT, 1)
 
     http_port, grpc_port, metrics_port = free_ports(3)
     server_config = ServerConfig(
@@ -105,8 +102,7 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
         def through_triton(**fields: int) -> Callable[[], object]:
             return lambda: client.generate(PROMPT, seed=1, num_inference_steps=num_steps, **fields)
 
-        ways = {
-            "diffusers": diffusers,
+        ways = {name: beside(peer) for name, peer in peers.items()} | {
             "in_process_off": in_process(off, steps["off"]),
             "in_process_on": in_process(settings, steps["on"]),
             "triton_off": through_triton(cache_interval=1),
@@ -118,8 +114,14 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
         for times in steps.values():
             times.clear()
         seconds = _take_turns(ways, pictures)
-    full_steps = len(settings.cache.full_steps(num_steps))
-    return describe() | _figures(seconds, steps, num_steps, full_steps) | {"settings": _settings(settings, config)}
+    return (
+        describe()
+        | _figures(seconds, steps, num_steps, full_steps)
+        | {
+            "peers_full_steps": {name: peer.full_steps for name, peer in peers.items()},
+            "settings": _settings(settings, config),
+        }
+    )
 
 
 def _take_turns(ways: dict[str, Callable[[], object]], pictures: int) -> dict[str, list[float]]:
@@ -177,6 +179,7 @@ def _settings(request: Any, config: ModelConfig) -> dict[str, Any]:
         "warmup_steps": cache.warmup_steps,
         "cooldown_steps": cache.cooldown_steps,
         "predictor": cache.predictor,
+        "schedule": cache.schedule,
     }
 
 
@@ -186,15 +189,17 @@ def _print(result: dict[str, Any], path: Path) -> None:
     )
     for column in ("figure", "value", "target"):
         table.add_column(column, justify="left" if column == "figure" else "right")
+    full = result["peers_full_steps"]
     for name, value in result["picture_s"].items():
-        table.add_row(f"picture, {name.replace('_', ' ')}", f"{value * 1e3:.1f} ms", "")
+        steps = f", {full[name]} full" if name in full else ""
+        table.add_row(f"picture, {name.replace('_', ' ')}{steps}", f"{value * 1e3:.1f} ms", "")
     table.add_row("full step", f"{result['full_step_s'] * 1e3:.2f} ms", "")
     table.add_row("forecast step", f"{result['forecast_step_s'] * 1e3:.2f} ms", "")
     table.add_row("forecast step / full step", f"{result['forecast_step_over_full_step']:.3f}", "<= 0.12")
     for way, value in result["speed_up"].items():
         share = result["speed_up_over_possible"][way]
         possible = result["possible_speed_up"]
-        table.add_row(f"speed-up, {way.replace('_', ' ')}", f"{value:.2f} = {share:.2f} of {possible:.2f}", ">= 0.75")
+        table.add_row(f"speed-up, {way.replace('_', ' ')}", f"{value:.2f} = {share:.2f} of {possible:.2f}", ">= 0.85")
     for way, value in result["triton_overhead_s"].items():
         allowed = result["triton_overhead_allowed_s"][way]
         table.add_row(f"Triton adds, cache {way}", f"{value * 1e3:.1f} ms", f"<= {allowed * 1e3:.1f} ms")

@@ -19,21 +19,18 @@ from statistics import median
 from typing import Any
 from urllib.request import urlopen
 
-import torch
-from diffusers import TaylorSeerCacheConfig
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks import plots
 from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.peers import Peer, hook
 from clients import Client
 from plugin.config import ModelConfig
-from plugin.pipeline import load_pipeline
 from plugin.plan import example_request
 from plugin.repository import variable
 from plugin.server import Server, ServerConfig, free_ports
-from taylorseer import CacheConfig
 
 MODEL = "emoji"
 PROMPTS = (
@@ -88,8 +85,8 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
             for clients in CLIENTS if traffic == "same_size" else CLIENTS[-1:]:
                 for way, server in servers.items():
                     loops[f"{way}, {traffic}, {clients}"] = closed_loop(server.grpc_url, clients, pictures, sizes)
-        diffusers, counted = _diffusers(config, request.cache, request.num_inference_steps, min(pictures, 4))
-        loops["diffusers"] = diffusers
+        diffusers = hook(config, config.presets["default"], request.num_inference_steps)
+        loops["diffusers"] = one_after_another(diffusers, min(pictures, 4))
         for loop in loops.values():  # the first ones are slower: allocators and caches fill
             loop()
         for _ in track(range(turns), "turns"):
@@ -103,7 +100,7 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
         "pictures_per_turn": pictures,
         "pictures_per_s": {name: median(each) for name, each in rates.items()},
         "pictures_per_s_all": rates,
-        "diffusers_full_steps": counted,
+        "diffusers_full_steps": diffusers.full_steps,
         "packed_over_one_at_a_time": {
             f"{traffic}, {clients}": _ratio(
                 rates, f"packed, {traffic}, {clients}", f"one_at_a_time, {traffic}, {clients}"
@@ -164,53 +161,16 @@ def closed_loop(url: str, clients: int, pictures: int, sizes: Sequence[tuple[int
     return run
 
 
-def _diffusers(
-    config: ModelConfig, cache: CacheConfig, num_steps: int, pictures: int
-) -> tuple[Callable[[], float], int]:
-    """diffusers with its own TaylorSeer hook, one picture after another, and how many of its steps are full."""
-    pipe = load_pipeline(config.source)
-    # Its interval is the number of steps that it forecasts between full ones, its first full steps are its warm-up.
-    hook = TaylorSeerCacheConfig(
-        cache_interval=cache.interval,
-        disable_cache_before_step=cache.warmup_steps,
-        max_order=cache.order,
-        taylor_factors_dtype=torch.float32,
-    )
-    counted = 0
-
-    def count(*_: object) -> None:
-        nonlocal counted
-        counted += 1
-
-    handle = pipe.transformer.single_transformer_blocks[0].attn.to_q.register_forward_hook(count)
-    pipe.transformer.enable_cache(hook)
-
-    def picture(i: int) -> None:
-        pipe(
-            prompt=PROMPTS[i % len(PROMPTS)],
-            height=config.defaults.height,
-            width=config.defaults.width,
-            guidance_scale=config.defaults.guidance_scale,
-            num_inference_steps=num_steps,
-            max_sequence_length=config.max_sequence_length,
-            generator=torch.Generator().manual_seed(i),
-        )
+def one_after_another(peer: Peer, pictures: int) -> Callable[[], float]:
+    """Pictures per second of a peer."""
 
     def run() -> float:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(os.cpu_count() or 1)
         began = time.perf_counter()
-        try:
-            for i in range(pictures):
-                picture(i)
-            return pictures / (time.perf_counter() - began)
-        finally:
-            torch.set_num_threads(threads)
+        for i in range(pictures):
+            peer.picture(PROMPTS[i % len(PROMPTS)], i)
+        return pictures / (time.perf_counter() - began)
 
-    picture(0)
-    full_steps = counted
-    handle.remove()
-    return run, full_steps
+    return run
 
 
 def engine_calls(metrics_url: str) -> tuple[float, float]:
