@@ -32,13 +32,17 @@ from skimage.metrics import structural_similarity
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.features import CHOICES, ChosenFeature
 from plugin.config import ModelConfig
+from plugin.engines import make_engine
+from plugin.engines.base import Engine
+from plugin.families.base import BlockInputs, Family
 from plugin.generation import Pixels, generate
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.plan import example_request
 from plugin.request import GenerationRequest
 from plugin.transformer import DenoisingRun, StepObserver
 from plugin.tuning import OFF, PREDICTORS, Judge, offline_host, psnr
-from taylorseer import COORDINATES, CacheConfig, even_steps, full_steps
+from taylorseer import COORDINATES, CacheConfig, CacheSession, StepKind, even_steps, full_steps
+from taylorseer.session import relative_distance
 
 MODEL = "emoji"
 PROMPTS = ROOT / "benchmarks" / "prompts.txt"
@@ -47,6 +51,7 @@ COUNT = 12  # of the contact sheet and of the parts that look at one number of f
 WARMUP = 3
 BUDGETS = (0.1, 0.05, 0.025)
 ADAPTIVE = CacheConfig(interval=8, order=1, warmup_steps=WARMUP, cooldown_steps=1, min_interval=2, max_full_steps=25)
+RANDOM_SCHEDULES = 80
 FEW_STEPS = (4, 6, 8, 10, 12, 16, 20)
 
 
@@ -258,6 +263,79 @@ def measure_steps(studio: Studio) -> dict[str, Any]:
     return {"setting": MAIN.name, "full_steps": COUNT, "methods": by_method}
 
 
+def measure_ranking(studio: Studio) -> dict[str, Any]:
+    """Whether the error of forecast features in a recorded uncached run tells which schedule makes the better picture.
+
+    Schedules are the even one with its steps moved at random by up to two. Beside the PSNR of the cached pictures
+    stands the mean relative L2 distance of the forecasts from the recorded features; the figure is their rank
+    correlation, which is -1 where less error is always a better picture.
+    """
+    recorder: list[Recorder] = []
+
+    def recorded_by(family: Family) -> Engine:
+        recorder.append(Recorder(make_engine(studio.config.engine, family)))
+        return recorder[0]
+
+    host = PipelineHost(load_pipeline(studio.config.source), recorded_by)
+    requests = studio.requests(MAIN)
+    runs = []
+    for request in _off(requests):
+        generate(host, request, max_sequence_length=studio.config.max_sequence_length)
+        runs.append(recorder[0].taken())
+    judge, chance = studio.judge(MAIN), np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    even = np.array(even_steps(MAIN.num_steps, COUNT))
+    for _ in track(range(RANDOM_SCHEDULES), "ranking"):
+        moved = np.clip(even + chance.integers(-2, 3, COUNT), 0, MAIN.num_steps - 1)
+        steps = sorted({0, *moved.tolist()})
+        settings = CacheConfig(order=2, predictor="chebyshev", schedule=" ".join(map(str, steps)))
+        error = float(np.mean([_recorded_error(run, settings) for run in runs]))
+        rows.append({"full_steps": steps, "feature_error": error, "psnr": judge.psnr(settings)})
+    rows = [row for row in rows if len(row["full_steps"]) == COUNT]  # with fewer, all is worse for that alone
+    errors = np.array([row["feature_error"] for row in rows])
+    made = np.array([row["psnr"] for row in rows])
+    return {
+        "setting": MAIN.name,
+        "schedules": len(rows),
+        "rank_correlation": float(np.corrcoef(errors.argsort().argsort(), made.argsort().argsort())[0, 1]),
+        "psnr_of_least_error": float(made[errors.argmin()]),
+        "psnr_range": [float(made.min()), float(made.max())],
+        "rows": rows,
+    }
+
+
+def _recorded_error(run: Sequence[torch.Tensor], settings: CacheConfig) -> float:
+    """The mean relative L2 distance of forecasts of recorded features (step, *feature) from those features."""
+    session = CacheSession(settings, len(run))
+    errors = []
+    for step, features in enumerate(run):
+        if session.kind(step, "recorded") is StepKind.FULL:
+            session.write(step, "recorded", features)
+        else:
+            errors.append(relative_distance(session.forecast(step, "recorded"), features))
+    return float(np.mean(errors))
+
+
+class Recorder:
+    """An engine that keeps what it computed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name = engine.name
+        self._engine = engine
+        self._kept: list[torch.Tensor] = []
+
+    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
+        """As the engine's own."""
+        features = self._engine.run(inputs, out)
+        self._kept.append(features.clone())
+        return features
+
+    def taken(self) -> list[torch.Tensor]:
+        """What was computed since the last time, in order."""
+        taken, self._kept = self._kept, []
+        return taken
+
+
 def measure_features(studio: Studio) -> dict[str, Any]:
     """What is forecast: PSNR and bytes by choice, order and schedule, on torch."""
     config = studio.config
@@ -286,6 +364,7 @@ PARTS: dict[str, tuple[Callable[[Studio], dict[str, Any]], int]] = {
     "budgets": (measure_budgets, 128),
     "few_steps": (measure_few_steps, 64),
     "steps": (measure_steps, 16),
+    "ranking": (measure_ranking, 8),
     "features": (measure_features, 8),
 }
 
@@ -434,6 +513,16 @@ def _few_steps_table(part: Mapping[str, Any]) -> str:
     return text
 
 
+def _ranking_line(part: Mapping[str, Any]) -> str:
+    low, high = part["psnr_range"]
+    return (
+        f"**Features or pictures**, {part['setting']}: of {part['schedules']} schedules of {COUNT} full steps near the "
+        f"even one, pictures have {low:.1f} to {high:.1f} dB; the one with the least error of forecast features has "
+        f"{part['psnr_of_least_error']:.1f}, and the rank correlation of that error with the PSNR is "
+        f"{part['rank_correlation']:.2f}\n"
+    )
+
+
 def _features_table(part: Mapping[str, Any]) -> str:
     text = f"**What is forecast**, {part['setting']}, {part['full_steps']} full, engine torch\n\n"
     text += _head(["feature", "full steps", "predictor", "PSNR in dB", "KiB of anchors"])
@@ -449,6 +538,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "coordinates": _coordinates_table,
     "budgets": _budgets_table,
     "few_steps": _few_steps_table,
+    "ranking": _ranking_line,
     "features": _features_table,
 }
 

@@ -89,6 +89,8 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
                 | {"same_schedule_in_company": True}
             ],
         },
+        "ranking": {"setting": "50 steps", "schedules": 70, "psnr_range": [40.0, 46.0]}
+        | {"psnr_of_least_error": 42.04, "rank_correlation": -0.25},
         "few_steps": {"rows": [{"num_steps": 4, "full_steps": 2, "plain": 20.04, "taylor 1": 21.0}]},
         "features": {
             "setting": "50 steps",
@@ -107,6 +109,9 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
     assert "| newton, order 2 | even | 43.2 | 2.0 | 3.0 |" in lines
     assert "| 0.1 | 10.2 / 12 / 13.8 | 40.1 / 41 / 41.9 | yes |" in lines
     assert "| 4 | 2 | 20.0 | 21.0 |" in lines
+    assert any(
+        line.endswith("has 42.0, and the rank correlation of that error with the PSNR is -0.25") for line in lines
+    )
     assert "| block stack | tuned | taylor, order 1 | 45.0 | 2 |" in lines
     draw_quality(result, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").width > 300
