@@ -150,13 +150,13 @@ class ForecastingTransformer:
         self._family = family
         self._engine = engine
         self._run = run
-        self._signature = inspect.signature(family.transformer.forward)
+        self._signature = family.signature
         empty = inspect.Parameter.empty
         parameters = self._signature.parameters.values()
         self._defaults = {each.name: each.default for each in parameters if each.default is not empty}
         self.config = family.transformer.config
-        self.dtype: torch.dtype = family.transformer.dtype  # type: ignore[assignment]
-        self.device: torch.device = family.transformer.device  # type: ignore[assignment]
+        self.dtype = family.dtype
+        self.device = family.device
 
     def _arguments(self, *args: Any, **kwargs: Any) -> Inputs:
         """The arguments of a call of forward by name, defaults included."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +16,8 @@ from plugin.request import GenerationRequest
 Inputs = Mapping[str, Any]  # the arguments of one call of the transformer's forward, by name
 BlockInputs = dict[str, torch.Tensor]  # the arguments of the block stack, by name
 Constants = dict[str, Any]  # of one branch of one request, kept by the caller
+
+_MAX_TIMESTEPS = 4096  # of the schedules of some eighty kinds of requests
 
 
 class Family(ABC):
@@ -39,6 +43,42 @@ class Family(ABC):
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer
+        self._timesteps: dict[tuple[object, ...], torch.Tensor] = {}  # embedded
+
+    # What every request's stand-in tells of the transformer: asking the module walks all of its parts.
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """Of the transformer's forward."""
+        return inspect.signature(self.transformer.forward)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The transformer's."""
+        return self.transformer.dtype  # type: ignore[return-value]
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The transformer's."""
+        return self.transformer.device  # type: ignore[return-value]
+
+    def embedded_once(self, timestep: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """An embedding of a timestep, which every request of as many steps has again: kept on the CPU, where it is a
+        good part of a forecast step. On a GPU reading the timestep would wait for the device.
+
+        Args:
+            timestep: (B,).
+            compute: from the timestep and this family's weights alone; what it returns is never written to.
+        """
+        if timestep.device.type != "cpu":
+            return compute()
+        key = (timestep.dtype, *timestep.tolist())
+        embedded = self._timesteps.get(key)
+        if embedded is None:
+            if len(self._timesteps) >= _MAX_TIMESTEPS:
+                self._timesteps.clear()
+            embedded = self._timesteps[key] = compute()
+        return embedded
 
     @abstractmethod
     def block_stack(self) -> nn.Module:

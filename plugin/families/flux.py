@@ -98,8 +98,10 @@ class FluxFamily(EmbeddedGuidanceFamily):
             if guidance is not None:
                 guidance_proj = embed.time_proj(guidance.to(dtype) * 1000)
                 constants["guidance"] = embed.guidance_embedder(guidance_proj.to(dtype=pooled.dtype))  # (B, D)
-        timestep_proj = embed.time_proj(inputs["timestep"].to(dtype) * 1000)
-        timestep = embed.timestep_embedder(timestep_proj.to(dtype=pooled.dtype))  # (B, D)
+        scaled = inputs["timestep"].to(dtype) * 1000
+        timestep = self.embedded_once(  # (B, D)
+            scaled, lambda: embed.timestep_embedder(embed.time_proj(scaled).to(dtype=pooled.dtype))
+        )
         if "guidance" in constants:
             timestep = timestep + constants["guidance"]
         return timestep + constants["text"]

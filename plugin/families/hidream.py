@@ -150,7 +150,9 @@ class HiDreamFamily(Family):
         """(B, D): timestep and pooled text, the text embedded only once."""
         if not constants:
             constants["text"] = self.transformer.p_embedder(inputs["pooled_embeds"])  # (B, D)
-        return self.transformer.t_embedder(inputs["timesteps"], inputs["hidden_states"].dtype) + constants["text"]
+        timesteps, dtype = inputs["timesteps"], inputs["hidden_states"].dtype
+        timestep = self.embedded_once(timesteps, lambda: self.transformer.t_embedder(timesteps, dtype))  # (B, D)
+        return timestep + constants["text"]
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         if inputs["attention_kwargs"]:

@@ -110,7 +110,10 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
             if embed.guidance_embedder is not None:
                 guidance = embed.time_proj(inputs["guidance"]).to(dtype=pooled.dtype)
                 constants["guidance"] = embed.guidance_embedder(guidance)  # (B, D)
-        timestep = embed.timestep_embedder(embed.time_proj(inputs["timestep"]).to(dtype=pooled.dtype))  # (B, D)
+        timestep = self.embedded_once(  # (B, D)
+            inputs["timestep"],
+            lambda: embed.timestep_embedder(embed.time_proj(inputs["timestep"]).to(dtype=pooled.dtype)),
+        )
         if "guidance" in constants:
             timestep = timestep + constants["guidance"]
         return timestep + constants["text"]

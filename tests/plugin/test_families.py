@@ -157,3 +157,21 @@ def test_what_a_pipeline_gives_at_every_step_is_computed_anew_only_for_another_o
     assert computed[0] is computed[1]
     assert computed[2] is computed[3]
     assert len(set(computed)) == 3, "an equal one is not the same"
+
+
+def test_a_timestep_is_embedded_once_for_all_requests_and_the_memory_for_it_is_bounded(flux, monkeypatch):
+    family = family_of(flux.transformer)
+    computed: list[float] = []
+
+    def embedded(value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        timestep = torch.tensor([value], dtype=dtype)
+        return family.embedded_once(timestep, lambda: computed.append(value) or torch.tensor([[value]]))
+
+    assert [float(embedded(value)) for value in (1.0, 0.5, 1.0)] == [1.0, 0.5, 1.0]
+    assert computed == [1.0, 0.5]
+    embedded(1.0, torch.float64)
+    assert computed == [1.0, 0.5, 1.0], "another dtype is another embedding"
+    monkeypatch.setattr("plugin.families.base._MAX_TIMESTEPS", 4)
+    for value in range(100):
+        embedded(float(value))
+    assert len(family._timesteps) <= 4
