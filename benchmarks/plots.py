@@ -92,6 +92,27 @@ def draw_quality(result: dict[str, Any], path: Path) -> None:
     _save(figure, part, path, bottom=None)
 
 
+def draw_growth(result: dict[str, Any], path: Path) -> None:
+    """Draws what `benchmarks.growth` measured: seconds against tokens, steps, order and requests in flight."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    panels = dict(zip(("tokens", "steps", "order + 1", "requests in flight"), figure.subplots(2, 2).flat, strict=True))
+    for name, curve in result["curves"].items():
+        panel, _, label = name.partition(", ")
+        axes = panels[panel]
+        fitted = f"exponent {curve['exponent']:.2f}"
+        axes.loglog(curve["x"], curve["seconds"], "o-", label=f"{label}: {fitted}" if label else fitted)
+        axes.set_xticks(curve["x"], [f"{x:g}" for x in curve["x"]])
+        axes.minorticks_off()
+    for panel, axes in panels.items():
+        axes.set_xlabel(panel)
+        axes.set_ylabel(
+            "seconds until all pictures are done" if panel == "requests in flight" else "seconds of a picture"
+        )
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    _save(figure, result, path, bottom=None)
+
+
 def _closed_loop_axes(axes: Axes, clients: list[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(clients, [str(each) for each in clients])

@@ -1,0 +1,138 @@
+"""How the cost of a picture grows: time against tokens, steps, order and requests in flight, memory against `plan`.
+
+    python -m benchmarks.growth
+
+The embedded model in process, with the settings of its config.pbtxt. An exponent e says that the time grows as
+x ** e over the points measured; all points of all curves take turns, so that a machine whose speed drifts slows each of
+them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.environment import RESULTS, ROOT, describe
+from plugin.config import ModelConfig
+from plugin.generation import generate
+from plugin.plan import architecture_of, example_request, plan_request
+from plugin.request import GenerationRequest
+from plugin.tuning import offline_host
+
+Point = tuple[int, GenerationRequest, int]  # where on its axis, what is asked for, and how many of it at once
+
+MODEL = "emoji"
+PROMPT = "red apple, 3d"
+SIZES = (32, 48, 64, 96, 128)  # pixels of both sides
+STEPS = (10, 20, 50, 100)
+ORDERS = (0, 1, 2, 4, 8)
+IN_FLIGHT = (1, 2, 4, 8)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, prints a table, and writes JSON and a plot."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--turns", type=int, default=7, help="of every point")
+    parser.add_argument("--output", type=Path, default=RESULTS / "growth.json")
+    arguments = parser.parse_args(argv)
+    if arguments.turns < 1:
+        parser.error(f"--turns is {arguments.turns}, must be at least 1")
+    from benchmarks.plots import draw_growth
+
+    result = measure(arguments.turns)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draw_growth(result, arguments.output.with_suffix(".png"))
+    _print(result)
+    Console().print(f"wrote {arguments.output} and its plot", highlight=False)
+
+
+def measure(turns: int) -> dict[str, Any]:
+    """All curves: points, seconds (medians over the turns) and fitted exponents; and memory as told and as planned."""
+    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
+    if config.torch_threads:
+        torch.set_num_threads(config.torch_threads)
+    host = offline_host(config)
+    architecture = architecture_of(config.source.pipeline)
+
+    def request(**fields: Any) -> GenerationRequest:
+        return example_request(config, prompt=PROMPT, seed=1, **fields)
+
+    def planned(asked: GenerationRequest) -> Any:
+        return plan_request(config, architecture, asked)
+
+    def made(asked: GenerationRequest) -> Any:
+        return generate(host, asked, max_sequence_length=config.max_sequence_length)
+
+    on, off = {"cache_interval": 5}, {"cache_interval": 1}
+    curves: dict[str, list[Point]] = {}
+    for cache, fields in (("on", on), ("off", off)):
+        sizes = [request(height=size, width=size, **fields) for size in SIZES]
+        curves[f"tokens, cache {cache}"] = [(planned(each).tokens, each, 1) for each in sizes]
+        lengths = [request(num_inference_steps=steps, **fields) for steps in STEPS]
+        curves[f"steps, cache {cache}"] = [(each.num_inference_steps, each, 1) for each in lengths]
+    curves["order + 1"] = [(order + 1, request(cache_order=order, **on), 1) for order in ORDERS]
+    curves["requests in flight"] = [(count, request(**on), count) for count in IN_FLIGHT]
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in points] for name, points in curves.items()}
+    for turn in track(range(turns + 1), "turns"):
+        for name, points in curves.items():
+            for i, (_, asked, count) in enumerate(points):
+                with ThreadPoolExecutor(count) as pool:
+                    began = time.perf_counter()
+                    list(pool.map(made, [asked] * count))
+                    taken = time.perf_counter() - began
+                if turn:  # the first one fills allocators and caches
+                    seconds[name][i].append(taken)
+    memory = []
+    for asked in (request(height=size, width=size, cache_interval=5, cache_order=o) for size in SIZES for o in ORDERS):
+        plan, report = planned(asked), made(asked).report
+        memory.append(
+            {"tokens": plan.tokens, "anchors": plan.anchors, "planned": plan.cache_bytes} | {"held": report.cache_bytes}
+        )
+    return describe() | {
+        "model": MODEL,
+        "engine": config.engine,
+        "engine_lanes": config.engine_lanes,
+        "turns": turns,
+        "curves": {
+            name: _curve([x for x, _, _ in points], [median(each) for each in seconds[name]])
+            for name, points in curves.items()
+        },
+        "memory": memory,
+        "memory_as_planned": all(each["held"] == each["planned"] for each in memory),
+    }
+
+
+def _curve(x: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
+    """The points with the exponent of the power law through them, by least squares of the logarithms."""
+    exponent, _ = np.polyfit(np.log(x), np.log(seconds), 1)
+    return {"x": list(x), "seconds": list(seconds), "exponent": float(exponent)}
+
+
+def _print(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result['model']}: how a picture's time grows")
+    for column in ("against", "from", "to", "exponent"):
+        table.add_column(column)
+    for name, curve in result["curves"].items():
+        ends = [f"{curve['x'][i]:g}: {1e3 * curve['seconds'][i]:.0f} ms" for i in (0, -1)]
+        table.add_row(name, *ends, f"{curve['exponent']:.2f}")
+    Console().print(table)
+    Console().print(f"memory as planned at every point: {result['memory_as_planned']}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
