@@ -3,6 +3,7 @@
     python -m benchmarks.quality                     every part: JSON, a table, plots and a contact sheet
     python -m benchmarks.quality --part budgets      one part; repeatable. The others keep what they measured before
     python -m benchmarks.quality --pictures 8        fewer pictures for each figure
+    python -m benchmarks.quality --method tuned      of the part methods only this one, where a preset has changed
 
 The reference is the uncached run of the same engine with the same seeds. Beside every method stands the plain run of as
 few steps as the method has full ones, which costs as much. Presets of `triton-taylorseer tune` were chosen by other
@@ -156,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="benchmarks.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all")
+    parser.add_argument("--method", action="append", help="measure only these anew; repeatable; implies --part methods")
     parser.add_argument("--pictures", type=int, default=128, help="of each figure; the parts that cost more take fewer")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args(argv)
@@ -167,7 +169,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "quality.json"
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name in arguments.part or PARTS:
+    if arguments.method:
+        _measure_anew(result["methods"], frozenset(arguments.method))
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for name in arguments.part or (() if arguments.method else PARTS):
         measure, most = PARTS[name]
         pictures = min(most, arguments.pictures)
         result[name] = describe() | {"model": MODEL, "pictures": pictures} | measure(Studio(pictures))
@@ -180,15 +185,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     Console().print(f"wrote {arguments.output}/quality.json, .md, .png and quality_sheet.png", highlight=False)
 
 
-def measure_methods(studio: Studio) -> dict[str, Any]:
-    """Every method by setting and number of full steps, and as few plain steps."""
+def _measure_anew(part: dict[str, Any], only: frozenset[str]) -> None:
+    """Replaces the rows of some methods in a part that was measured before, with as many pictures."""
+    new = {_key(row): row for row in _method_rows(Studio(part["pictures"]), only)}
+    kept = [row for row in part["rows"] if row["method"] not in only or _key(row) in new]
+    part["rows"] = [new.get(_key(row), row) for row in kept]
+    header = describe()
+    part["measured_anew"] = {"methods": sorted(only), "date": header["date"], "commit": header["commit"]}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["setting"], row["full_steps"], row["method"]
+
+
+def _method_rows(studio: Studio, only: frozenset[str] | None = None) -> list[dict[str, Any]]:
     rows = []
     for setting, count in track(GRID, "methods"):
         row = {"setting": setting.name, "full_steps": count}
-        rows.append(row | {"method": "fewer plain steps"} | studio.plain(setting, count))
+        if only is None:
+            rows.append(row | {"method": "fewer plain steps"} | studio.plain(setting, count))
         for name, settings in methods(studio.config, setting.num_steps, count).items():
             assert len(settings.full_steps(setting.num_steps)) == count
-            rows.append(row | {"method": name} | studio.figures(setting, settings))
+            if only is None or name in only:
+                rows.append(row | {"method": name} | studio.figures(setting, settings))
+    return rows
+
+
+def measure_methods(studio: Studio) -> dict[str, Any]:
+    """Every method by setting and number of full steps, and as few plain steps."""
+    rows = _method_rows(studio)
     return {"perceptual": "1 - cosine of EfficientNet-Lite0 features", "rows": rows}
 
 

@@ -146,7 +146,7 @@ def tune(
     cache, steps = start, even_steps(num_steps, count)
     while True:
         predictor, order = cache.predictor, cache.order
-        steps = search(partial(_score_of, scored, num_steps, predictor, order), steps, num_steps)
+        steps = search(partial(_score_of, scored, num_steps, predictor, order), steps)
         cache = _given(steps, num_steps, predictor, order)
         better = best_predictor(steps)
         if scored(better) - scored(cache) < _WORTH_DB:
@@ -160,13 +160,15 @@ def _score_of(
     return scored(_given(steps, num_steps, predictor, order))
 
 
-def search(score: Callable[[Steps], float], steps: Steps, num_steps: int) -> Steps:
-    """Moves one full step after another, the last first, as long as a move raises the score; step 0 stays.
+def search(score: Callable[[Steps], float], steps: Steps) -> Steps:
+    """Moves one full step after another, the later first, as long as a move raises the score.
+
+    The first and the last step stay full. Schedules that leave the last one out can be a little better at the number of
+    steps that they are chosen for, and much worse in shorter runs, whose last step weighs more.
 
     Args:
         score: of the full steps, ascending; higher is better.
         steps: to begin with.
-        num_steps: steps of the run.
 
     Returns:
         Steps that no move of a single one by `_MOVES` improves by `_WORTH_DB`.
@@ -176,10 +178,10 @@ def search(score: Callable[[Steps], float], steps: Steps, num_steps: int) -> Ste
     while moved:
         moved = False
         for far in _MOVES:
-            for index in range(len(steps) - 1, 0, -1):
+            for index in range(len(steps) - 2, 0, -1):
                 for by in (-far, far):
                     candidate = (*steps[:index], steps[index] + by, *steps[index + 1 :])
-                    if candidate[-1] >= num_steps or any(a >= b for a, b in pairwise(candidate)):
+                    if any(a >= b for a, b in pairwise(candidate)):
                         continue
                     if (value := score(candidate)) > best + _WORTH_DB:
                         best, steps, moved = value, candidate, True
