@@ -20,7 +20,7 @@ from taylorseer import CacheSession, StepKind
 
 Pixels = npt.NDArray[np.uint8]
 
-FEW_STEPS = 10  # below, forecasts span too much of the run: docs/quality.md has the figures
+FEW_STEPS = 10  # below, clients are told what that means for forecasts: docs/quality.md has the figures
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,9 @@ def _warnings(session: CacheSession) -> list[str]:
     if full == num_steps or num_steps >= FEW_STEPS:
         return []
     return [
-        f"num_inference_steps is {num_steps}: in runs of fewer than {FEW_STEPS} steps, as of distilled models, a "
-        "forecast spans too much of the run to be near what it stands for; cache_interval=1 turns the cache off"
+        f"num_inference_steps is {num_steps}: in runs of fewer than {FEW_STEPS} steps there is little to save and a "
+        "forecast spans much of the run; models distilled for so few have not been measured. cache_interval=1 turns "
+        "the cache off"
     ]
 
 
