@@ -51,7 +51,7 @@ def error_of(values):
 
 def result(values, steps):
     values.pop("error as report", None)
-    text = {"prompt", "negative_prompt", "cache_preset", "cache_predictor", "cache_schedule"}
+    text = {"prompt", "negative_prompt", "cache_preset", "cache_predictor", "cache_schedule", "cache_coordinate"}
     received = {
         name: [str(value.dtype), list(value.shape), value[0].decode() if name in text else value[0].item()]
         for name, value in values.items()

@@ -199,6 +199,7 @@ def test_requests_of_two_sizes_of_equal_token_count_share_batches_and_get_their_
     sizes = [(48, 80), (80, 48)]
     requests = [
         {"seed": seed, "height": sizes[seed % 2][0], "width": sizes[seed % 2][1], "num_inference_steps": 20}
+        | {"cache_interval": 5}
         for seed in range(8)
     ]
     alone = [client.generate("red apple, 3d", **fields) for fields in requests]
