@@ -2,7 +2,8 @@
 
 Closed loops of 1, 2, 4 and 8 clients against two real servers that differ in nothing but packing: `packed` is the model
 as shipped, `one_at_a_time` works on one request after another with the same cache settings. Beside them diffusers with
-its own TaylorSeer hook, one picture after another in process, with as many full steps. All take turns within one run.
+its own TaylorSeer hook, one picture after another in process, with as many full steps. All take turns within one run,
+every other turn in the reverse order: who follows diffusers' torch threads or a long rest is a little slower.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ ONE_AT_A_TIME = {"max_in_flight": "1", "max_batch": "1"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints a table, and writes the result as JSON, and a plot beside it."""
     parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__)
-    parser.add_argument("--turns", type=int, default=5, help="of every way and number of clients")
+    parser.add_argument("--turns", type=int, default=6, help="of every way and number of clients")
     parser.add_argument("--pictures", type=int, default=24, help="in each turn, shared by the clients")
     parser.add_argument("--output", type=Path, default=RESULTS / "serving.json")
     parser.add_argument("--plot-only", action="store_true", help="draw what --output holds; measure nothing")
@@ -89,8 +90,8 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
         loops["diffusers"] = one_after_another(diffusers, min(pictures, 4))
         for loop in loops.values():  # the first ones are slower: allocators and caches fill
             loop()
-        for _ in track(range(turns), "turns"):
-            for name, loop in loops.items():
+        for turn in track(range(turns), "turns"):
+            for name, loop in list(loops.items())[:: -1 if turn % 2 else 1]:
                 rates.setdefault(name, []).append(loop())
         calls = {way: engine_calls(server.metrics_url) for way, server in servers.items()}
     return describe() | {
