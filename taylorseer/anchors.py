@@ -8,8 +8,7 @@ from functools import lru_cache
 import torch
 
 from taylorseer.predictors import forecast_weights
-
-_ROUNDING = 1e-12  # of a sum of weights
+from taylorseer.weighted_sum import weighted_sum
 
 
 class Anchors:
@@ -129,25 +128,3 @@ class Anchors:
 def _weights(predictor: str, order: int, anchor_steps: tuple[float, ...], step: float) -> tuple[float, ...]:
     """`forecast_weights`, kept: the same schedule comes again with every request."""
     return tuple(forecast_weights(predictor, order, anchor_steps, step).tolist())
-
-
-def weighted_sum(slots: torch.Tensor, weights: list[float]) -> torch.Tensor:
-    """sum_j weights[j] * slots[j], accumulated in float32; slots of weight 0 are not read.
-
-    Two slots, as order 1 has them, are combined in one pass over memory: `torch.lerp` computes in float32 inside.
-
-    Args:
-        slots: (slot, *feature), floating.
-        weights: one per slot, not all 0.
-
-    Returns:
-        (*feature) in the dtype of the slots.
-    """
-    used = [(slots[i], weight) for i, weight in enumerate(weights) if weight != 0.0]
-    (first, first_weight), *rest = used
-    if len(rest) == 1 and abs(first_weight + rest[0][1] - 1) < _ROUNDING:
-        return torch.lerp(first, *rest[0])
-    total = torch.mul(first, first_weight) if first.dtype == torch.float32 else first.float().mul_(first_weight)
-    for slot, weight in rest:
-        total.add_(slot, alpha=weight)
-    return total.to(slots.dtype)

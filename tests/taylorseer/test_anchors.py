@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from taylorseer import Anchors
-from taylorseer.anchors import weighted_sum
+from taylorseer.weighted_sum import weighted_sum
 
 from .recursion import Recursion
 

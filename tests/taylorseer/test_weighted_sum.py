@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from taylorseer.anchors import weighted_sum
+from taylorseer.weighted_sum import weighted_sum
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tokens", [7, 4099])  # 4099 x 33 elements are summed chunk by chunk, the last one shorter
 @pytest.mark.parametrize(
     "weights",
     [
@@ -22,9 +23,9 @@ from taylorseer.anchors import weighted_sum
         [-0.1, 0.5, -1.2, 1.8],
     ],
 )
-def test_it_is_that_of_float64_but_for_one_rounding(dtype, weights):
+def test_it_is_that_of_float64_but_for_one_rounding(dtype, weights, tokens):
     """To the model's dtype once, and before that in float32: a rounding of each of at most 4 terms."""
-    slots = torch.randn(len(weights), 7, 33, generator=torch.Generator().manual_seed(0)).to(dtype)
+    slots = torch.randn(len(weights), tokens, 33, generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = torch.einsum("s,sij->ij", torch.tensor(weights, dtype=torch.float64), slots.double())
     result = weighted_sum(slots, weights)
     assert result.dtype == dtype

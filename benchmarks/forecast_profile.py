@@ -1,0 +1,172 @@
+"""Where a forecast step's time goes, now and at an earlier commit.
+
+    python -m benchmarks.forecast_profile                    this tree
+    python -m benchmarks.forecast_profile --against bb8d716~1
+
+The embedded model in process with its default cache. Every part is timed by itself; what a step takes beyond them is
+the pipeline's own loop. An earlier commit is checked out beside this tree and measured by this same file in processes
+that take turns with this tree's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.environment import RESULTS, ROOT, describe
+from plugin.config import ModelConfig
+from plugin.generation import NoEvents, generate
+from plugin.pipeline import PipelineHost, load_pipeline
+from plugin.transformer import DenoisingRun
+from taylorseer import CacheSession, StepKind
+
+MODEL = "emoji"
+_STEP = "whole step"
+_REST = "pipeline's loop, bookkeeping, events"
+
+
+class _Steps(NoEvents):
+    """Keeps the parts of each forecast step, microseconds; those of full steps are dropped."""
+
+    def __init__(self) -> None:
+        self.forecasts: list[dict[str, float]] = []
+        self._parts: dict[str, float] = {}
+
+    def add(self, part: str, seconds: float) -> None:
+        self._parts[part] = self._parts.get(part, 0.0) + 1e6 * seconds
+
+    def step_done(self, kind: StepKind, seconds: float) -> None:
+        # The step's own transformer call and scheduler step lie before this; nothing of the next has begun but `enter`.
+        if kind is StepKind.FORECAST:
+            self.forecasts.append({**self._parts, _STEP: 1e6 * seconds})
+        self._parts.clear()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, prints a table, and writes JSON."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.forecast_profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--against", metavar="COMMIT", help="an earlier commit to measure beside this tree")
+    parser.add_argument("--turns", type=int, default=5, help="processes of each tree")
+    parser.add_argument("--pictures", type=int, default=20, help="of each process")
+    parser.add_argument("--output", type=Path, default=RESULTS / "forecast_profile.json")
+    parser.add_argument("--one", action="store_true", help="measure in this process and print JSON")
+    arguments = parser.parse_args(argv)
+    for name in ("turns", "pictures"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} is {getattr(arguments, name)}, must be at least 1")
+    if arguments.one:
+        print(json.dumps(measure(arguments.pictures)))
+        return
+    with ExitStack() as stack:
+        trees = {"now": ROOT}
+        if arguments.against:
+            trees = {arguments.against: stack.enter_context(_checkout(arguments.against))} | trees
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
+        for _ in track(range(arguments.turns), "turns"):
+            for name, tree in trees.items():
+                runs[name].append(_measured_in(tree, arguments.pictures))
+    microseconds = {name: {part: median(run[part] for run in each) for part in each[0]} for name, each in runs.items()}
+    result = describe() | {"model": MODEL, "turns": arguments.turns, "pictures": arguments.pictures}
+    result |= {"microseconds": microseconds, "microseconds_all": runs}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _print(microseconds)
+    Console().print(f"wrote {arguments.output}", highlight=False, soft_wrap=True)
+
+
+def measure(pictures: int) -> dict[str, float]:
+    """Microseconds of each part of a forecast step, medians over all forecast steps of so many pictures."""
+    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
+    if config.torch_threads:
+        torch.set_num_threads(config.torch_threads)
+    host = PipelineHost(load_pipeline(config.source), config.engine, engine_threads=config.engine_threads or None)
+    request = replace(config.defaults, prompt="red apple, 3d", seed=1)
+    steps = _Steps()
+    scheduler = type(host.pipeline_for(request.cache).scheduler)
+    with ExitStack() as stack:
+        for owner, method, part in (
+            (DenoisingRun, "enter", "which step, which branch"),
+            (type(host.family), "condition", "modulation of the step"),
+            (CacheSession, "forecast", "forecast"),
+            (type(host.family), "finish", "output layer"),
+            (scheduler, "step", "sampler step"),
+        ):
+            stack.enter_context(_timed(owner, method, part, steps))
+        for picture in range(pictures + 2):
+            generate(host, request, steps, max_sequence_length=config.max_sequence_length)
+            if picture == 1:  # the first ones are slower: allocators and caches fill
+                steps.forecasts.clear()
+    parts = {part: median(step[part] for step in steps.forecasts) for part in steps.forecasts[0]}
+    whole = parts.pop(_STEP)
+    return parts | {_REST: whole - sum(parts.values()), _STEP: whole}
+
+
+@contextmanager
+def _timed(owner: Any, method: str, part: str, steps: _Steps) -> Iterator[None]:
+    """Has every call of a class's method add its seconds to a part."""
+    before = getattr(owner, method)
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return before(*args, **kwargs)
+        finally:
+            steps.add(part, time.perf_counter() - began)
+
+    setattr(owner, method, timed)
+    try:
+        yield
+    finally:
+        setattr(owner, method, before)
+
+
+@contextmanager
+def _checkout(commit: str) -> Iterator[Path]:
+    """A tree of an earlier commit with this file in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--detach", "--quiet", str(tree), commit], check=True)
+        try:
+            shutil.copy(__file__, tree / "benchmarks")
+            yield tree
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+def _measured_in(tree: Path, pictures: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.forecast_profile", "--one", "--pictures", str(pictures)]
+    done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _print(microseconds: dict[str, dict[str, float]]) -> None:
+    table = Table(title=f"{MODEL}: a forecast step, microseconds")
+    table.add_column("part")
+    for name in microseconds:
+        table.add_column(name, justify="right")
+    for part in microseconds["now"]:
+        table.add_row(part, *(f"{each[part]:.0f}" for each in microseconds.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

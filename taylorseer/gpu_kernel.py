@@ -1,0 +1,37 @@
+"""The weighted sum of anchors as one GPU kernel, in OpenAI's Triton (the language, not the server)."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+_BLOCK = 4096  # elements of each program: 32 of each thread, in loads of 16 bytes where memory is aligned
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def kernel(slots, weights, out, numel, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Reads each slot once, accumulates in float32, writes once; one program for each BLOCK elements."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < numel
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for i in tl.static_range(len(slots)):
+        total += weights[i] * tl.load(slots[i] + at, mask=inside).to(tl.float32)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
+
+
+def weighted_sum(slots: tuple[torch.Tensor, ...], weights: tuple[float, ...]) -> torch.Tensor:
+    """sum_j weights[j] * slots[j], accumulated in float32.
+
+    Args:
+        slots: at least one, each (*feature), contiguous, of one floating dtype on one GPU.
+        weights: one per slot.
+
+    Returns:
+        (*feature) in the dtype of the slots, memory of its own.
+    """
+    out = torch.empty_like(slots[0])
+    numel = out.numel()
+    with torch.cuda.device_of(out):
+        kernel[(triton.cdiv(numel, _BLOCK),)](slots, weights, out, numel, BLOCK=_BLOCK, num_warps=4)
+    return out
