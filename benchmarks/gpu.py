@@ -6,6 +6,8 @@
 
 blocks    One full step's block stack at the published size with random weights: torch eager, torch.compile, CUDA graph,
           ONNX Runtime, TensorRT, TensorRT-RTX. Each way's distance from torch is checked, and all take turns.
+runs      Whole runs at the published size with random weights: the cache off and on, peak memory, the packing knee,
+          throughput at 1 to 16 in flight. Each model begins no case after --minutes; the next call goes on.
 pictures  The embedded model with each engine, cache off and on: engine calls against full steps, distance from the
           pictures of torch, seconds.
 """
@@ -27,6 +29,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import gpu_runs
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.random_models import MODELS, dtype_of, random_transformer
 from plugin.config import ModelConfig
@@ -38,9 +41,11 @@ from plugin.families.base import BlockInputs, Family
 from plugin.generation import generate
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.plan import architecture_of, axis_sizes, example_request, feature_of
+from plugin.published import Architecture
 from taylorseer import Anchors
 from taylorseer.session import relative_distance
 
+PARTS = ("blocks", "runs", "pictures")
 _REFERENCE_PARAMETERS = 3e9  # up to here the stack is run in float32 too, as what both torch and engines are held to
 _TINY_SIDE = 64  # pixels
 _TINY: dict[str, dict[str, Any]] = {
@@ -97,8 +102,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", action="append", choices=("blocks", "pictures"), help="repeatable; default: all")
-    parser.add_argument("--model", action="append", choices=MODELS, help="of part blocks; repeatable; default: all")
+    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all")
+    parser.add_argument(
+        "--model", action="append", choices=MODELS, help="of parts blocks and runs; repeatable; default: all"
+    )
+    parser.add_argument("--engine", default="torch", help="of part runs")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of part runs, for each model")
     parser.add_argument("--way", action="append", choices=tuple(WAYS), help="of part blocks; repeatable; default: all")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--tiny", action="store_true", help="tiny transformers and sizes: a check of this script")
@@ -111,11 +120,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device is {device}, but torch finds no GPU here; --device cpu --tiny checks the script")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for part in arguments.part or ("blocks", "pictures"):
+    for part in arguments.part or PARTS:
         if part == "pictures":
             _write(arguments.output / "gpu_pictures.json", measure_pictures(device, arguments.turns, arguments.tiny))
             continue
         for model in arguments.model or MODELS:
+            if part == "runs":
+                gpu_runs.measure_runs(
+                    model,
+                    device,
+                    arguments.output / f"gpu_runs_{model}.json",
+                    engine=arguments.engine,
+                    turns=min(arguments.turns, 3),
+                    minutes=arguments.minutes,
+                    tiny=_tiny if arguments.tiny else None,
+                )
+                continue
             result = measure_blocks(model, device, arguments.turns, arguments.tiny, tuple(arguments.way or WAYS))
             _write(arguments.output / f"gpu_blocks_{model}.json", result)
 
@@ -136,8 +156,7 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
     config = ModelConfig.from_folder(ROOT / "model_repository" / f"{model}_stream")
     architecture = architecture_of(config.source.pipeline)
     if tiny:
-        options = {**architecture.options, **_TINY[architecture.transformer]}
-        architecture = replace(architecture, options=options, text_tokens=min(architecture.text_tokens, 16))
+        architecture = _tiny(architecture)
         config = replace(config, max_sequence_length=16)
     fits = config.limits.min_size <= _TINY_SIDE <= config.limits.max_size
     side = _TINY_SIDE if tiny and fits else None
@@ -193,6 +212,12 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return result
+
+
+def _tiny(architecture: Architecture) -> Architecture:
+    """A small transformer of the same class."""
+    options = {**architecture.options, **_TINY[architecture.transformer]}
+    return replace(architecture, options=options, text_tokens=min(architecture.text_tokens, 16))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 _ROUNDING = 1e-12  # of a sum of weights
-_CHUNK = 65_536  # elements; several passes over so many stay in a core's own cache
+_CHUNK = 1 << 20  # elements; the fastest of 2^15 to 2^22 on two cores (an L2 cache of 2 MiB each)
 
 _log = logging.getLogger(__name__)
 
@@ -18,9 +18,9 @@ def weighted_sum(slots: torch.Tensor, weights: list[float]) -> torch.Tensor:
     """sum_j weights[j] * slots[j], accumulated in float32; slots of weight 0 are not read.
 
     On a CPU two slots whose weights sum to 1, as order 1 has them, are combined by `torch.lerp`, which computes in
-    float32 inside; more of them chunk by chunk, so that the sum so far does not travel to memory and back for each
-    slot. On a GPU one kernel reads every slot once, where OpenAI's Triton is installed, as torch's own CUDA builds
-    bring it.
+    float32 inside; more of them in one pass for each slot, those of 16 bits chunk by chunk, so that their sum in
+    float32 stays in cache. On a GPU one kernel reads every slot once, where OpenAI's Triton is installed, as torch's
+    own CUDA builds bring it.
 
     Args:
         slots: (slot, *feature), floating, contiguous.
@@ -35,17 +35,15 @@ def weighted_sum(slots: torch.Tensor, weights: list[float]) -> torch.Tensor:
     (first, first_weight), *rest = used
     if len(rest) == 1 and abs(first_weight + rest[0][1] - 1) < _ROUNDING:
         return torch.lerp(first, *rest[0])
-    if slots.is_cuda or first.numel() <= _CHUNK:
+    if slots.is_cuda or first.dtype == torch.float32:
         return _sum_of(used)
     result = torch.empty_like(first)
-    flat = [(slot.view(-1), weight) for slot, weight in used]
-    scratch = None if result.dtype == torch.float32 else torch.empty(_CHUNK, dtype=torch.float32)
+    scratch = torch.empty(min(_CHUNK, first.numel()), dtype=torch.float32)
     for begin in range(0, first.numel(), _CHUNK):
         part = result.view(-1)[begin : begin + _CHUNK]
-        total = part if scratch is None else scratch[: part.numel()]
-        _sum_into(total, [(slot[begin : begin + _CHUNK], weight) for slot, weight in flat])
-        if total is not part:
-            part.copy_(total)
+        total = scratch[: part.numel()]
+        _sum_into(total, [(slot.view(-1)[begin : begin + _CHUNK], weight) for slot, weight in used])
+        part.copy_(total)
     return result
 
 

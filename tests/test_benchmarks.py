@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +37,35 @@ def test_blocks_are_measured_and_held_to_torch(tmp_path: Path, model):
         assert measured["distance_holds"]
         assert measured["relative_distance"] <= measured["distance_allowed"]
     assert 0 < result["forecast_over_full"] < 1
+
+
+def test_whole_runs_are_measured_and_a_second_call_goes_on_with_what_is_left(tmp_path: Path):
+    def runs(*arguments: object) -> dict[str, Any]:
+        done = gpu_benchmark(
+            *("--device", "cpu", "--tiny", "--part", "runs", "--model", "flux_dev"),
+            *("--turns", 2, "--output", tmp_path, *arguments),
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "gpu_runs_flux_dev.json").read_text())
+
+    none = runs("--minutes", 0)
+    assert not none["cases"]
+    assert none["left"][0] == "off, batch 1"
+    result = runs()
+    assert not result["left"]
+    assert list(result["cases"]) == none["left"]
+    off, on = result["cases"]["off, batch 1"], result["cases"]["N5 O2, batch 1"]
+    assert off["full_steps"] == result["num_steps"] == 10
+    assert off["forecast_step_s"] is None
+    assert len(on["run_s_all"]) == 2
+    assert on["full_steps"] == 4  # 3 of warm-up, then one after 4 forecasts, and 2 forecasts more
+    assert on["speed_up"] == off["run_s"] / on["run_s"]
+    assert on["skip_efficiency"] == on["speed_up"] / 2.5
+    assert on["forecast_step_s"] < on["full_step_s"]
+    assert on["cache_bytes"] > off["cache_bytes"] >= 0
+    assert result["cases"]["knee"]["rows"] >= 1
+    assert result["cases"]["16 in flight"]["pictures"] == 32
+    assert runs()["cases"] == result["cases"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

@@ -9,7 +9,9 @@ from taylorseer.weighted_sum import weighted_sum
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("tokens", [7, 4099])  # 4099 x 33 elements are summed chunk by chunk, the last one shorter
+@pytest.mark.parametrize(
+    "tokens", [7, 40_009]
+)  # 40,009 x 33 elements of 16 bits are summed in two chunks, the last one shorter
 @pytest.mark.parametrize(
     "weights",
     [

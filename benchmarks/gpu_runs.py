@@ -1,0 +1,310 @@
+"""Whole runs of a published architecture with random weights: what the cache, packing and memory come to.
+
+Used by `benchmarks.gpu`, part "runs". Each case stands alone and is written as soon as it is measured; a second call
+goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.environment import ROOT, describe
+from benchmarks.random_models import dtype_of, random_pipeline, random_transformer
+from plugin.config import ModelConfig
+from plugin.engines.base import Engine
+from plugin.knee import LARGEST, find_knee
+from plugin.packer import PackSettings
+from plugin.pipeline import PipelineHost
+from plugin.plan import architecture_of, axis_sizes, example_request
+from plugin.published import Architecture
+from plugin.request import GenerationRequest
+from plugin.transformer import StepObserver
+from taylorseer import CacheConfig, StepKind
+
+# What is measured beside the settings of each model's config.pbtxt, and where that model or its size is too large.
+PIPELINES = {"wan2_1_t2v": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}
+SIZES: Mapping[str, Mapping[str, int]] = {"hunyuan_video": {"height": 544, "width": 960, "num_frames": 65}}
+CACHES: Mapping[str, Mapping[str, CacheConfig]] = {
+    "flux_dev": {f"N{n} O2": CacheConfig(interval=n, order=2, warmup_steps=3) for n in (4, 5, 6)}
+}
+BATCHES: Mapping[str, tuple[int, ...]] = {"dit_xl_2_256": (1, 32)}
+IN_FLIGHT = (1, 2, 4, 8, 16)
+PUBLISHED_SPEED_UP = {"flux_dev": 3.53, "hunyuan_video": 4.65, "hidream_full": 1 / (1 - 0.72)}
+
+
+@dataclass
+class _Steps(StepObserver):
+    """Seconds of each step by its kind, the device's work included."""
+
+    device: torch.device
+    seconds: dict[StepKind, list[float]] = field(default_factory=lambda: {kind: [] for kind in StepKind})
+    _began: float = 0.0
+    _kind: StepKind | None = None
+
+    def step_started(self, step: int, num_steps: int, latents: torch.Tensor) -> None:
+        self.end()
+        self._began = time.perf_counter()
+
+    def step_computed(self, step: int, kind: StepKind) -> None:
+        self._kind = kind
+
+    def end(self) -> None:
+        """The step in progress is over."""
+        _synchronize(self.device)
+        if self._kind is not None:
+            self.seconds[self._kind].append(time.perf_counter() - self._began)
+        self._kind = None
+
+
+@dataclass
+class _Model:
+    """A model with random weights, ready to run."""
+
+    host: PipelineHost
+    prompt: dict[str, Any]
+    request: GenerationRequest
+    axes: dict[str, int]
+    device: torch.device
+
+    def run(self, cache: CacheConfig, batch: int = 1, observer: StepObserver | None = None) -> Any:
+        """One run in the calling thread; returns its cache's record."""
+        pipe = self.host.pipeline_for(cache, observer)
+        size = {"height": self.request.height, "width": self.request.width}
+        if self.request.num_frames > 1:
+            size["num_frames"] = self.request.num_frames
+        prompt = dict(self.prompt)
+        if "class_labels" in prompt:  # DiT's size is its transformer's own
+            size, prompt["class_labels"] = {}, [1] * batch
+        pipe(
+            **prompt,
+            **size,
+            guidance_scale=self.request.guidance_scale,
+            num_inference_steps=self.request.num_inference_steps,
+            generator=torch.Generator("cpu").manual_seed(0),
+        )
+        _synchronize(self.device)
+        return pipe.transformer.session
+
+
+def measure_runs(
+    model: str,
+    device: torch.device,
+    path: Path,
+    *,
+    engine: str,
+    turns: int,
+    minutes: float,
+    tiny: Callable[[Architecture], Architecture] | None,
+) -> dict[str, Any]:
+    """All cases of a model that are not in the file yet and begin within the time.
+
+    Args:
+        model: in `benchmarks.random_models.MODELS`.
+        device: where to run.
+        path: of the JSON file, which is read if it is of the same commit, device and engine, and written after each
+            case.
+        engine: that runs the block stack.
+        turns: measured runs of each case.
+        minutes: after which no further case begins.
+        tiny: makes the architecture small, to check this script; None for the published one.
+    """
+    began = time.monotonic()
+    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{model}_stream")
+    if model in PIPELINES:
+        config = replace(config, source=replace(config.source, pipeline=PIPELINES[model]))
+    architecture = architecture_of(config.source.pipeline)
+    size: dict[str, int] = dict(SIZES.get(model, {}))
+    if tiny is not None:
+        architecture = tiny(architecture)
+        config = replace(config, max_sequence_length=min(config.max_sequence_length or 0, 16) or None)
+        side = max(64, config.limits.min_size)
+        size = {"height": side, "width": side, "num_inference_steps": 10}
+        if config.limits.max_frames > 1:
+            size["num_frames"] = 5
+    request = example_request(config, **size)
+    header = describe() | {
+        "part": "runs",
+        "model": model,
+        "pipeline": config.source.pipeline,
+        "tiny": tiny is not None,
+        "device": str(device),
+        "engine": engine,
+        "dtype": str(dtype_of(config)).removeprefix("torch."),
+        "num_steps": request.num_inference_steps,
+        "size": {"height": request.height, "width": request.width, "num_frames": request.num_frames},
+        "published_speed_up": PUBLISHED_SPEED_UP.get(model),
+    }
+    result = header | {"cases": _earlier(path, header), "left": []}
+    transformer = random_transformer(architecture, dtype_of(config), device)
+    pipe, prompt = random_pipeline(
+        transformer, config.max_sequence_length or architecture.text_tokens, tiny is not None
+    )
+    host = PipelineHost(pipe, engine)
+    ready = _Model(host, prompt, request, axis_sizes(config, architecture, request), device)
+    for name, case in _cases(model, ready, turns, result["cases"]).items():
+        if name in result["cases"]:
+            continue
+        if time.monotonic() - began > 60 * minutes:
+            result["left"].append(name)
+            continue
+        try:
+            result["cases"][name] = case()
+        except Exception as error:  # out of memory, an engine that refuses: the result of this case
+            result["cases"][name] = {"absent": f"{type(error).__name__}: {error}".splitlines()[0]}
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print_runs(result)
+    return result
+
+
+def _earlier(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    """The cases of an earlier call with the same conditions."""
+    if not path.is_file():
+        return {}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    same = ("commit", "hardware", "versions", "tiny", "device", "engine", "size", "num_steps")
+    return before["cases"] if all(before.get(name) == header[name] for name in same) else {}
+
+
+def _cases(model: str, ready: _Model, turns: int, done: Mapping[str, Any]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What is measured, by name, in this order; `done` has what came before."""
+    own = ready.request.cache
+    off = replace(own, interval=1)
+    caches = CACHES.get(model) or {"own settings": own}
+    cases: dict[str, Callable[[], dict[str, Any]]] = {}
+    for batch in BATCHES.get(model, (1,)):
+        label = f", batch {batch}"
+        cases[f"off{label}"] = lambda batch=batch: _latency(ready, off, batch, turns)  # type: ignore[misc]
+        for name, cache in caches.items():
+            cases[f"{name}{label}"] = lambda cache=cache, batch=batch, label=label: _against(  # type: ignore[misc]
+                _latency(ready, cache, batch, turns), done.get(f"off{label}", {})
+            )
+    cases["knee"] = lambda: _knee(ready)
+    for count in IN_FLIGHT:
+        cases[f"{count} in flight"] = lambda count=count: _throughput(  # type: ignore[misc]
+            ready, list(caches.values())[-1], count, done.get("knee", {}).get("rows", 1)
+        )
+    return cases
+
+
+def _latency(ready: _Model, cache: CacheConfig, batch: int, turns: int) -> dict[str, Any]:
+    """Seconds of runs, then one more whose steps are timed one by one."""
+    _reset_peak(ready.device)
+    seconds = []
+    for turn in range(turns + 1):
+        began = time.perf_counter()
+        session = ready.run(cache, batch)
+        if turn:  # the first one fills allocators and chooses kernels
+            seconds.append(time.perf_counter() - began)
+    steps = _Steps(ready.device)
+    cache_bytes = session.nbytes
+    del session
+    ready.run(cache, batch, steps)
+    steps.end()
+    full = len(cache.full_steps(ready.request.num_inference_steps))
+    forecasts = steps.seconds[StepKind.FORECAST]
+    return {
+        "run_s": median(seconds),
+        "run_s_all": seconds,
+        "full_steps": full,
+        "full_step_s": median(steps.seconds[StepKind.FULL]),
+        "forecast_step_s": median(forecasts) if forecasts else None,
+        "cache_bytes": cache_bytes,
+        "peak_bytes": torch.cuda.max_memory_allocated(ready.device) if ready.device.type == "cuda" else None,
+        "possible_speed_up": ready.request.num_inference_steps / full,
+    }
+
+
+def _against(on: dict[str, Any], off: Mapping[str, Any]) -> dict[str, Any]:
+    """With the speed-up over the run with the cache off, where that was measured."""
+    if "run_s" in off:
+        on["speed_up"] = off["run_s"] / on["run_s"]
+        on["skip_efficiency"] = on["speed_up"] / on["possible_speed_up"]
+    return on
+
+
+def _knee(ready: _Model) -> dict[str, Any]:
+    """Rows beyond which larger batches bring no more throughput, and the seconds of each batch tried."""
+    engine: Engine = ready.host.lane_engine
+    family = ready.host.family
+    seconds: dict[int, float] = {}
+
+    def seconds_of(rows: int) -> float:
+        inputs = family.inputs_of_size({**ready.axes, "batch": rows})
+        times = []
+        for _ in range(3):
+            _synchronize(ready.device)
+            began = time.perf_counter()
+            engine.run(inputs)
+            _synchronize(ready.device)
+            times.append(time.perf_counter() - began)
+        seconds[rows] = min(times)
+        return seconds[rows]
+
+    return {"rows": find_knee(seconds_of, LARGEST), "seconds_of_rows": seconds}
+
+
+def _throughput(ready: _Model, cache: CacheConfig, count: int, rows: int) -> dict[str, Any]:
+    """Pictures per second of so many clients, each with one picture after another, full steps packed up to the knee."""
+    ready.host.pack(PackSettings(max_rows=rows))
+    pictures = 2 * count
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            began = time.perf_counter()
+            for done in [pool.submit(ready.run, cache) for _ in range(pictures)]:
+                done.result()
+            taken = time.perf_counter() - began
+    finally:
+        ready.host.packer = None
+    return {"pictures": pictures, "max_rows": rows, "pictures_per_s": pictures / taken}
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def print_runs(result: Mapping[str, Any]) -> None:
+    """The table of a result."""
+    table = Table(
+        title=f"{result['model']}: runs of {result['num_steps']} steps, {result['engine']} on {result['device']}"
+    )
+    for column in ("case", "seconds", "full steps", "full step", "forecast step", "speed-up", "skip efficiency"):
+        table.add_column(column)
+    for name, case in result["cases"].items():
+        if "absent" in case:
+            table.add_row(name, "absent: " + case["absent"])
+        elif "run_s" in case:
+            forecast = case["forecast_step_s"]
+            table.add_row(
+                name,
+                f"{case['run_s']:.3f}",
+                str(case["full_steps"]),
+                f"{1e3 * case['full_step_s']:.2f} ms",
+                "" if forecast is None else f"{1e3 * forecast:.2f} ms",
+                f"{case['speed_up']:.2f}" if "speed_up" in case else "",
+                f"{case['skip_efficiency']:.2f}" if "skip_efficiency" in case else "",
+            )
+        elif "rows" in case:
+            table.add_row(name, f"{case['rows']} rows")
+        else:
+            table.add_row(name, f"{case['pictures_per_s']:.3f} pictures/s")
+    Console().print(table)
+    if result["left"]:
+        Console().print(f"left for another call: {', '.join(result['left'])}", highlight=False)
