@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="benchmarks.forecast_profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--against", metavar="COMMIT", help="an earlier commit to measure beside this tree")
+    parser.add_argument(
+        "--against", metavar="COMMIT", action="append", default=[], help="to measure beside this tree; repeatable"
+    )
     parser.add_argument("--turns", type=int, default=5, help="processes of each tree")
     parser.add_argument("--pictures", type=int, default=20, help="of each process")
     parser.add_argument("--output", type=Path, default=RESULTS / "forecast_profile.json")
@@ -76,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(arguments.pictures)))
         return
     with ExitStack() as stack:
-        trees = {"now": ROOT}
-        if arguments.against:
-            trees = {arguments.against: stack.enter_context(_checkout(arguments.against))} | trees
+        trees = {commit: stack.enter_context(_checkout(commit)) for commit in arguments.against} | {"now": ROOT}
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
         for _ in track(range(arguments.turns), "turns"):
             for name, tree in trees.items():

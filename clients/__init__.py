@@ -1,17 +1,20 @@
 """Python clients of the served models."""
 
-from clients.client import (
+from clients.async_client import AsyncClient
+from clients.client import Client
+from clients.messages import (
     Cancelled,
-    Client,
     DeadlineExceeded,
     Generation,
     GenerationError,
     InvalidArgument,
     Progress,
     Unavailable,
+    UnknownModel,
 )
 
 __all__ = [
+    "AsyncClient",
     "Cancelled",
     "Client",
     "DeadlineExceeded",
@@ -20,4 +23,5 @@ __all__ = [
     "InvalidArgument",
     "Progress",
     "Unavailable",
+    "UnknownModel",
 ]

@@ -1,7 +1,8 @@
-"""The command line: serve, generate, health, plan, build, bench, and the demo behind `make demo`."""
+"""The command line: serve, front, generate, health, plan, build, tune, bench, and the demo behind `make demo`."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from clients import Generation
     from plugin.engines.tensorrt_build import BuiltEngine, Profile
     from plugin.plan import Plan
 
@@ -91,17 +94,29 @@ def generate(
     predictor: Annotated[str | None, typer.Option(help="How features are forecast, for example newton.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Where full steps lie: interval, even, or '0 4 9 13'.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Every step full, as --interval 1.")] = False,
+    max_error: Annotated[float | None, typer.Option(help="Error budget of the forecasts.")] = None,
+    deadline_ms: Annotated[int | None, typer.Option(help="Milliseconds after which the server gives up.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: out.png, or out.mp4 for a video.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="File to write; a folder with --batch. Default: out.png, out.mp4 for a video, or out.",
+        ),
     ] = None,
+    batch: Annotated[
+        Path | None, typer.Option(help="File with a prompt, or a JSON object of fields, on each line.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Requests of a batch in flight.")] = 4,
+    retries: Annotated[int, typer.Option(min=0, help="How often to come back where the server has no room.")] = 2,
+    preview: Annotated[bool, typer.Option("--preview", help="Show the picture in the terminal as it comes.")] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="Print file and report as JSON, a line for each.")] = False,
 ) -> None:
-    """Makes a picture or a video on a running server."""
+    """Makes a picture or a video on a running server, or many of them with --batch."""
     from clients import Client, Generation, GenerationError
 
     if no_cache and interval not in (None, 1):
         _fail(f"--interval is {interval} beside --no-cache, must be left out or 1")
-    if output is not None:
-        _check_suffix(output)
     fields: dict[str, Any] = {
         "negative_prompt": negative_prompt,
         "class_label": class_label,
@@ -117,23 +132,79 @@ def generate(
         "cache_warmup_steps": warmup,
         "cache_predictor": predictor,
         "cache_schedule": schedule,
+        "cache_max_error": max_error,
+        "deadline_ms": deadline_ms,
     }
+    if batch is not None:
+        if prompt is not None or preview:
+            _fail("--batch stands alone, must be without a prompt and --preview")
+        _generate_batch(batch, output or Path("out"), fields, url, model, jobs, retries, json_lines)
+        return
+    if output is not None:
+        _check_suffix(output)
     try:
-        with Client(url, model) as client, _steps_bar() as bar:
-            task = bar.add_task(prompt or f"class {class_label}", total=steps)
-            for update in client.stream(prompt, **fields):
+        with Client(url, model, retries=retries) as client, _Steps(preview) as bar:
+            bar.begin(prompt or f"class {class_label}", steps)
+            for update in client.stream(prompt, **fields, preview=preview or None):
                 if isinstance(update, Generation):
                     result = update
-                    bar.update(task, total=result.report["num_steps"], completed=result.report["num_steps"])
+                    bar.step(result.report["num_steps"], result.report["num_steps"], result.image[0])
                 else:
-                    bar.update(task, total=update.num_steps, completed=update.step)
+                    bar.step(update.step, update.num_steps, update.preview)
         output = _fitting(output, result.is_video)
         result.save(output)
     except KeyboardInterrupt:
         _fail("cancelled")
     except (GenerationError, OSError, ValueError) as error:
         _fail(error)
+    _tell(output, result, json_lines)
+
+
+def _generate_batch(
+    file: Path, folder: Path, fields: dict[str, Any], url: str, model: str, jobs: int, retries: int, json_lines: bool
+) -> None:
+    import asyncio
+
+    from clients import Generation, GenerationError
+    from clients.batch import BatchItem, read_batch, run_batch
+
+    failed = 0
+    with _steps_bar() as bar:
+
+        def done(item: BatchItem, result: Generation | GenerationError) -> None:
+            nonlocal failed
+            bar.advance(task)
+            if isinstance(result, Generation):
+                output = folder / f"{item.stem}{'.mp4' if result.is_video else '.png'}"
+                result.save(output)
+                _tell(output, result, json_lines)
+                return
+            failed += 1
+            _say(f"{file}:{item.line}: {item.title}: {result}")
+            if json_lines:
+                print(json.dumps({"line": item.line, "error": str(result)}), flush=True)
+
+        try:
+            items = read_batch(file, {name: value for name, value in fields.items() if value is not None})
+            folder.mkdir(parents=True, exist_ok=True)
+            task = bar.add_task(str(file), total=len(items))
+            asyncio.run(run_batch(items, url=url, model=model, jobs=jobs, retries=retries, done=done))
+        except KeyboardInterrupt:
+            _fail("cancelled")
+        except ExceptionGroup as errors:  # what a folder or a disk has against it
+            _fail(errors.exceptions[0])
+        except (OSError, ValueError) as error:
+            _fail(error)
+    if failed:
+        _fail(f"{failed} of {len(items)} requests failed")
+
+
+def _tell(output: Path, result: Generation, json_lines: bool) -> None:
+    """What became of a request, in a sentence for people or as JSON on standard output."""
     report = result.report
+    if json_lines:
+        print(json.dumps({"output": str(output), "report": report}), flush=True)
+        return
     full = len(report["full_steps"])
     _say(
         f"{output}: {report['total_s']:.2f} s, {full} full and {report['num_steps'] - full} forecast steps, "
@@ -141,6 +212,35 @@ def generate(
     )
     for warning in report.get("warnings", ()):
         _say(f"note: {warning}")
+
+
+@app.command()
+def front(
+    triton: Annotated[str, typer.Option(help="host:port of Triton's gRPC endpoint.")] = "localhost:8001",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option()] = 9000,
+    model: Annotated[
+        str | None, typer.Option(help="For requests that name none. Default: the first that is ready.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that a request may take. Default: no limit.")] = None,
+) -> None:
+    """Serves OpenAI's images API and a web page in front of a running Triton.
+
+    With TAYLORSEER_API_KEY in the environment, clients must send it as their key.
+    """
+    import uvicorn
+
+    from clients.openai_api import create_app
+
+    api_key = os.environ.get("TAYLORSEER_API_KEY") or None
+    if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
+        _say("note: whoever reaches this port can use it; TAYLORSEER_API_KEY in the environment asks for a key")
+    application = create_app(triton, default_model=model, api_key=api_key, timeout_s=timeout)
+    _say(f"http://{host}:{port} has a page, http://{host}:{port}/v1 OpenAI's images API; Ctrl-C stops")
+    # Streams in progress are given as long as Triton gives its own; header names of uvicorn tell nobody anything.
+    uvicorn.run(
+        application, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=30
+    )
 
 
 @app.command()
@@ -541,6 +641,35 @@ class _BuildBar(Progress):
 def _binary(nbytes: int) -> str:
     unit = 3 if nbytes >= 2**30 else 2 if nbytes >= 2**20 else 1
     return f"{nbytes / 1024**unit:.1f} {'KMG'[unit - 1]}iB"
+
+
+class _Steps:
+    """The bar of a request's steps, with the picture so far above it where the terminal can show it."""
+
+    def __init__(self, preview: bool) -> None:
+        self._bar = _steps_bar()
+        self._live = Live(self._bar, console=console) if preview and console.is_terminal else None
+
+    def __enter__(self) -> _Steps:
+        (self._live or self._bar).__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        (self._live or self._bar).__exit__(*error)
+
+    def begin(self, title: str, steps: int | None) -> None:
+        self._task = self._bar.add_task(title, total=steps)
+
+    def step(self, step: int, steps: int, picture: Any) -> None:
+        """So many steps are done; `picture` is (height, width, 3) uint8, or None."""
+        self._bar.update(self._task, total=steps, completed=step)
+        if self._live is not None and picture is not None:
+            from PIL import Image
+            from rich_pixels import Pixels
+
+            image = Image.fromarray(picture)
+            image.thumbnail((min(64, console.width), 64))  # two pixels of height are one line of text
+            self._live.update(Group(Pixels.from_image(image), self._bar), refresh=True)
 
 
 def _steps_bar() -> Progress:

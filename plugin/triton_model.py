@@ -57,6 +57,7 @@ _QUIET_PARAMETER = "taylorseer_quiet"  # present where heartbeats are wanted in 
 _HEARTBEAT_S = 0.1  # a front hears this often from its request, and looks whether its client is still there
 _CANCEL_POLL_S = 0.02  # how often Triton is asked which streams have been cancelled
 _STEP_BUCKETS_S = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
+_REQUEST_BUCKETS_S = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]
 _BATCH_BUCKETS = [1, 2, 4, 8, 16, 32]
 
 _MOST_UNTOLD = 10_000  # changes of metrics that are kept while another instance has them
@@ -108,6 +109,8 @@ class StreamModel:
         self._closing = threading.Event()
         self._listener = threading.Thread(target=self._hear_cancels, name=f"{self.name}-cancels", daemon=True)
         self._listener.start()
+        # From the start on, so that what scales or alerts by them finds them before the first request.
+        self._outbox.put(partial(self._metrics.tell, self._set_gauges))
 
     def load_host(self) -> Any:
         """The `PipelineHost` of the configured pipeline."""
@@ -714,6 +717,16 @@ class _Metrics:
         )
         self._waiting = self._metric(self._family("taylorseer_requests_waiting", "Requests in line", "GAUGE"))
         self._cache_bytes = self._metric(self._family("taylorseer_cache_bytes", "Bytes of all anchors", "GAUGE"))
+        self._reserved = self._metric(
+            self._family("taylorseer_reserved_bytes", "Bytes set aside for the requests being worked on", "GAUGE")
+        )
+        self._budget = self._metric(
+            self._family("taylorseer_budget_bytes", "Bytes that may be set aside at most", "GAUGE")
+        )
+        self._request_seconds = self._metric(
+            self._family("taylorseer_request_seconds", "Seconds from arrival to picture", "HISTOGRAM"),
+            _REQUEST_BUCKETS_S,
+        )
 
     def set_gauges(self, admission: Admission, jobs: set[_Job]) -> None:
         """Reports who is in flight, who waits, and what the caches hold; what has not changed costs nothing."""
@@ -721,6 +734,8 @@ class _Metrics:
             self._in_flight: admission.in_flight,
             self._waiting: admission.waiting,
             self._cache_bytes: sum(job.cache_bytes for job in list(jobs)),
+            self._reserved: admission.held_bytes,
+            self._budget: admission.budget_bytes,
         }
         for gauge, value in values.items():
             if self._told.get(gauge) != value:
@@ -734,6 +749,8 @@ class _Metrics:
     def count_job(self, job: _Job) -> None:
         """Counts all that an ended job has done."""
         self.count_request(job.outcome)
+        if job.outcome == "ok":
+            self._request_seconds.observe(time.perf_counter() - job.arrived)
         if job.request.stretched_by is not None:
             self._stretched[job.request.stretched_by.value].increment(1)
         for kind in self._steps:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from PIL import Image
 
 from clients import (
+    AsyncClient,
     Cancelled,
     Client,
     DeadlineExceeded,
@@ -21,7 +25,7 @@ from clients import (
     Progress,
     Unavailable,
 )
-from clients.client import INPUTS
+from clients.messages import INPUTS, Tries
 from plugin.server import Server
 from tests.clients.throwaway import FIELDS
 
@@ -37,9 +41,51 @@ FAILURES = [
 ]
 
 
+class AsyncioClient:
+    """An `AsyncClient` with the methods of a `Client`: the same tests hold for both."""
+
+    def __init__(self, url: str = "localhost:8001", model: str = "emoji", **options: Any) -> None:
+        self.runner = asyncio.Runner()
+
+        async def made() -> AsyncClient:
+            return AsyncClient(url, model, **options)
+
+        self.client = self.runner.run(made())
+
+    def __enter__(self) -> AsyncioClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.runner.run(self.client.close())
+        self.runner.close()
+
+    def generate(self, *given: Any, **fields: Any) -> Generation:
+        return self.runner.run(self.client.generate(*given, **fields))
+
+    def stream(self, *given: Any, **fields: Any) -> Generator[Progress | Generation]:
+        updates = self.client.stream(*given, **fields)
+        try:
+            with suppress(StopAsyncIteration):
+                while True:
+                    yield self.runner.run(self.next_of(updates))
+        finally:
+            self.runner.run(updates.aclose())
+
+    async def next_of(self, updates: Any) -> Progress | Generation:
+        return await anext(updates)
+
+
+CLIENTS = {"threads": Client, "asyncio": AsyncioClient}
+
+
+@pytest.fixture(params=list(CLIENTS))
+def client_class(request: pytest.FixtureRequest) -> Any:
+    return CLIENTS[request.param]
+
+
 @pytest.fixture
-def client(echo: Server) -> Iterator[Client]:
-    with Client(echo.grpc_url, "echo") as client:
+def client(echo: Server, client_class: Any) -> Iterator[Client]:
+    with client_class(echo.grpc_url, "echo") as client:
         yield client
 
 
@@ -172,16 +218,91 @@ def test_an_unknown_field_is_a_type_error(client):
 
 
 @pytest.mark.parametrize("way", ["plain", "stream"])
-def test_an_unknown_model_is_told(echo, way):
-    with Client(echo.grpc_url, "unicorn") as client, pytest.raises(GenerationError, match="unicorn"):
+def test_an_unknown_model_is_told(echo, client_class, way):
+    with client_class(echo.grpc_url, "unicorn") as client, pytest.raises(GenerationError, match="unicorn"):
         client.generate("red apple") if way == "plain" else list(client.stream("red apple"))
 
 
 @pytest.mark.parametrize("way", ["plain", "stream"])
 @pytest.mark.parametrize("url", ["127.0.0.1:1", "no such host:8001"])
-def test_no_server_is_told_in_a_sentence(way, url):
-    with Client(url) as client, pytest.raises(Unavailable, match=rf"no server answers at {url}: start one with"):
+def test_no_server_is_told_in_a_sentence(client_class, way, url):
+    with client_class(url) as client, pytest.raises(Unavailable, match=rf"no server answers at {url}: start one with"):
         client.generate("red apple") if way == "plain" else list(client.stream("red apple"))
+
+
+@pytest.mark.parametrize("way", ["plain", "stream"])
+def test_a_refused_request_is_sent_again_when_the_server_says_so(echo, client_class, way):
+    """The server refuses the first two requests of a seed, and asks for a second of patience."""
+    seed = 100 + 2 * (client_class is Client) + (way == "plain")  # the server counts by seed
+    began = time.monotonic()
+    with client_class(echo.grpc_url, "echo", retries=2) as client:
+        if way == "plain":
+            generation = client.generate("busy", seed=seed)
+        else:
+            *_, generation = client.stream("busy", seed=seed)
+    assert generation.report["received"]["seed"][2] == seed
+    assert 2.0 <= time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize("way", ["plain", "stream"])
+def test_retries_end(echo, client_class, way):
+    began = time.monotonic()
+    with client_class(echo.grpc_url, "echo", retries=2) as client, pytest.raises(Unavailable, match="1 wait"):
+        client.generate("full") if way == "plain" else list(client.stream("full"))
+    elapsed = time.monotonic() - began
+    # A stream's refusal comes after 3 steps of progress here, and what has begun is not begun again.
+    assert elapsed < 0.5 if way == "stream" else elapsed >= 0.5 + 1.0
+
+
+def test_no_retry_outlasts_the_time_limit(echo, client_class):
+    began = time.monotonic()
+    with client_class(echo.grpc_url, "echo", retries=9) as client, pytest.raises(Unavailable):
+        client.generate("full", timeout_s=2.0)
+    assert time.monotonic() - began < 2.0
+
+
+def test_only_a_refusal_is_sent_again(echo, client_class):
+    began = time.monotonic()
+    with client_class(echo.grpc_url, "echo", retries=9) as client, pytest.raises(InvalidArgument):
+        client.generate("invalid")
+    assert time.monotonic() - began < 0.5
+
+
+def test_pauses_double_and_are_no_shorter_than_asked():
+    tries = Tries(4, None)
+    for least, message in ((0.5, "full"), (7.5, "full: try again in 7.5 s"), (2.0, "full"), (4.0, "full")):
+        assert least <= tries.pause_s(Unavailable(message)) <= 1.5 * least
+    with pytest.raises(Unavailable):
+        tries.pause_s(Unavailable("full"))
+
+
+def test_a_negative_number_of_retries_is_refused(client_class):
+    with pytest.raises(ValueError, match="retries is -1, must be at least 0"):
+        client_class(retries=-1)
+
+
+def test_cancelling_the_task_cancels_the_request_at_the_server(echo):
+    async def cancel_one() -> list[int]:
+        async with AsyncClient(echo.grpc_url, "echo") as client:
+            begun = asyncio.Event()
+
+            async def consume() -> None:
+                async for _ in client.stream("red apple", num_inference_steps=999):
+                    begun.set()
+
+            task = asyncio.create_task(consume())
+            await begun.wait()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            for _ in range(50):
+                await asyncio.sleep(0.1)
+                *_, last = [update async for update in client.stream("red apple", num_inference_steps=1)]
+                if 999 in last.report["cancelled"]:
+                    break
+            return last.report["cancelled"]
+
+    assert 999 in asyncio.run(cancel_one())
 
 
 def test_a_picture_is_saved_as_it_is(client, tmp_path):

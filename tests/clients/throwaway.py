@@ -42,7 +42,15 @@ def prompt_of(values):
     return values["prompt"][0].decode() if "prompt" in values else ""
 
 
+refused = {}
+
+
 def error_of(values):
+    if prompt_of(values) == "busy":
+        seed = values["seed"][0].item()
+        refused[seed] = refused.get(seed, 0) + 1
+        if refused[seed] <= 2:
+            return pb.InferenceResponse([], pb.TritonError("all taken: try again in 1.0 s", pb.TritonError.UNAVAILABLE))
     if prompt_of(values) in ERRORS:
         code, message = ERRORS[prompt_of(values)]
         return pb.InferenceResponse([], pb.TritonError(message, getattr(pb.TritonError, code)))
@@ -101,6 +109,10 @@ class TritonPythonModel:
     def answer(self, values, sender):
         steps = int(values["num_inference_steps"][0]) if "num_inference_steps" in values else 10
         self.started.append(steps)
+        if prompt_of(values) == "busy" and (error := error_of(values)):
+            report = json.dumps({{"error": {{"code": "UNAVAILABLE", "message": error.error().message()}}}}).encode()
+            sender.send(self.response(0, 0, None, None, report), flags=FINAL)
+            return
         for step in range(1, steps + 1):
             if sender.is_cancelled():
                 self.cancelled.append(steps)

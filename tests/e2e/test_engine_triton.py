@@ -19,7 +19,7 @@ import torch
 import tritonclient.grpc
 
 from clients import Client, Generation, GenerationError, Progress, Unavailable
-from clients.client import Pixels
+from clients.messages import Pixels
 from plugin.config import ModelConfig
 from plugin.generation import generate
 from plugin.pipeline import PipelineHost, load_pipeline

@@ -16,7 +16,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from clients import Client, DeadlineExceeded, GenerationError, InvalidArgument, Unavailable
-from clients.client import INPUTS
+from clients.messages import INPUTS
 
 DTYPES = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 

@@ -1,0 +1,167 @@
+"""The client for asyncio: any number of requests side by side in one thread, over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import tritonclient.grpc as sync_triton
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from clients.messages import (
+    ERROR_REPORT_PARAMETER,
+    Generation,
+    GenerationError,
+    Progress,
+    Tries,
+    Unavailable,
+    generation_of,
+    request_inputs,
+    typed_error,
+    update_of,
+)
+
+
+class AsyncClient:
+    """Talks to one model over gRPC; usable as an asynchronous context manager, in one event loop.
+
+    Args:
+        url: host:port of the server's gRPC endpoint.
+        model: the model's name; streams go to `<model>_stream`.
+        retries: how often a request is sent again that the server had no room for, or that found no server.
+        headers: sent with every call, for a proxy that asks for a token.
+        ssl: speak TLS, to a proxy; Triton itself has none unless it is told to.
+    """
+
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        model: str = "emoji",
+        *,
+        retries: int = 0,
+        headers: Mapping[str, str] | None = None,
+        ssl: bool = False,
+    ) -> None:
+        Tries(retries, None)  # says what is wrong with it
+        self._url = url
+        self._model = model
+        self._retries = retries
+        self._headers = dict(headers or {})
+        self._client = triton.InferenceServerClient(url, ssl=ssl)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._client.close()
+
+    async def generate(self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any) -> Generation:
+        """Makes a picture in one plain call; arguments and errors are those of `Client.generate`.
+
+        Cancelling the task cancels the request.
+        """
+        inputs = request_inputs(prompt=prompt, **fields)
+        tries = Tries(self._retries, timeout_s)
+        while True:
+            try:
+                result = await self._client.infer(
+                    self._model, inputs, client_timeout=tries.left_s, headers=self._headers
+                )
+                return generation_of(result)
+            except InferenceServerException as error:
+                failure = typed_error(str(error.status()), str(error.message()), self._url)
+            if not isinstance(failure, Unavailable):
+                raise failure
+            await asyncio.sleep(tries.pause_s(failure))
+
+    async def stream(
+        self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any
+    ) -> AsyncGenerator[Progress | Generation, None]:
+        """Makes a picture and tells how far it is; arguments and errors are those of `Client.stream`.
+
+        Closing the iterator early, or cancelling the task, cancels the request. A loop that is left by `break` closes
+        it at some later time: put it into `contextlib.aclosing` to have it closed at once.
+        """
+        inputs = request_inputs(prompt=prompt, **fields)
+        tries = Tries(self._retries, timeout_s)
+        while True:
+            begun = False
+            try:
+                async with aclosing(self._stream_once(inputs, tries.left_s)) as updates:
+                    async for update in updates:
+                        begun = True
+                        yield update
+                return
+            except Unavailable as refusal:
+                if begun:
+                    raise
+                pause = tries.pause_s(refusal)
+            await asyncio.sleep(pause)
+
+    async def ready_models(self) -> list[str]:
+        """The names of all models that the server has ready.
+
+        Raises:
+            Unavailable: no server answers.
+        """
+        try:
+            index = await self._client.get_model_repository_index(headers=self._headers)
+        except InferenceServerException as error:
+            raise typed_error(str(error.status()), str(error.message()), self._url) from None
+        return [model.name for model in index.models if model.state == "READY"]
+
+    async def parameters(self) -> dict[str, str]:
+        """The model's `parameters`, as its `config.pbtxt` has them: limits and defaults of its requests.
+
+        Raises:
+            GenerationError: an unknown model, or no server.
+        """
+        try:
+            answer = await self._client.get_model_config(f"{self._model}_stream", headers=self._headers)
+        except InferenceServerException as error:
+            raise typed_error(str(error.status()), str(error.message()), self._url) from None
+        return {name: value.string_value for name, value in answer.config.parameters.items()}
+
+    async def _stream_once(
+        self, inputs: list[sync_triton.InferInput], timeout_s: float | None
+    ) -> AsyncGenerator[Progress | Generation, None]:
+        request = {
+            "model_name": f"{self._model}_stream",
+            "inputs": inputs,
+            "parameters": {ERROR_REPORT_PARAMETER: True},
+        }
+        answers = self._client.stream_infer(_only(request), stream_timeout=timeout_s, headers=self._headers)
+        generation, ended = None, False
+        try:
+            async for result, error in answers:
+                if error is not None:
+                    raise typed_error(str(error.status()), str(error.message()), self._url)
+                update = update_of(result, self._url)
+                if isinstance(update, Progress):
+                    yield update
+                else:
+                    # Given when the stream has ended: one that is cancelled just then stays open in Triton (24.10),
+                    # which waits for it when it is to stop.
+                    generation = update
+            ended = True
+        except grpc.RpcError as error:
+            raise typed_error(error.code().name, error.details() or "", self._url) from None
+        finally:
+            if not ended:
+                answers.cancel()
+        if generation is None:
+            raise GenerationError(f"{self._model}_stream ended without a picture")
+        yield generation
+
+
+async def _only(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """The requests of a stream that has one. The server ends the stream when that is answered."""
+    yield request
