@@ -174,7 +174,7 @@ def test_an_error_is_a_sentence_and_the_page_goes_on(open_page):
     figure = page.locator("figure").first
     expect(figure.locator(".state")).to_have_text(re.compile("cache_preset is 'fastest', must be one of"))
     shoot(page, "error")
-    page.get_by_label("Preset").fill("")
+    page.get_by_label("Preset", exact=True).fill("")
     begin(page, "star", Steps=10)
     expect(page.locator("figure").first).to_have_class("done", timeout=60_000)
     assert page.locator("article").count() == 2
