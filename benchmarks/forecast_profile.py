@@ -3,23 +3,27 @@
     python -m benchmarks.forecast_profile                    this tree
     python -m benchmarks.forecast_profile --against bb8d716~1
 
-The embedded model in process with its default cache. Every part is timed by itself; what a step takes beyond them is
-the pipeline's own loop. An earlier commit is checked out beside this tree and measured by this same file in processes
-that take turns with this tree's.
+The embedded model in process with TaylorSeer's own kind of cache, which every commit knows. Every part is timed by
+itself; what a step takes beyond them is the pipeline's own loop. The tree of an earlier commit is unpacked beside this
+one and measured by this same file, in processes that take turns with this tree's. Beside them stands what forecast
+steps once did and no longer do, each timed alone in a loop: what leaving it out can be expected to bring.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import timeit
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,9 +38,10 @@ from plugin.config import ModelConfig
 from plugin.generation import NoEvents, generate
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.transformer import DenoisingRun
-from taylorseer import CacheSession, StepKind
+from taylorseer import CacheConfig, CacheSession, StepKind, forecast_weights
 
 MODEL = "emoji"
+CACHE = CacheConfig(interval=5, order=1, warmup_steps=3)
 _STEP = "whole step"
 _REST = "pipeline's loop, bookkeeping, events"
 
@@ -78,17 +83,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(arguments.pictures)))
         return
     with ExitStack() as stack:
-        trees = {commit: stack.enter_context(_checkout(commit)) for commit in arguments.against} | {"now": ROOT}
+        trees = {commit: stack.enter_context(_tree_of(commit)) for commit in arguments.against} | {"now": ROOT}
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
         for _ in track(range(arguments.turns), "turns"):
             for name, tree in trees.items():
                 runs[name].append(_measured_in(tree, arguments.pictures))
     microseconds = {name: {part: median(run[part] for run in each) for part in each[0]} for name, each in runs.items()}
     result = describe() | {"model": MODEL, "turns": arguments.turns, "pictures": arguments.pictures}
-    result |= {"microseconds": microseconds, "microseconds_all": runs}
+    result |= {"cache": asdict(CACHE), "microseconds": microseconds, "microseconds_all": runs}
+    result["microseconds_alone"] = measure_alone()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    _print(microseconds)
+    _print(microseconds, result["microseconds_alone"])
     Console().print(f"wrote {arguments.output}", highlight=False, soft_wrap=True)
 
 
@@ -98,7 +104,7 @@ def measure(pictures: int) -> dict[str, float]:
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
     host = PipelineHost(load_pipeline(config.source), config.engine, engine_threads=config.engine_threads or None)
-    request = replace(config.defaults, prompt="red apple, 3d", seed=1)
+    request = replace(config.defaults, prompt="red apple, 3d", seed=1, cache=CACHE)
     steps = _Steps()
     scheduler = type(host.pipeline_for(request.cache).scheduler)
     with ExitStack() as stack:
@@ -117,6 +123,37 @@ def measure(pictures: int) -> dict[str, float]:
     parts = {part: median(step[part] for step in steps.forecasts) for part in steps.forecasts[0]}
     whole = parts.pop(_STEP)
     return parts | {_REST: whole - sum(parts.values()), _STEP: whole}
+
+
+def measure_alone() -> dict[str, float]:
+    """Microseconds of what forecast steps no longer do, the least of many loops."""
+    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
+    transformer: Any = load_pipeline(config.source).transformer
+    features = torch.randn(2, 1, 64, transformer.inner_dim)  # two anchors of 64 x 64 pixels
+    signature = inspect.signature(type(transformer).forward)
+    given = dict.fromkeys(list(signature.parameters)[1:])
+    embed, timestep = transformer.time_text_embed, torch.tensor([500.0])
+
+    def two_passes() -> torch.Tensor:
+        return torch.mul(features[0], -0.6).add_(features[1], alpha=1.6)
+
+    def one_pass() -> torch.Tensor:
+        return torch.lerp(features[0], features[1], 1.6)
+
+    def bound() -> None:
+        signature.bind(transformer, **given).apply_defaults()
+
+    return {
+        "weights of a forecast": _microseconds(lambda: forecast_weights("taylor", 1, (27, 32), 35)),
+        "a second pass over the anchors": _microseconds(two_passes) - _microseconds(one_pass),
+        "arguments bound by inspect": _microseconds(bound),
+        "embedding of the timestep": _microseconds(lambda: embed.timestep_embedder(embed.time_proj(timestep))),
+    }
+
+
+def _microseconds(run: Callable[[], object]) -> float:
+    with torch.no_grad():
+        return min(timeit.repeat(run, number=100, repeat=50)) / 100 * 1e6
 
 
 @contextmanager
@@ -139,17 +176,16 @@ def _timed(owner: Any, method: str, part: str, steps: _Steps) -> Iterator[None]:
 
 
 @contextmanager
-def _checkout(commit: str) -> Iterator[Path]:
-    """A tree of an earlier commit with this file in it."""
+def _tree_of(commit: str) -> Iterator[Path]:
+    """The files of an earlier commit, with this one among them."""
     with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "tree.tar"
+        subprocess.run(["git", "-C", str(ROOT), "archive", "--output", str(archive), commit], check=True)
         tree = Path(folder) / "tree"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--detach", "--quiet", str(tree), commit], check=True)
-        try:
-            shutil.copy(__file__, tree / "benchmarks")
-            yield tree
-        finally:
-            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+        with tarfile.open(archive) as files:
+            files.extractall(tree, filter="data")
+        shutil.copy(__file__, tree / "benchmarks")
+        yield tree
 
 
 def _measured_in(tree: Path, pictures: int) -> dict[str, float]:
@@ -158,7 +194,7 @@ def _measured_in(tree: Path, pictures: int) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _print(microseconds: dict[str, dict[str, float]]) -> None:
+def _print(microseconds: dict[str, dict[str, float]], alone: dict[str, float]) -> None:
     table = Table(title=f"{MODEL}: a forecast step, microseconds")
     table.add_column("part")
     for name in microseconds:
@@ -166,6 +202,8 @@ def _print(microseconds: dict[str, dict[str, float]]) -> None:
     for part in microseconds["now"]:
         table.add_row(part, *(f"{each[part]:.0f}" for each in microseconds.values()))
     Console().print(table)
+    for part, value in alone.items():
+        Console().print(f"{part}, alone: {value:.0f} microseconds", highlight=False)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     python -m benchmarks.gpu --device cpu --tiny                 the same code on a CPU, with tiny transformers
 
 blocks    One full step's block stack at the published size with random weights: torch eager, torch.compile, CUDA graph,
-          ONNX Runtime, TensorRT, TensorRT-RTX. Each way's distance from torch is checked, and all take turns.
+          ONNX Runtime, TensorRT, TensorRT-RTX. Each way's distance from torch is checked, and it takes turns with torch
+          eager; one way after another, so that memory holds the weights twice and the cache folder up to three times.
 runs      Whole runs at the published size with random weights: the cache off and on, peak memory, the packing knee,
           throughput at 1 to 16 in flight. Each model begins no case after --minutes; the next call goes on.
 pictures  The embedded model with each engine, cache off and on: engine calls against full steps, distance from the
@@ -18,10 +19,12 @@ import argparse
 import gc
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,10 +35,11 @@ from rich.table import Table
 from benchmarks import gpu_runs
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.random_models import MODELS, dtype_of, random_transformer
+from plugin.cache_dir import default_cache_dir
 from plugin.config import ModelConfig
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
-from plugin.engines.tensorrt_build import BuildOptions, SizeClass, build_engine, check_targets, load_package
+from plugin.engines.tensorrt_build import BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.generation import generate
@@ -70,31 +74,6 @@ _TINY: dict[str, dict[str, Any]] = {
         "max_resolution": (8, 8),
     },
 }
-
-
-@dataclass
-class Way:
-    """One way to run a block stack: what it gave, or why it is absent."""
-
-    milliseconds: list[float] = field(default_factory=list)
-    prepare_s: float = 0.0
-    distance: float | None = None
-    absent: str | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def figures(self, eager: float) -> dict[str, Any]:
-        """As JSON; `eager` is the median of torch's in the same turns, in ms."""
-        if self.absent is not None:
-            return {"absent": self.absent}
-        milliseconds = median(self.milliseconds)
-        return {
-            "ms": milliseconds,
-            "ms_all": self.milliseconds,
-            "faster_than_eager": eager / milliseconds,
-            "relative_distance": self.distance,
-            "prepare_s": self.prepare_s,
-            **self.notes,
-        }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -154,13 +133,16 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
         ways: in `WAYS`.
     """
     config = ModelConfig.from_folder(ROOT / "model_repository" / f"{model}_stream")
+    if model in gpu_runs.PIPELINES:
+        config = replace(config, source=replace(config.source, pipeline=gpu_runs.PIPELINES[model]))
     architecture = architecture_of(config.source.pipeline)
+    size = dict(gpu_runs.SIZES.get(model, {}))
     if tiny:
         architecture = _tiny(architecture)
         config = replace(config, max_sequence_length=16)
-    fits = config.limits.min_size <= _TINY_SIDE <= config.limits.max_size
-    side = _TINY_SIDE if tiny and fits else None
-    request = example_request(config, height=side, width=side)
+        fits = config.limits.min_size <= _TINY_SIDE <= config.limits.max_size
+        size = {"height": _TINY_SIDE, "width": _TINY_SIDE} if fits else {}
+    request = example_request(config, **size)
     dtype = dtype_of(config)
     family = family_of(random_transformer(architecture, dtype, device))
     axes = axis_sizes(config, architecture, request)
@@ -168,32 +150,22 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
     inputs = family.inputs_of_size({**axes, "batch": rows})
     stack = family.block_stack()
     parameters = sum(each.numel() for each in stack.parameters())
-    results = {name: Way() for name in ways}
-    runs: dict[str, Callable[[], torch.Tensor]] = {}
     expected = stack(**inputs)
     reference = _in_float32(family, inputs) if parameters <= _REFERENCE_PARAMETERS else expected
     allowed = _allowed(relative_distance(expected, reference), dtype)
-    for name in ways:
-        way, began = results[name], time.perf_counter()
-        try:
-            runs[name] = WAYS[name](_Job(family, inputs, SizeClass(model, axes), way))
-            output = runs[name]()
-            _synchronize(device)
-        except Exception as error:  # whatever a package says of this machine is the result
-            way.absent = f"{type(error).__name__}: {error}".splitlines()[0]
-            runs.pop(name, None)
-            continue
-        way.prepare_s = time.perf_counter() - began
-        way.distance = relative_distance(output, reference)
-        way.notes["distance_allowed"] = allowed
-        way.notes["distance_holds"] = way.distance <= allowed
-    _take_turns(runs, results, device, turns)
-    eager = median(results["torch eager"].milliseconds)
+    default_cache_dir().mkdir(parents=True, exist_ok=True)
+    # Engines of random weights, which nobody will want again.
+    with TemporaryDirectory(prefix="benchmark-", dir=default_cache_dir()) as folder:
+        job = _Job(family, inputs, SizeClass(model, axes), Path(folder))
+        results = {name: _measure_way(name, job, reference, allowed, turns) for name in ways}
     _, width, _ = feature_of(config, architecture, request)
+    assert expected.shape[-1] == width
+    eager = median(_take_turns({"torch eager": _eager(job, {})}, device, turns)["torch eager"])
     forecast = _forecast_ms(expected, device, turns)
     result = describe() | {
         "part": "blocks",
         "model": model,
+        "pipeline": config.source.pipeline,
         "tiny": tiny,
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
@@ -201,23 +173,60 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
         "size": {"height": request.height, "width": request.width, "num_frames": request.num_frames},
         "shapes": {name: list(tensor.shape) for name, tensor in inputs.items()},
         "reference": "float32" if reference is not expected else "torch eager",
+        "eager_ms": eager,
         "forecast_ms": forecast,
         "forecast_over_full": forecast / eager,
-        "ways": {name: way.figures(eager) for name, way in results.items()},
+        "ways": results,
     }
-    assert expected.shape[-1] == width
     _print_blocks(result)
-    del runs, family, stack, inputs, expected, reference
+    del family, stack, inputs, job, expected, reference
+    _let_go(device)
+    return result
+
+
+def _measure_way(name: str, job: _Job, reference: torch.Tensor, allowed: float, turns: int) -> dict[str, Any]:
+    """One way beside torch eager, as JSON: what it gave, or why it is absent; its memory is free after that."""
+    device = job.inputs["hidden_states"].device
+    notes: dict[str, Any] = {}
+    began = time.perf_counter()
+    try:
+        run = WAYS[name](job, notes)
+        distance = relative_distance(run(), reference)
+        _synchronize(device)
+        prepare_s = time.perf_counter() - began
+        taken = _take_turns({"torch eager": _eager(job, {}), name: run}, device, turns)
+    except Exception as error:  # whatever a package says of this machine is the result
+        return {"absent": f"{type(error).__name__}: {error}".splitlines()[0]}
+    finally:
+        run = None  # type: ignore[assignment]
+        _let_go(device)
+    milliseconds = median(taken[name])
+    return {
+        "ms": milliseconds,
+        "ms_all": taken[name],
+        "eager_ms_all": taken["torch eager"],
+        "faster_than_eager": median(taken["torch eager"]) / milliseconds,
+        "relative_distance": distance,
+        "distance_allowed": allowed,
+        "distance_holds": distance <= allowed,
+        "prepare_s": prepare_s,
+        **notes,
+    }
+
+
+def _let_go(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return result
 
 
 def _tiny(architecture: Architecture) -> Architecture:
     """A small transformer of the same class."""
     options = {**architecture.options, **_TINY[architecture.transformer]}
     return replace(architecture, options=options, text_tokens=min(architecture.text_tokens, 16))
+
+
+Run = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -227,24 +236,27 @@ class _Job:
     family: Family
     inputs: BlockInputs
     size: SizeClass
-    way: Way
+    cache_dir: Path
 
 
-def _eager(job: _Job) -> Callable[[], torch.Tensor]:
+# Each makes what runs the blocks once, and notes what there is to know of it.
+
+
+def _eager(job: _Job, notes: dict[str, Any]) -> Run:
     stack = job.family.block_stack()
     return lambda: stack(**job.inputs)
 
 
-def _compiled(job: _Job) -> Callable[[], torch.Tensor]:
+def _compiled(job: _Job, notes: dict[str, Any]) -> Run:
     stack = torch.compile(job.family.block_stack())
     return lambda: stack(**job.inputs)
 
 
-def _cuda_graph(job: _Job) -> Callable[[], torch.Tensor]:
-    return _captured(_eager(job), job)
+def _cuda_graph(job: _Job, notes: dict[str, Any]) -> Run:
+    return _captured(_eager(job, notes), job)
 
 
-def _captured(run: Callable[[], torch.Tensor], job: _Job) -> Callable[[], torch.Tensor]:
+def _captured(run: Run, job: _Job) -> Run:
     if job.inputs["hidden_states"].device.type != "cuda":
         raise RuntimeError("CUDA graphs need a GPU")
     for _ in range(3):  # what is allocated or compiled by first runs must not be captured
@@ -260,47 +272,48 @@ def _captured(run: Callable[[], torch.Tensor], job: _Job) -> Callable[[], torch.
     return replay
 
 
-def _onnxruntime(job: _Job) -> Callable[[], torch.Tensor]:
+def _onnxruntime(job: _Job, notes: dict[str, Any]) -> Run:
     from plugin.engines.onnxruntime_engine import providers
 
     wanted = "CUDAExecutionProvider" if job.inputs["hidden_states"].device.type == "cuda" else "CPUExecutionProvider"
     if wanted not in providers():
         raise RuntimeError(f"this ONNX Runtime has no {wanted}")
-    return _run_of(make_engine("onnxruntime", job.family), job)
+    engine = make_engine("onnxruntime", job.family, job.cache_dir)
+    rmtree(job.cache_dir / "onnx")  # loaded, and as large as the weights
+    return _run_of(engine, job)
 
 
-def _tensorrt(job: _Job) -> Callable[[], torch.Tensor]:
-    return _run_of(_tensorrt_engine("tensorrt", job), job)
+def _tensorrt(job: _Job, notes: dict[str, Any]) -> Run:
+    return _run_of(_tensorrt_engine("tensorrt", job, notes), job)
 
 
-def _tensorrt_graph(job: _Job) -> Callable[[], torch.Tensor]:
-    return _captured(_tensorrt(job), job)
+def _tensorrt_graph(job: _Job, notes: dict[str, Any]) -> Run:
+    return _captured(_tensorrt(job, notes), job)
 
 
-def _tensorrt_rtx(job: _Job) -> Callable[[], torch.Tensor]:
-    return _run_of(_tensorrt_engine("tensorrt-rtx", job), job)
+def _tensorrt_rtx(job: _Job, notes: dict[str, Any]) -> Run:
+    return _run_of(_tensorrt_engine("tensorrt-rtx", job, notes), job)
 
 
-def _tensorrt_engine(flavour: str, job: _Job) -> Engine:
-    check_targets(load_package(flavour), flavour, ())
+def _tensorrt_engine(flavour: str, job: _Job, notes: dict[str, Any]) -> Engine:
     rows = job.inputs["hidden_states"].shape[0]
-    built = build_engine(job.family, flavour, BuildOptions((1, rows, rows), (job.size,)))
-    job.way.notes |= {
+    built = build_engine(job.family, flavour, BuildOptions((1, rows, rows), (job.size,)), job.cache_dir)
+    notes |= {
         "version": built.version,
         "architectures": list(built.architectures),
         "layers": built.layers,
         "engine_bytes": built.engine_bytes,
         "build_s": built.build_s,
     }
-    return make_engine(flavour, job.family)
+    return make_engine(flavour, job.family, job.cache_dir)
 
 
-def _run_of(engine: Engine, job: _Job) -> Callable[[], torch.Tensor]:
+def _run_of(engine: Engine, job: _Job) -> Run:
     out = torch.empty_like(job.inputs["hidden_states"])  # as a request's anchors give it
     return lambda: engine.run(job.inputs, out)
 
 
-WAYS: dict[str, Callable[[_Job], Callable[[], torch.Tensor]]] = {
+WAYS: dict[str, Callable[[_Job, dict[str, Any]], Run]] = {
     "torch eager": _eager,
     "torch.compile": _compiled,
     "CUDA graph": _cuda_graph,
@@ -334,15 +347,12 @@ def _forecast_ms(features: torch.Tensor, device: torch.device, turns: int) -> fl
     anchors = Anchors("taylor", 1)
     for step in (0, 5):
         anchors.write(step, features)
-    way = Way()
-    _take_turns({"forecast": lambda: anchors.forecast(8)}, {"forecast": way}, device, turns)
-    return median(way.milliseconds)
+    return median(_take_turns({"forecast": lambda: anchors.forecast(8)}, device, turns)["forecast"])
 
 
-def _take_turns(
-    runs: dict[str, Callable[[], torch.Tensor]], results: dict[str, Way], device: torch.device, turns: int
-) -> None:
-    """Every way once in each turn, so that a machine whose speed drifts slows each of them alike."""
+def _take_turns(runs: Mapping[str, Run], device: torch.device, turns: int) -> dict[str, list[float]]:
+    """Milliseconds of each way, all once a turn, so that a machine whose speed drifts slows each of them alike."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     for _ in range(turns):
@@ -351,7 +361,8 @@ def _take_turns(
             began = time.perf_counter()
             run()
             _synchronize(device)
-            results[name].milliseconds.append((time.perf_counter() - began) * 1e3)
+            milliseconds[name].append((time.perf_counter() - began) * 1e3)
+    return milliseconds
 
 
 def _synchronize(device: torch.device) -> None:

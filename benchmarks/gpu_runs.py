@@ -20,9 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import ROOT, describe
+from benchmarks.gpu_peers import peer_cases
 from benchmarks.random_models import dtype_of, random_pipeline, random_transformer
 from plugin.config import ModelConfig
-from plugin.engines.base import Engine
+from plugin.engines.base import Engine, EngineError
+from plugin.engines.tensorrt_build import PACKAGES, BuildOptions, SizeClass, build_engine
+from plugin.families import family_of
 from plugin.knee import LARGEST, find_knee
 from plugin.packer import PackSettings
 from plugin.pipeline import PipelineHost
@@ -80,6 +83,11 @@ class _Model:
     def run(self, cache: CacheConfig, batch: int = 1, observer: StepObserver | None = None) -> Any:
         """One run in the calling thread; returns its cache's record."""
         pipe = self.host.pipeline_for(cache, observer)
+        self.call(pipe, self.request.num_inference_steps, batch)
+        return pipe.transformer.session
+
+    def call(self, pipe: Any, num_steps: int, batch: int = 1) -> None:
+        """One run of a pipeline, until the device is done."""
         size = {"height": self.request.height, "width": self.request.width}
         if self.request.num_frames > 1:
             size["num_frames"] = self.request.num_frames
@@ -90,11 +98,10 @@ class _Model:
             **prompt,
             **size,
             guidance_scale=self.request.guidance_scale,
-            num_inference_steps=self.request.num_inference_steps,
+            num_inference_steps=num_steps,
             generator=torch.Generator("cpu").manual_seed(0),
         )
         _synchronize(self.device)
-        return pipe.transformer.session
 
 
 def measure_runs(
@@ -150,8 +157,15 @@ def measure_runs(
     pipe, prompt = random_pipeline(
         transformer, config.max_sequence_length or architecture.text_tokens, tiny is not None
     )
-    host = PipelineHost(pipe, engine)
-    ready = _Model(host, prompt, request, axis_sizes(config, architecture, request), device)
+    axes = axis_sizes(config, architecture, request)
+    try:
+        host = _host(pipe, engine, SizeClass(model, axes), max(BATCHES.get(model, (1,))))
+    except EngineError as error:
+        result["absent"] = str(error)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        Console().print(f"{model}: {error}", highlight=False, markup=False, soft_wrap=True)
+        return result
+    ready = _Model(host, prompt, request, axes, device)
     for name, case in _cases(model, ready, turns, result["cases"]).items():
         if name in result["cases"]:
             continue
@@ -168,13 +182,22 @@ def measure_runs(
     return result
 
 
+def _host(pipe: Any, engine: str, size: SizeClass, most_requests: int) -> PipelineHost:
+    """The pipeline with its engine, which is built where TensorRT is asked for and the cache folder lacks it."""
+    if engine in PACKAGES:
+        family = family_of(pipe.transformer)
+        rows = 2 if family.batches_guidance else 1
+        build_engine(family, engine, BuildOptions((1, rows, max(LARGEST, rows * most_requests)), (size,)))
+    return PipelineHost(pipe, engine)
+
+
 def _earlier(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     """The cases of an earlier call with the same conditions."""
     if not path.is_file():
         return {}
     before = json.loads(path.read_text(encoding="utf-8"))
     same = ("commit", "hardware", "versions", "tiny", "device", "engine", "size", "num_steps")
-    return before["cases"] if all(before.get(name) == header[name] for name in same) else {}
+    return before.get("cases", {}) if all(before.get(name) == header[name] for name in same) else {}
 
 
 def _cases(model: str, ready: _Model, turns: int, done: Mapping[str, Any]) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -195,7 +218,15 @@ def _cases(model: str, ready: _Model, turns: int, done: Mapping[str, Any]) -> di
         cases[f"{count} in flight"] = lambda count=count: _throughput(  # type: ignore[misc]
             ready, list(caches.values())[-1], count, done.get("knee", {}).get("rows", 1)
         )
-    return cases
+    pipe = ready.host.pipe
+    return cases | peer_cases(
+        pipe,
+        lambda num_steps: ready.call(pipe, num_steps),
+        list(caches.values())[-1],
+        ready.request.num_inference_steps,
+        turns,
+        done,
+    )
 
 
 def _latency(ready: _Model, cache: CacheConfig, batch: int, turns: int) -> dict[str, Any]:
@@ -291,12 +322,12 @@ def print_runs(result: Mapping[str, Any]) -> None:
         if "absent" in case:
             table.add_row(name, "absent: " + case["absent"])
         elif "run_s" in case:
-            forecast = case["forecast_step_s"]
+            full, forecast = case.get("full_step_s"), case.get("forecast_step_s")  # of peers no step is timed
             table.add_row(
                 name,
                 f"{case['run_s']:.3f}",
                 str(case["full_steps"]),
-                f"{1e3 * case['full_step_s']:.2f} ms",
+                "" if full is None else f"{1e3 * full:.2f} ms",
                 "" if forecast is None else f"{1e3 * forecast:.2f} ms",
                 f"{case['speed_up']:.2f}" if "speed_up" in case else "",
                 f"{case['skip_efficiency']:.2f}" if "skip_efficiency" in case else "",

@@ -1,4 +1,4 @@
-"""The embedded model in other libraries' hands: plain diffusers, its own TaylorSeer hook, and cache-dit."""
+"""Pipelines in other libraries' hands: plain diffusers, its own TaylorSeer hook, and cache-dit."""
 
 from __future__ import annotations
 
@@ -35,47 +35,50 @@ def plain(config: ModelConfig, num_steps: int) -> Peer:
 
 
 def hook(config: ModelConfig, cache: CacheConfig, num_steps: int, *, lite: bool = False) -> Peer:
+    """diffusers' hook on the embedded model, as `enable_hook` has it."""
+    return _peer(config, num_steps, lambda pipe: enable_hook(pipe, cache, lite=lite))
+
+
+def enable_hook(pipe: Any, cache: CacheConfig, *, lite: bool = False) -> None:
     """diffusers' TaylorSeerCacheConfig, which caches the outputs of attention and feed-forward, or, lite, of the last
     layer.
 
     Its interval is the number of steps that it forecasts between full ones, its first full steps are its warm-up; what
     it makes of them is one full step more than TaylorSeer's own schedule has.
     """
-
-    def enable(pipe: Any) -> None:
-        settings = TaylorSeerCacheConfig(
-            cache_interval=cache.interval,
-            disable_cache_before_step=cache.warmup_steps,
-            max_order=cache.order,
-            taylor_factors_dtype=torch.float32,
-            use_lite_mode=lite,
-        )
-        pipe.transformer.enable_cache(settings)
-
-    return _peer(config, num_steps, enable)
+    settings = TaylorSeerCacheConfig(
+        cache_interval=cache.interval,
+        disable_cache_before_step=cache.warmup_steps,
+        max_order=cache.order,
+        taylor_factors_dtype=pipe.transformer.dtype,
+        use_lite_mode=lite,
+    )
+    pipe.transformer.enable_cache(settings)
 
 
 def cached_by_cache_dit(config: ModelConfig, cache: CacheConfig, num_steps: int) -> Peer:
+    """cache-dit on the embedded model, as `enable_cache_dit` has it."""
+    return _peer(config, num_steps, lambda pipe: enable_cache_dit(pipe, cache, num_steps))
+
+
+def enable_cache_dit(pipe: Any, cache: CacheConfig, num_steps: int) -> None:
     """cache-dit with its TaylorSeer calibrator, at the full steps of `cache`; the first block runs at every step."""
     import cache_dit  # not before it is wanted: it is in the extra `bench` alone
     from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
 
-    def enable(pipe: Any) -> None:
-        full = set(cache.full_steps(num_steps))
-        settings = DBCacheConfig(
-            Fn_compute_blocks=1,
-            Bn_compute_blocks=0,
-            max_warmup_steps=0,
-            num_inference_steps=num_steps,
-            steps_computation_mask=[int(step in full) for step in range(num_steps)],
-            steps_computation_policy="static",
-        )
-        calibrator = TaylorSeerCalibratorConfig(taylorseer_order=cache.order)
-        # It replaces __call__ of the pipeline's class, which other pipelines of this process have too.
-        pipe.__class__ = type(type(pipe).__name__, (type(pipe),), {})
-        cache_dit.enable_cache(pipe, cache_config=settings, calibrator_config=calibrator)
-
-    return _peer(config, num_steps, enable)
+    full = set(cache.full_steps(num_steps))
+    settings = DBCacheConfig(
+        Fn_compute_blocks=1,
+        Bn_compute_blocks=0,
+        max_warmup_steps=0,
+        num_inference_steps=num_steps,
+        steps_computation_mask=[int(step in full) for step in range(num_steps)],
+        steps_computation_policy="static",
+    )
+    calibrator = TaylorSeerCalibratorConfig(taylorseer_order=cache.order)
+    # It replaces __call__ of the pipeline's class, which other pipelines of this process have too.
+    pipe.__class__ = type(type(pipe).__name__, (type(pipe),), {})
+    cache_dit.enable_cache(pipe, cache_config=settings, calibrator_config=calibrator)
 
 
 def _peer(config: ModelConfig, num_steps: int, enable: Callable[[Any], None]) -> Peer:

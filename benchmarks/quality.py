@@ -4,6 +4,7 @@
     python -m benchmarks.quality --part budgets      one part; repeatable. The others keep what they measured before
     python -m benchmarks.quality --pictures 8        fewer pictures for each figure
     python -m benchmarks.quality --method tuned      of the part methods only this one, where a preset has changed
+    python -m benchmarks.quality --missing           of the part methods what it has not yet; goes on where it was ended
 
 The reference is the uncached run of the same engine with the same seeds. Beside every method stands the plain run of as
 few steps as the method has full ones, which costs as much. Presets of `triton-taylorseer tune` were chosen by other
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,7 @@ from taylorseer.session import relative_distance
 MODEL = "emoji"
 PROMPTS = ROOT / "benchmarks" / "prompts.txt"
 COUNTS = (8, 10, 12, 15, 18)
+PLAIN = "fewer plain steps"
 COUNT = 12  # of the contact sheet and of the parts that look at one number of full steps
 WARMUP = 3
 BUDGETS = (0.1, 0.05, 0.025)
@@ -75,23 +77,17 @@ class Setting:
 
 
 MAIN = Setting()
-GRID = [(setting, count) for setting in (MAIN, Setting(28)) for count in COUNTS] + [
-    (setting, COUNT)
-    for setting in (
-        *(Setting(steps, guidance) for steps in (50, 28) for guidance in (1.0, 7.0)),
-        Setting(height=48, width=48),
-        Setting(height=64, width=96),
-    )
-]
+GRID = [(Setting(steps, guidance), count) for guidance in (3.5, 1.0, 7.0) for steps in (50, 28) for count in COUNTS]
+GRID += [(Setting(height=height, width=width), COUNT) for height, width in ((48, 48), (64, 96))]
+Key = tuple[str, int, str]  # of a row: the setting's name, full steps, method
 
 
 def methods(config: ModelConfig, num_steps: int, count: int) -> dict[str, CacheConfig]:
     """Settings with so many full steps by the method's name; what cannot have so many is left out."""
     even = " ".join(map(str, even_steps(num_steps, count)))
-    found = {}
+    found: dict[str, CacheConfig] = {}
     if (paper := paper_settings(num_steps, count)) is not None:
-        found["TaylorSeer, order 1"] = replace(paper, order=1)
-        found["TaylorSeer, order 2"] = replace(paper, order=2)
+        found |= {f"TaylorSeer, order {order}": replace(paper, order=order) for order in (1, 2, 4)}
     found["TaylorSeer, order 2, even"] = CacheConfig(order=2, schedule=even)
     found["HiCache, order 2, even"] = CacheConfig(order=2, predictor="hermite", schedule=even)
     found["Newton, order 2, even"] = CacheConfig(order=2, predictor="newton", schedule=even)
@@ -158,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all")
     parser.add_argument("--method", action="append", help="measure only these anew; repeatable; implies --part methods")
+    parser.add_argument("--missing", action="store_true", help="of the part methods, what the results do not have yet")
     parser.add_argument("--pictures", type=int, default=128, help="of each figure; the parts that cost more take fewer")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args(argv)
@@ -169,10 +166,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "quality.json"
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (arguments.method or arguments.missing) and "methods" not in result:
+        parser.error(f"{path} has no part methods to go on with: --part methods measures it")
     if arguments.method:
         _measure_anew(result["methods"], frozenset(arguments.method))
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for name in arguments.part or (() if arguments.method else PARTS):
+    if arguments.missing:
+        for _ in _measure_missing(result["methods"]):
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")  # each row at once
+    for name in arguments.part or (() if arguments.method or arguments.missing else PARTS):
         measure, most = PARTS[name]
         pictures = min(most, arguments.pictures)
         result[name] = describe() | {"model": MODEL, "pictures": pictures} | measure(Studio(pictures))
@@ -187,33 +189,43 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _measure_anew(part: dict[str, Any], only: frozenset[str]) -> None:
     """Replaces the rows of some methods in a part that was measured before, with as many pictures."""
-    new = {_key(row): row for row in _method_rows(Studio(part["pictures"]), only)}
+    new = {_key(row): row for row in _method_rows(Studio(part["pictures"]), lambda key: key[2] in only)}
     kept = [row for row in part["rows"] if row["method"] not in only or _key(row) in new]
     part["rows"] = [new.get(_key(row), row) for row in kept]
     header = describe()
     part["measured_anew"] = {"methods": sorted(only), "date": header["date"], "commit": header["commit"]}
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _measure_missing(part: dict[str, Any]) -> Iterator[None]:
+    """Adds the rows of the grid that a part lacks, with as many pictures; yields after each."""
+    known = {_key(row) for row in part["rows"]}
+    for row in _method_rows(Studio(part["pictures"]), lambda key: key not in known):
+        header = describe()
+        part["rows"].append(row | {"date": header["date"], "commit": header["commit"]})
+        yield
+
+
+def _key(row: Mapping[str, Any]) -> Key:
     return row["setting"], row["full_steps"], row["method"]
 
 
-def _method_rows(studio: Studio, only: frozenset[str] | None = None) -> list[dict[str, Any]]:
-    rows = []
+def _method_rows(studio: Studio, wanted: Callable[[Key], bool] = lambda key: True) -> Iterator[dict[str, Any]]:
     for setting, count in track(GRID, "methods"):
-        row = {"setting": setting.name, "full_steps": count}
-        if only is None:
-            rows.append(row | {"method": "fewer plain steps"} | studio.plain(setting, count))
-        for name, settings in methods(studio.config, setting.num_steps, count).items():
+        ways = {PLAIN: None} | methods(studio.config, setting.num_steps, count)
+        for name, settings in ways.items():
+            if not wanted((setting.name, count, name)):
+                continue
+            row = {"setting": setting.name, "full_steps": count, "method": name}
+            if settings is None:
+                yield row | studio.plain(setting, count)
+                continue
             assert len(settings.full_steps(setting.num_steps)) == count
-            if only is None or name in only:
-                rows.append(row | {"method": name} | studio.figures(setting, settings))
-    return rows
+            yield row | studio.figures(setting, settings)
 
 
 def measure_methods(studio: Studio) -> dict[str, Any]:
     """Every method by setting and number of full steps, and as few plain steps."""
-    rows = _method_rows(studio)
+    rows = list(_method_rows(studio))
     return {"perceptual": "1 - cosine of EfficientNet-Lite0 features", "rows": rows}
 
 
@@ -494,9 +506,12 @@ def _methods_table(part: Mapping[str, Any]) -> str:
     settings = list(dict.fromkeys(setting for setting, _ in columns))
     text = ""
     for setting in settings:
-        counts = [count for each, count in columns if each == setting]
+        counts = sorted(count for each, count in columns if each == setting)
         found = {(row["method"], row["full_steps"]): row for row in rows if row["setting"] == setting}
-        text += f"**{setting}**: PSNR in dB / SSIM / perceptual distance / seconds of a picture, by full steps\n\n"
+        text += (
+            f"**{setting}**, {part['pictures']} pictures: PSNR in dB / SSIM / perceptual distance / seconds of one, "
+        )
+        text += "by full steps\n\n"
         text += _head(["method", *map(str, counts)])
         for name in names:
             cells = [_figures(found.get((name, count))) for count in counts]
@@ -512,7 +527,7 @@ def _figures(row: Mapping[str, Any] | None) -> str:
 
 
 def _coordinates_table(part: Mapping[str, Any]) -> str:
-    text = f"**Coordinates**, {part['setting']}, {part['full_steps']} full: PSNR in dB\n\n"
+    text = f"**Coordinates**, {part['setting']}, {part['full_steps']} full, {part['pictures']} pictures: PSNR in dB\n\n"
     text += _head(["predictor", "full steps", *COORDINATES])
     for row in part["rows"]:
         figures = [f"{row['psnr'][name]:.1f}" for name in COORDINATES]
@@ -521,7 +536,7 @@ def _coordinates_table(part: Mapping[str, Any]) -> str:
 
 
 def _budgets_table(part: Mapping[str, Any]) -> str:
-    text = f"**Error budgets**, {part['setting']}: 5th, 50th and 95th percentile over the pictures\n\n"
+    text = f"**Error budgets**, {part['setting']}: 5th, 50th and 95th percentile over {part['pictures']} pictures\n\n"
     text += _head(["max_error", "full steps", "PSNR in dB", "same schedule in company"])
     for row in part["rows"]:
         spreads = [" / ".join(f"{each:.3g}" for each in np.percentile(row[key], (5, 50, 95))) for key in _SPREAD]
@@ -530,7 +545,8 @@ def _budgets_table(part: Mapping[str, Any]) -> str:
 
 
 def _few_steps_table(part: Mapping[str, Any]) -> str:
-    text = "**Few steps**, half of them full and evenly spread: PSNR in dB to the uncached run of as many steps\n\n"
+    text = "**Few steps**, half of them full and evenly spread: PSNR in dB to the uncached run of as many steps, "
+    text += f"{part['pictures']} pictures\n\n"
     names = [key for key in part["rows"][0] if key not in ("num_steps", "full_steps")]
     text += _head(["steps", "full", *names])
     for row in part["rows"]:
@@ -544,12 +560,14 @@ def _ranking_line(part: Mapping[str, Any]) -> str:
         f"**Features or pictures**, {part['setting']}: of {part['schedules']} schedules of {COUNT} full steps near the "
         f"even one, pictures have {low:.1f} to {high:.1f} dB; the one with the least error of forecast features has "
         f"{part['psnr_of_least_error']:.1f}, and the rank correlation of that error with the PSNR is "
-        f"{part['rank_correlation']:.2f}\n"
+        f"{part['rank_correlation']:.2f}; {part['pictures']} pictures of each\n"
     )
 
 
 def _features_table(part: Mapping[str, Any]) -> str:
-    text = f"**What is forecast**, {part['setting']}, {part['full_steps']} full, engine torch\n\n"
+    text = (
+        f"**What is forecast**, {part['setting']}, {part['full_steps']} full, {part['pictures']} pictures on torch\n\n"
+    )
     text += _head(["feature", "full steps", "predictor", "PSNR in dB", "KiB of anchors"])
     for row in part["rows"]:
         predictor = f"{row['predictor']}, order {row['order']}"

@@ -1,4 +1,4 @@
-"""The GPU benchmark runs on a CPU with tiny transformers: same code, and it says what the machine lacks."""
+"""Benchmarks that nobody waits for here: the GPU's on a CPU with tiny transformers, the others with few turns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+
+from benchmarks import bandwidth, forecast_profile
+from benchmarks.environment import ROOT
 
 
 def gpu_benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -66,6 +69,12 @@ def test_whole_runs_are_measured_and_a_second_call_goes_on_with_what_is_left(tmp
     assert result["cases"]["knee"]["rows"] >= 1
     assert result["cases"]["16 in flight"]["pictures"] == 32
     assert runs()["cases"] == result["cases"]
+    peers = {name: each["full_steps"] for name, each in result["cases"].items() if name.startswith(("diff", "cache"))}
+    assert peers == {"diffusers": 10, "diffusers, 4 steps": 4, "cache-dit": 4} | dict.fromkeys(
+        ("diffusers, its hook", "diffusers, its hook, lite"), 4
+    )
+    plain, hook = (result["cases"][name] for name in ("diffusers", "diffusers, its hook"))
+    assert hook["speed_up"] == plain["run_s"] / hook["run_s"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
@@ -75,3 +84,36 @@ def test_no_gpu_is_one_sentence(tmp_path: Path):
     assert "torch finds no GPU here" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_forecasts_are_measured_beside_copies_of_as_many_bytes(tmp_path: Path):
+    path = tmp_path / "bandwidth.json"
+    bandwidth.main(["--bytes", "6000", "--bytes", "90000", "--turns", "2", "--output", str(path)])
+    result = json.loads(path.read_text())
+    assert result["device"] == "cpu"
+    rows = result["forecasts"]
+    cases = {(row["anchor_bytes"], row["dtype"], row["order"]) for row in rows}
+    assert cases == {(size, dtype, o) for size in (6000, 90000) for dtype in ("float32", "bfloat16") for o in (1, 2, 4)}
+    for row in rows:
+        moved = (row["order"] + 2) * row["anchor_bytes"]  # order + 1 anchors are read, one feature is written
+        assert row["forecast_s"] * row["forecast_gb_per_s"] * 1e9 == pytest.approx(moved)
+        assert row["copy_s"] * row["copy_gb_per_s"] * 1e9 == pytest.approx(moved)
+        assert row["of_copy"] > 0
+        assert row["of_copy_into_new_memory"] > 0
+
+
+def test_a_forecast_step_is_measured_in_parts_now_and_at_another_commit(tmp_path: Path):
+    if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False).returncode:
+        pytest.skip("is not a clone: there is no other commit to measure")
+    path = tmp_path / "profile.json"
+    forecast_profile.main(["--against", "HEAD", "--turns", "1", "--pictures", "1", "--output", str(path)])
+    result = json.loads(path.read_text())
+    assert result["cache"]["order"] == 1
+    assert set(result["microseconds"]) == {"HEAD", "now"}
+    for parts in result["microseconds"].values():
+        whole = parts.pop("whole step")
+        assert len(parts) == 6
+        assert sum(parts.values()) == pytest.approx(whole)
+        assert parts["forecast"] > 0
+    assert len(result["microseconds_alone"]) == 4
+    assert all(value > 0 for value in result["microseconds_alone"].values())

@@ -12,8 +12,11 @@ from taylorseer import SCHEDULES, CacheConfig, even_steps, full_steps
     # DiT N3/4/5, FLUX N4/5/6/7, HunyuanVideo and Wan N5, HiDream N4: full steps of 50 (arXiv 2503.06923)
     [(3, 2, 18), (4, 2, 14), (5, 2, 11), (4, 3, 14), (5, 3, 12), (6, 3, 10), (7, 3, 9), (5, 1, 10), (4, 1, 13)],
 )
-def test_paper_settings_give_the_papers_number_of_full_steps(interval, warmup, count):
-    assert len(full_steps(50, interval, warmup_steps=warmup)) == count
+def test_paper_settings_give_the_papers_full_steps(interval, warmup, count):
+    """The warm-up, then every N-th step counted from its last one, as a range says it."""
+    steps = full_steps(50, interval, warmup_steps=warmup)
+    assert steps == (*range(warmup), *range(warmup - 1 + interval, 50, interval))
+    assert len(steps) == count
 
 
 def test_schedule_of_flux_is_spelt_out():
