@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
+import onnxruntime
 import torch
 
 from plugin.cache_dir import default_cache_dir
@@ -76,7 +76,7 @@ def calibrated_rows(
         "device": _device_name(device),
         "threads": threads,
         "lanes": lanes,
-        "packages": {name: version(name) for name in ("torch", "onnxruntime")},
+        "packages": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
         "rule": [LARGEST, TOLERANCE],
     }
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]

@@ -37,8 +37,14 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
     Raises:
         OSError: the cache folder cannot be written.
     """
+    import onnxruntime
+
+    from plugin.engines.onnxruntime_engine import providers
+
     stack = family.export_stack().eval()
-    processor = [version("onnxruntime"), platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    # Its own word: there are several packages of it, and one with CUDA optimises for that.
+    runtime = [onnxruntime.__version__, *providers()]
+    processor = [*runtime, platform.machine(), torch.backends.cpu.get_cpu_capability()]
     folder = (cache_dir or default_cache_dir()) / "onnx" / stack_key(family, stack, processor)
     model = folder / "optimized.onnx"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 import onnx
+import onnxruntime
 
 from plugin.engines.base import EngineError
 from plugin.engines.build import OPSET
@@ -61,7 +62,7 @@ class Quantized:
 
 def versions() -> tuple[str, str]:
     """Of the packages that decide what is quantised and how."""
-    return version("nvidia-modelopt"), version("onnxruntime")
+    return version("nvidia-modelopt"), onnxruntime.__version__
 
 
 def load_modelopt() -> Callable[..., None]:

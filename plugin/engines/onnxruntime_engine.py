@@ -50,6 +50,8 @@ class OnnxRuntimeEngine:
             binding.bind_input(name, *_memory_of(tensor))
         output = torch.empty_like(held["hidden_states"]) if out is None else out
         binding.bind_output(self._output, *_memory_of(output))
+        if output.is_cuda:  # ONNX Runtime has a stream of its own, and does not wait for torch's
+            torch.cuda.current_stream(output.device).synchronize()
         with self._turns:
             self._session.run_with_iobinding(binding)
         return output

@@ -28,7 +28,7 @@ from plugin.families.base import Family
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # engine name -> Python package
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": DTYPE}  # -> dtype of the weights
-_REVISION = 1  # raise it when this file changes what it builds
+_REVISION = 2  # raise it when this file changes what it builds
 
 
 class EngineKind(NamedTuple):
@@ -440,7 +440,7 @@ class _Compiler:
         network = self._parse(builder, exported)
         self.layers = network.num_layers
         config = builder.create_builder_config()
-        self._configure(config)
+        configure(self._trt, config, self._options)
         for smallest, usual, largest in profiles:
             profile = builder.create_optimization_profile()
             for name in smallest:
@@ -472,19 +472,6 @@ class _Compiler:
             raise EngineError(f"{self._name} cannot parse the block stack: {errors}")
         return network
 
-    def _configure(self, config: Any) -> None:
-        trt, options = self._trt, self._options
-        if options.targets:
-            config.num_compute_capabilities = len(options.targets)
-        for i, target in enumerate(options.targets):
-            config.set_compute_capability(getattr(trt.ComputeCapability, target), i)
-        if options.workspace_bytes is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-        if options.refit:
-            config.set_flag(trt.BuilderFlag.REFIT)
-        if options.weight_streaming:
-            config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
-
     def _read_timing_cache(self, config: Any, path: Path) -> None:
         content = b""
         with suppress(OSError):
@@ -492,6 +479,21 @@ class _Compiler:
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):  # damaged: begin anew
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
+    """Sets the options in an IBuilderConfig of the package, all but profiles and timing cache."""
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is float32, as in torch
+    if options.targets:
+        config.num_compute_capabilities = len(options.targets)
+    for i, target in enumerate(options.targets):
+        config.set_compute_capability(getattr(trt.ComputeCapability, target), i)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    if options.weight_streaming:
+        config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
 
 
 def _monitor(trt: ModuleType, watch: Watch) -> Any:
@@ -514,8 +516,11 @@ def _monitor(trt: ModuleType, watch: Watch) -> Any:
 def replace_file(path: Path, content: bytes) -> None:
     """Writes a file in one step, so that no other builder reads half of it."""
     scratch = path.with_name(f"{path.name}.{time.monotonic_ns()}")
-    scratch.write_bytes(content)
-    scratch.replace(path)
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)  # on a full disk, part of it is there
 
 
 def _is_whole(folder: Path) -> bool:

@@ -82,11 +82,11 @@ class TensorRTEngine:
             done = context.execute_async_v3(self._stream.cuda_stream)
             # The caller's stream waits too, so memory that it frees or writes after this call is not in use any more.
             caller.wait_stream(self._stream)
+            if done and (shapes := tuple(tensor.shape for tensor in held.values())) not in self._seen:
+                self._seen.add(shapes)
+                self._runtime_cache.save()
         if not done:
             raise EngineError(f"engine {self.name} could not run: {self._messages.last_error()}")
-        if (shapes := tuple(tensor.shape for tensor in held.values())) not in self._seen:
-            self._seen.add(shapes)
-            self._runtime_cache.save()
         return output
 
     def _context(self, trt: ModuleType, index: int) -> Any:
@@ -94,6 +94,8 @@ class TensorRTEngine:
         if self._built.flavour == "tensorrt-rtx":
             config = self._engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(managed)
+            # By default a shape runs with other kernels until its own are compiled: equal calls would give other bits.
+            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             self._runtime_cache.attach(config)
             context = self._engine.create_execution_context(config)
         else:
@@ -138,8 +140,9 @@ class _RuntimeCache:
         """Writes what has been added, if the folder can be written: it only saves time."""
         if self._cache is None:
             return
-        content = bytes(self._cache.serialize())
-        if len(content) != self._saved:
+        serialized = self._cache.serialize()
+        content = b"" if serialized is None else bytes(serialized)
+        if content and len(content) != self._saved:
             self._saved = len(content)
             with suppress(OSError):
                 replace_file(self._path, content)
@@ -168,11 +171,12 @@ def load_tensorrt_rtx_fp8(family: Family, cache_dir: Path | None, threads: int |
 def _load(family: Family, engine: str, cache_dir: Path | None) -> TensorRTEngine:
     flavour, fp8 = KINDS[engine]
     load_package(flavour)
-    architecture = present_architecture(flavour)
+    present_architecture(flavour)  # where there is no GPU at all, that is what to say
     device: torch.device = family.transformer.device  # type: ignore[assignment]
     if device.type != "cuda":
         raise EngineError(f"device is {device}, must be cuda:0 or another GPU for engine {engine}")
-    with torch.cuda.device(device):
+    with torch.cuda.device(device):  # GPUs of one machine may differ
+        architecture = present_architecture(flavour)
         return TensorRTEngine(find_engine(family, flavour, architecture, cache_dir, fp8=fp8), device)
 
 

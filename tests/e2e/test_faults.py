@@ -27,6 +27,7 @@ from tritonclient.utils import InferenceServerException
 
 from clients import Client, Generation, GenerationError, Progress, Unavailable
 from plugin.config import ModelConfig
+from plugin.control import ENVIRONMENT, grpc_headers
 from plugin.engines.build import optimized_onnx
 from plugin.families import family_of
 from plugin.pipeline import load_pipeline
@@ -146,7 +147,7 @@ def serving(
     (version / "model.py").write_text(MODEL)
     (version / "switches").mkdir()
     http, grpc, metrics = free_ports(3)
-    server = Server(ServerConfig(folder, "127.0.0.1", http, grpc, metrics))  # for its addresses
+    server = Server(ServerConfig(folder, "127.0.0.1", http, grpc, metrics))  # for its addresses and its key
     ports = ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)]
     command = [
         *launcher,
@@ -161,8 +162,9 @@ def serving(
         *options,
     ]
     log = folder.parent / "log"
+    told = {**os.environ, ENVIRONMENT: server.config.control_key, **(environment or {})}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=told)
     try:
         wait_for(lambda: process.poll() is not None or "ready: HTTP" in log.read_text(), timeout_s=120)
         assert process.poll() is None, log.read_text()[-3000:]
@@ -468,8 +470,9 @@ def test_a_cold_cache_that_cannot_be_written_fails_the_load_with_what_helps_and_
     advice = (
         "no engine can be built in .*: make room there and let this user write there, or name another folder with TRI"
     )
+    key = read_only.triton.server.config.control_key
     with pytest.raises(InferenceServerException, match=advice):
-        read_only.triton.grpc.load_model("cold_stream")
+        read_only.triton.grpc.load_model("cold_stream", headers=grpc_headers(key))
     with read_only.triton.client() as client:
         assert client.generate("red apple, 3d", num_inference_steps=4).image.shape == (1, 64, 64, 3)
 

@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc
 
 from clients import Cancelled, Client, DeadlineExceeded, Generation, GenerationError, InvalidArgument, Unavailable
+from plugin.control import grpc_headers
 from plugin.server import Server, ServerConfig, free_ports
 from tests.e2e.conftest import Triton
 from tests.e2e.repository import copy_model
@@ -303,7 +304,7 @@ def test_a_model_is_loaded_again_while_it_is_busy(many: Triton) -> None:
     _wait_for(lambda: len(done) > 5)
     config = many.server.config.model_repository / "emoji_stream/config.pbtxt"
     config.write_text(config.read_text() + "\n# changed, so that Triton loads it again\n")
-    many.grpc.load_model("emoji_stream")
+    many.grpc.load_model("emoji_stream", headers=grpc_headers(many.server.config.control_key))
     loaded = time.monotonic()
     _wait_for(lambda: sum(each > loaded for each in done) > 20)
     stop.set()

@@ -29,9 +29,11 @@ from plugin.engines.tensorrt_build import (
     NoWatch,
     SizeClass,
     build_engine,
+    configure,
     find_engine,
     options_key,
     present_architecture,
+    replace_file,
 )
 from plugin.engines.tensorrt_engine import choose_profile, deserialize
 from plugin.families import family_of
@@ -229,6 +231,60 @@ def test_the_command_tells_what_it_built_and_how_to_serve_it(tmp_path, monkeypat
     assert "TAYLORSEER_DIT_DTYPE=bfloat16" in output
     (path,) = (tmp_path / "cache").glob("tensorrt-rtx/*/*/engine.plan")
     assert str(path) in output.replace("\n", "")
+
+
+def test_float32_is_not_rounded_to_tf32(compiled):
+    """TensorRT multiplies float32 in TF32 by default, with the mantissa of float16."""
+    config = trt.Builder(Messages(trt).logger).create_builder_config()
+    assert config.get_flag(trt.BuilderFlag.TF32), "is what it does by itself"
+    configure(trt, config, compiled[1])
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+
+
+RUN = {  # what plugin/engines/tensorrt_engine.py uses of TensorRT-RTX to run an engine: no GPU is here to show that
+    "ICudaEngine": (
+        "create_execution_context",
+        "create_runtime_config",
+        "get_device_memory_size_for_profile_v2",
+        "get_tensor_mode",
+        "get_tensor_name",
+        "get_weight_streaming_automatic_budget",
+        "num_io_tensors",
+        "streamable_weights_size",
+        "weight_streaming_budget_v2",
+    ),
+    "IExecutionContext": (
+        "execute_async_v3",
+        "set_device_memory",
+        "set_input_shape",
+        "set_optimization_profile_async",
+        "set_tensor_address",
+    ),
+    "IRuntimeConfig": (
+        "create_runtime_cache",
+        "dynamic_shapes_kernel_specialization_strategy",
+        "set_execution_context_allocation_strategy",
+        "set_runtime_cache",
+    ),
+    "IRuntimeCache": ("deserialize", "serialize"),
+    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
+    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
+    "TensorIOMode": ("OUTPUT",),
+}
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_the_package_has_what_runs_an_engine(name):
+    source = (Path(__file__).parents[2] / "plugin/engines/tensorrt_engine.py").read_text()
+    assert [each for each in RUN[name] if f".{each}" not in source] == [], "the table is of what is used"
+    assert [each for each in RUN[name] if not hasattr(getattr(trt, name), each)] == []
+
+
+def test_a_file_that_cannot_be_replaced_leaves_no_other(tmp_path):
+    (tmp_path / "runtime.cache").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        replace_file(tmp_path / "runtime.cache", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["runtime.cache"]
 
 
 # Failures, each with its sentence

@@ -12,7 +12,9 @@ import torch
 
 from plugin.engines import make_engine
 from plugin.engines.base import UnsupportedShape
+from plugin.engines.packing import joined
 from plugin.engines.tensorrt_build import PACKAGES, BuildOptions, SizeClass, build_engine
+from plugin.families.base import BlockInputs, Family
 from plugin.pipeline import PipelineHost
 from taylorseer import CacheConfig
 from tests.tiny import FAMILIES, block_inputs_of, latents_of
@@ -33,13 +35,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     guidance = next(iter(family.guidance.values()))
     arguments = {**family.arguments, **family.sizes[0], **guidance.arguments}
     served, inputs = block_inputs_of(family, pipe, arguments)
-    axes = {
-        axis: inputs[argument].shape[index]
-        for argument, dynamic in served.block_axes.items()
-        for index, axis in dynamic.items()
-    }
-    rows = axes.pop("batch")
-    build_engine(served, flavour, BuildOptions((rows, rows, rows), (SizeClass("first", axes),)), folder)
+    rows, first = inputs["hidden_states"].shape[0], SizeClass("first", axes_of(served, inputs))
+    build_engine(served, flavour, BuildOptions((rows, rows, rows), (first,)), folder)
     return name, pipe, served, inputs, folder, flavour, arguments
 
 
@@ -57,6 +54,42 @@ def test_an_engine_gives_what_torch_gives_in_place_and_from_threads(case: tuple[
     with ThreadPoolExecutor(4) as pool:
         for other in pool.map(lambda _: engine.run(inputs), range(16)):
             assert torch.equal(other, output)
+
+
+def test_sizes_and_batches_take_turns_in_one_engine(case: tuple[Any, ...], tmp_path: Path) -> None:
+    """Two profiles, whose contexts share their scratch memory: each call gives what torch gives, and the same bits each
+    time; what TensorRT-RTX compiles for a shape is kept beside the engine."""
+    name, pipe, served, inputs, _, flavour, arguments = case
+    family = FAMILIES[name]
+    if family.sizes[0] == family.sizes[-1]:
+        pytest.skip("its transformer has one size")
+    _, others = block_inputs_of(family, pipe, {**arguments, **family.sizes[-1]})
+    rows = inputs["hidden_states"].shape[0]
+    sizes = tuple(SizeClass(str(each["hidden_states"].shape[1]), axes_of(served, each)) for each in (inputs, others))
+    built = build_engine(served, flavour, BuildOptions((rows, rows, 2 * rows), sizes), tmp_path)
+    engine = make_engine(flavour, served, tmp_path)
+    calls = [inputs, others, *(joined(served, [each, each]) for each in (inputs, others))]
+    with torch.no_grad():
+        expected = [make_engine("torch", served).run(each) for each in calls]
+    first = [engine.run(each).clone() for each in calls]
+    for _ in range(3):
+        for call, before, right in zip(calls, first, expected, strict=True):
+            again = engine.run(call)
+            assert torch.equal(again, before)
+            assert (again.float() - right.float()).norm() <= 2e-2 * right.float().norm()
+    kept = built.path.with_name("runtime.cache")
+    assert kept.is_file() == (flavour == "tensorrt-rtx")
+    assert torch.equal(make_engine(flavour, served, tmp_path).run(others), first[1])
+
+
+def axes_of(served: Family, inputs: BlockInputs) -> dict[str, int]:
+    """The length of every dynamic axis but the batch."""
+    axes = {
+        axis: inputs[argument].shape[index]
+        for argument, dynamic in served.block_axes.items()
+        for index, axis in dynamic.items()
+    }
+    return {axis: length for axis, length in axes.items() if axis != "batch"}
 
 
 def test_another_size_is_refused_and_the_engine_goes_on(case: tuple[Any, ...]) -> None:
