@@ -48,12 +48,24 @@ def serve(
         list[str] | None, typer.Option(help="A model to serve; repeatable. Default: all that need no download.")
     ] = None,
 ) -> None:
-    """Starts Triton in the foreground. What follows -- goes to tritonserver."""
+    """Starts Triton in the foreground. What follows -- goes to tritonserver.
+
+    Who loads or unloads models over the network must send a key: TAYLORSEER_CONTROL_KEY of the environment, or else
+    one that nobody knows.
+    """
+    from plugin import control
     from plugin.repository import models_to_download
     from plugin.server import ServerConfig, ServerError, run_foreground
 
     config = ServerConfig(
-        model_repository.resolve(), host, http_port, grpc_port, metrics_port, tuple(model or ()), tuple(context.args)
+        model_repository.resolve(),
+        host,
+        http_port,
+        grpc_port,
+        metrics_port,
+        tuple(model or ()),
+        tuple(context.args),
+        control_key=os.environ.get(control.ENVIRONMENT) or control.new_key(),
     )
 
     def tell() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from plugin.cache_dir import default_cache_dir, lock_file
+from plugin.control import InvalidKey, check_key, new_key, restrictions
 from plugin.repository import called_models, models_to_download, stream_models
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
@@ -45,6 +46,7 @@ class ServerConfig:
         http_port, grpc_port, metrics_port: free TCP ports, all different.
         models: the served models by name, each meaning also its `<name>_stream`; empty for all that need no download.
         extra_args: further arguments of tritonserver.
+        control_key: what whoever loads and unloads models over the network must send (`plugin.control`).
     """
 
     model_repository: Path
@@ -54,6 +56,7 @@ class ServerConfig:
     metrics_port: int = 8002
     models: tuple[str, ...] = ()
     extra_args: tuple[str, ...] = ()
+    control_key: str = field(default_factory=new_key, repr=False, compare=False)
 
     @property
     def stop_timeout_s(self) -> float:
@@ -102,7 +105,8 @@ def find_installation() -> Installation:
 def command(config: ServerConfig, installation: Installation) -> tuple[list[str], dict[str, str]]:
     """The argument list and the whole environment of a tritonserver process.
 
-    Model control is explicit, so that a model that has failed can leave service by itself and readiness tells.
+    Model control is explicit, so that a model that has failed can leave service by itself and readiness tells; from
+    outside it takes the key.
 
     Raises:
         ServerError: the wheel's server would have to load from a path with a space in it.
@@ -111,6 +115,7 @@ def command(config: ServerConfig, installation: Installation) -> tuple[list[str]
         str(installation.binary),
         f"--model-repository={config.model_repository}",
         "--model-control-mode=explicit",
+        *restrictions(config.control_key),
         *(f"--load-model={name}" for name in _models_to_load(config)),
         f"--http-address={config.host}",
         f"--grpc-address={config.host}",
@@ -135,8 +140,13 @@ def check(config: ServerConfig) -> None:
     """Checks what can be known before starting.
 
     Raises:
-        ServerError: the repository or a model in it does not exist, or a port is no port, given twice or taken.
+        ServerError: the repository or a model in it does not exist, the control key is not one, or a port is no port,
+            given twice or taken.
     """
+    try:
+        check_key(config.control_key)
+    except InvalidKey as error:
+        raise ServerError(str(error)) from None
     if not config.model_repository.is_dir():
         raise ServerError(f"model repository {config.model_repository} is not a folder")
     for name in _models_to_load(config):
@@ -317,7 +327,8 @@ class _Foreground:
         self.restarting = False
         self._kill_at = float("inf")
         models = stream_models(config.model_repository)
-        watch = Watch(f"{config.host}:{config.grpc_port}", models, self.restart, self._say)
+        url = f"{config.host}:{config.grpc_port}"
+        watch = Watch(url, models, self.restart, self._say, control_key=config.control_key)
         self._process = process = _spawn(*command(config, find_installation()), None)
         if self._stopping:  # asked to between two runs
             process.terminate()

@@ -12,6 +12,7 @@ from contextlib import suppress
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from plugin.control import grpc_headers
 from plugin.tensors import PING_PARAMETER
 
 _PERIOD_S = 2.0
@@ -32,15 +33,23 @@ class Watch:
         models: those to look after, where they are loaded; others would not know what a ping is.
         restart: called where loading a model again did not help.
         say: told what is wrong and what is done.
+        control_key: the server's.
     """
 
     def __init__(
-        self, grpc_url: str, models: Collection[str], restart: Callable[[], None], say: Callable[[str], None]
+        self,
+        grpc_url: str,
+        models: Collection[str],
+        restart: Callable[[], None],
+        say: Callable[[str], None],
+        *,
+        control_key: str,
     ) -> None:
         self._url = grpc_url
         self._watched = models
         self._restart = restart
         self._say = say
+        self._headers = grpc_headers(control_key)
         self._failed: dict[str, deque[bool]] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -61,7 +70,7 @@ class Watch:
 
     def _loaded(self) -> list[str]:
         with triton.InferenceServerClient(self._url) as client:
-            index = client.get_model_repository_index(client_timeout=_TIMEOUT_S).models
+            index = client.get_model_repository_index(headers=self._headers, client_timeout=_TIMEOUT_S).models
         return [model.name for model in index if model.state == "READY" and model.name in self._watched]
 
     def _look_after(self, model: str) -> None:
@@ -80,10 +89,10 @@ class Watch:
     def _load_again(self, model: str) -> bool:
         deadline = time.monotonic() + _RELOAD_TIMEOUT_S
         with triton.InferenceServerClient(self._url) as client, suppress(InferenceServerException):
-            client.unload_model(model, client_timeout=_TIMEOUT_S)
+            client.unload_model(model, headers=self._headers, client_timeout=_TIMEOUT_S)
             while time.monotonic() < deadline and not self._stopped.is_set():
                 with suppress(InferenceServerException):
-                    client.load_model(model, client_timeout=_RELOAD_TIMEOUT_S)
+                    client.load_model(model, headers=self._headers, client_timeout=_RELOAD_TIMEOUT_S)
                     if ping(self._url, model) is None:
                         return True
                 time.sleep(_PERIOD_S)

@@ -21,6 +21,7 @@ import tritonclient.grpc
 from clients import Client, Generation, GenerationError, Progress, Unavailable
 from clients.messages import Pixels
 from plugin.config import ModelConfig
+from plugin.control import grpc_headers
 from plugin.generation import generate
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.server import Server, ServerConfig, free_ports
@@ -249,8 +250,9 @@ def test_an_error_of_the_called_model_ends_its_request_with_a_sentence_and_no_ot
 
 
 def test_a_called_model_that_is_not_loaded_is_unavailable_until_it_is(server, client, control):
+    key = grpc_headers(server.config.control_key)
     expected = client.generate("red apple, 3d", seed=1, num_inference_steps=4).image
-    control.unload_model("emoji_blocks")
+    control.unload_model("emoji_blocks", headers=key)
     while control.is_model_ready("emoji_blocks"):
         time.sleep(0.05)
     missing = "model emoji_blocks, which runs the block stack: .*Model 'emoji_blocks' is not ready"
@@ -258,16 +260,17 @@ def test_a_called_model_that_is_not_loaded_is_unavailable_until_it_is(server, cl
         client.generate("red apple, 3d", num_inference_steps=4)
     with pytest.raises(Unavailable, match=missing):
         list(client.stream("red apple, 3d", num_inference_steps=4))
-    control.load_model("emoji_stream")  # the order of loading does not matter
+    control.load_model("emoji_stream", headers=key)  # the order of loading does not matter
     assert control.is_model_ready("emoji_stream")
     with pytest.raises(Unavailable, match=missing):
         client.generate("red apple, 3d", num_inference_steps=4)
-    control.load_model("emoji_blocks")
+    control.load_model("emoji_blocks", headers=key)
     assert np.array_equal(client.generate("red apple, 3d", seed=1, num_inference_steps=4).image, expected)
     wait_until_idle(server)
 
 
 def test_a_called_model_that_leaves_in_the_middle_ends_the_request(server, client, control):
+    key = grpc_headers(server.config.control_key)
     caught: list[GenerationError] = []
 
     def run() -> None:
@@ -281,11 +284,11 @@ def test_a_called_model_that_leaves_in_the_middle_ends_the_request(server, clien
     thread.start()
     while metric(server, "nv_inference_request_success", "emoji_blocks") < calls + 5:
         time.sleep(0.02)
-    control.unload_model("emoji_blocks")
+    control.unload_model("emoji_blocks", headers=key)
     thread.join(timeout=20)
     assert not thread.is_alive(), "no request waits for ever"
     assert isinstance(caught[0], Unavailable)
-    control.load_model("emoji_blocks")
+    control.load_model("emoji_blocks", headers=key)
     assert client.generate("red apple, 3d", num_inference_steps=4).image.shape == (1, 64, 64, 3)
     wait_until_idle(server)
 

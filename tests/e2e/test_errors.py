@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from clients import Client, DeadlineExceeded, GenerationError, InvalidArgument, Unavailable
 from clients.messages import INPUTS
+from plugin.control import http_headers
 
 DTYPES = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 
@@ -199,6 +200,6 @@ def test_a_broken_response_thread_fails_its_requests_and_takes_the_model_out_unt
         time.sleep(0.1)
     with triton.client() as client:
         assert client.generate("red apple, 3d", num_inference_steps=4).image.shape == (1, 64, 64, 3)
-    http.load_model("faulty_stream")
+    http.load_model("faulty_stream", headers=http_headers(triton.server.config.control_key))
     with triton.client("faulty") as client:
         assert client.generate("red apple, 3d", num_inference_steps=4).image.shape == (1, 64, 64, 3)

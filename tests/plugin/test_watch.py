@@ -35,7 +35,7 @@ class Watched(Watch):
         self.said: list[str] = []
         self.restarts = 0
         self.loaded: list[str] = []
-        super().__init__("127.0.0.1:1", ["a_stream"], self.count, self.said.append)
+        super().__init__("127.0.0.1:1", ["a_stream"], self.count, self.said.append, control_key="of no server")
         self._answers = answers
         self._loads_again = loads_again
 

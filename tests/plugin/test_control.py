@@ -1,0 +1,41 @@
+"""The key that model control takes: how it is made, checked and handed to tritonserver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plugin.control import InvalidKey, check_key, grpc_headers, http_headers, new_key, restrictions
+from plugin.server import Installation, ServerConfig, ServerError, check, command
+
+
+def test_new_keys_differ_and_are_valid():
+    keys = {new_key() for _ in range(10)}
+    assert len(keys) == 10
+    for key in keys:
+        check_key(key)
+
+
+@pytest.mark.parametrize("key", ["", "fifteen-letters", "sixteen letters!", "abcdefghijklmnop=", "abcdefghijklmnop\n"])
+def test_a_key_that_is_too_short_or_would_be_read_otherwise_is_refused_without_being_shown(key, tmp_path):
+    range_ = "must be 16 or more letters, digits, - or _"
+    with pytest.raises(InvalidKey, match=f"TAYLORSEER_CONTROL_KEY has {len(key)} characters, {range_}") as caught:
+        check_key(key)
+    assert not key or key not in str(caught.value)
+    with pytest.raises(ServerError, match="TAYLORSEER_CONTROL_KEY"):
+        check(ServerConfig(tmp_path, control_key=key))
+
+
+def test_tritonserver_is_told_the_key_that_requests_carry(tmp_path):
+    config = ServerConfig(tmp_path, control_key="0123456789abcdef")
+    arguments, _ = command(config, Installation(Path("t"), None, {}))
+    assert set(restrictions("0123456789abcdef")) <= set(arguments)
+    ((header, value),) = http_headers("0123456789abcdef").items()
+    assert all(each.endswith(f":{header}={value}") for each in restrictions("0123456789abcdef"))
+    assert grpc_headers("0123456789abcdef") == {f"triton-grpc-protocol-{header}": value}
+    assert "0123456789abcdef" not in repr(config)
+
+
+def test_each_server_has_a_key_of_its_own(tmp_path):
+    assert ServerConfig(tmp_path).control_key != ServerConfig(tmp_path).control_key
