@@ -19,6 +19,7 @@ from clients.messages import (
     Progress,
     Tries,
     Unavailable,
+    channel_arguments,
     generation_of,
     request_inputs,
     typed_error,
@@ -51,7 +52,7 @@ class AsyncClient:
         self._model = model
         self._retries = retries
         self._headers = dict(headers or {})
-        self._client = triton.InferenceServerClient(url, ssl=ssl)
+        self._client = triton.InferenceServerClient(url, ssl=ssl, channel_args=channel_arguments(url))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -83,9 +84,15 @@ class AsyncClient:
             await asyncio.sleep(tries.pause_s(failure))
 
     async def stream(
-        self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any
+        self,
+        prompt: str | None = None,
+        *,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
     ) -> AsyncGenerator[Progress | Generation, None]:
         """Makes a picture and tells how far it is; arguments and errors are those of `Client.stream`.
+        `headers` are sent with this request alone, beside the client's own.
 
         Closing the iterator early, or cancelling the task, cancels the request. A loop that is left by `break` closes
         it at some later time: put it into `contextlib.aclosing` to have it closed at once.
@@ -95,7 +102,7 @@ class AsyncClient:
         while True:
             begun = False
             try:
-                async with aclosing(self._stream_once(inputs, tries.left_s)) as updates:
+                async with aclosing(self._stream_once(inputs, tries.left_s, headers or {})) as updates:
                     async for update in updates:
                         begun = True
                         yield update
@@ -107,16 +114,17 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     async def ready_models(self) -> list[str]:
-        """The names of all models that the server has ready.
+        """The names of all models that the server has ready, from its statistics: `serve` asks for a key where somebody
+        wants its index of models.
 
         Raises:
             Unavailable: no server answers.
         """
         try:
-            index = await self._client.get_model_repository_index(headers=self._headers)
+            statistics = await self._client.get_inference_statistics(headers=self._headers)
         except InferenceServerException as error:
             raise typed_error(str(error.status()), str(error.message()), self._url) from None
-        return [model.name for model in index.models if model.state == "READY"]
+        return [*dict.fromkeys(model.name for model in statistics.model_stats)]
 
     async def parameters(self) -> dict[str, str]:
         """The model's `parameters`, as its `config.pbtxt` has them: limits and defaults of its requests.
@@ -131,14 +139,16 @@ class AsyncClient:
         return {name: value.string_value for name, value in answer.config.parameters.items()}
 
     async def _stream_once(
-        self, inputs: list[sync_triton.InferInput], timeout_s: float | None
+        self, inputs: list[sync_triton.InferInput], timeout_s: float | None, headers: Mapping[str, str]
     ) -> AsyncGenerator[Progress | Generation, None]:
         request = {
             "model_name": f"{self._model}_stream",
             "inputs": inputs,
             "parameters": {ERROR_REPORT_PARAMETER: True},
         }
-        answers = self._client.stream_infer(_only(request), stream_timeout=timeout_s, headers=self._headers)
+        answers = self._client.stream_infer(
+            _only(request), stream_timeout=timeout_s, headers={**self._headers, **headers}
+        )
         generation, ended = None, False
         try:
             async for result, error in answers:

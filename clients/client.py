@@ -18,6 +18,7 @@ from clients.messages import (
     Progress,
     Tries,
     Unavailable,
+    channel_arguments,
     generation_of,
     request_inputs,
     typed_error,
@@ -29,7 +30,7 @@ class Client:
     """Talks to one model over gRPC; usable as a context manager, and from any number of threads.
 
     Args:
-        url: host:port of the server's gRPC endpoint.
+        url: host:port of the server's gRPC endpoint; dns:///host:port takes turns between all addresses of the name.
         model: the model's name; streams go to `<model>_stream`.
         retries: how often a request is sent again that the server had no room for, or that found no server.
         headers: sent with every call, for a proxy that asks for a token.
@@ -51,7 +52,7 @@ class Client:
         self._retries = retries
         self._headers = dict(headers or {})
         self._ssl = ssl
-        self._client = triton.InferenceServerClient(url, ssl=ssl)
+        self._client = triton.InferenceServerClient(url, ssl=ssl, channel_args=channel_arguments(url))
 
     def __enter__(self) -> Client:
         return self
@@ -116,7 +117,8 @@ class Client:
         self, inputs: list[triton.InferInput], timeout_s: float | None
     ) -> Generator[Progress | Generation, None, None]:
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
-        client = triton.InferenceServerClient(self._url, ssl=self._ssl)  # a client carries one stream at a time
+        # A client carries one stream at a time.
+        client = triton.InferenceServerClient(self._url, ssl=self._ssl, channel_args=channel_arguments(self._url))
         finished = complete = False
         try:
             client.start_stream(

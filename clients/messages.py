@@ -227,6 +227,17 @@ def typed_error(status: str, message: str, url: str) -> GenerationError:
     return GenerationError(message)
 
 
+def channel_arguments(url: str) -> list[tuple[str, Any]] | None:
+    """gRPC's settings for a URL that may stand for several servers, as dns:///name:8001: calls take turns between them.
+
+    None, which is tritonclient's own settings, for host:port: all calls then go over one connection, to one server.
+    """
+    if not re.match(r"(dns|ipv4|ipv6):", url):
+        return None
+    any_length = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+    return [*any_length, ("grpc.lb_policy_name", "round_robin")]
+
+
 class Tries:
     """How often and when a request that was refused is sent again.
 

@@ -13,6 +13,7 @@ import asyncio
 import base64
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
@@ -25,7 +26,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, create_model
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,7 +52,8 @@ _TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes"
 MAX_PICTURES = 10  # of one request, as in OpenAI's API
 _PING_S = 15.0  # a proxy ends a connection on which nothing comes for a minute or so
 _REFUSED_WITHIN_S = 2.0  # a request that is still there by then is answered as a stream, whatever comes of it
-_PYTHON: dict[str, Any] = {"BYTES": str, "INT64": int, "INT32": int, "FP32": float, "BOOL": bool}
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
+_PYTHON: dict[str, Any] = {"BYTES": str, "INT64": int, "INT32": int, "FP32": FiniteFloat, "BOOL": bool}
 _OWN_NAMES = ("prompt", "height", "width", "preview")  # said by prompt, size and partial_images
 
 _HEADERS = {
@@ -234,17 +236,24 @@ async def generations(body: ImageRequest, request: Request, front: _Front) -> Re
     if body.stream:
         if body.n != 1:
             raise InvalidArgument(f"n is {body.n}, must be 1 with stream")
-        return await _streamed(body, client, front)
+        return await _streamed(body, client, front, _trace_headers(request))
     fields = body.request_fields()
     requests = [fields | ({} if body.seed is None else {"seed": body.seed + i}) for i in range(body.n)]
-    results = await _unless_gone(request, _together([_last_of(client, front, each) for each in requests]))
+    traced = _trace_headers(request)
+    results = await _unless_gone(request, _together([_last_of(client, front, each, traced) for each in requests]))
     answer = {"created": int(time.time()), "data": [_datum(result, body) for result in results]}
     return answer | _format_of(results[0].image, body)
 
 
-async def _last_of(client: AsyncClient, front: Front, fields: dict[str, Any]) -> Generation:
+def _trace_headers(request: Request) -> dict[str, str]:
+    """What makes Triton's spans part of the caller's trace."""
+    traceparent = request.headers.get("traceparent", "")
+    return {"traceparent": traceparent} if _TRACEPARENT.fullmatch(traceparent) else {}
+
+
+async def _last_of(client: AsyncClient, front: Front, fields: dict[str, Any], headers: dict[str, str]) -> Generation:
     # A stream and not a plain call: it ends with its client, and the number of plain calls in flight is bounded.
-    async with aclosing(client.stream(**fields, timeout_s=front.timeout_s)) as updates:
+    async with aclosing(client.stream(**fields, timeout_s=front.timeout_s, headers=headers)) as updates:
         async for update in updates:
             if isinstance(update, Generation):
                 return update
@@ -281,9 +290,12 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, list[Generati
         await asyncio.wait({result, leaving})
 
 
-async def _streamed(body: ImageRequest, client: AsyncClient, front: Front) -> StreamingResponse:
+async def _streamed(
+    body: ImageRequest, client: AsyncClient, front: Front, headers: dict[str, str]
+) -> StreamingResponse:
     """A response of server-sent events; what is refused at once is an error with a status of its own."""
-    updates = client.stream(**body.request_fields(), preview=body.partial_images > 0 or None, timeout_s=front.timeout_s)
+    fields = body.request_fields() | {"preview": body.partial_images > 0 or None}
+    updates = client.stream(**fields, timeout_s=front.timeout_s, headers=headers)
     first = asyncio.ensure_future(anext(updates))
     try:
         await asyncio.wait({first}, timeout=_REFUSED_WITHIN_S)

@@ -104,7 +104,12 @@ class ModelConfig:
 
     @classmethod
     def from_parameters(
-        cls, parameters: Mapping[str, str], model_dir: Path, environment: Mapping[str, str] | None = None
+        cls,
+        parameters: Mapping[str, str],
+        model_dir: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        model: str | None = None,
     ) -> ModelConfig:
         """The settings of a model from its parameters.
 
@@ -113,12 +118,13 @@ class ModelConfig:
             model_dir: the model's folder; a pipeline that begins with "." is relative to it.
             environment: TAYLORSEER_<MODEL>_<PARAMETER>, in capitals, overrides a parameter, as
                 TAYLORSEER_FLUX_DEV_PIPELINE does the pipeline of flux_dev.
+            model: its name, where the folder has another one: Triton loads overridden files from a temporary folder.
 
         Raises:
             InvalidConfig: an unknown name, a missing pipeline, or a value that cannot be read.
         """
         own = {name: text for name, text in parameters.items() if name not in _BACKEND_PARAMETERS}
-        parameters = {**own, **overrides(model_dir.name, _PARAMETERS, environment or {})}
+        parameters = {**own, **overrides(model or model_dir.name, _PARAMETERS, environment or {})}
         preset_texts = {
             name.removeprefix(_PRESET): parameters.pop(name) for name in [*parameters] if name.startswith(_PRESET)
         }
@@ -135,6 +141,11 @@ class ModelConfig:
         for name in ("pipeline", "lora"):
             if (read[name] or "").startswith("."):
                 read[name] = str((model_dir / read[name]).resolve())
+        if parameters["pipeline"].startswith(".") and not Path(read["pipeline"]).exists():
+            raise InvalidConfig(
+                f"parameter 'pipeline' is {parameters['pipeline']!r}, must be a folder beside the model's, "
+                f"and there is no {read['pipeline']}"
+            )
         if read["engine_lanes"] > 1 and read["device"] != "cpu":
             raise InvalidConfig(f"parameter 'engine_lanes' is {read['engine_lanes']}, must be 1 on {read['device']}")
         read["engine_model"] = _engine_model(read["engine"], read["engine_model"], model_dir.parent)

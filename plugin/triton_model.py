@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ import triton_python_backend_utils as pb_utils
 
 from plugin.admission import Admission, Entry
 from plugin.cache_dir import lock_file
+from plugin.instances import count_on_device, device_of, label_of
 from plugin.tensors import (
     BLOCK_STACK_OUTPUT,
     ERROR_REPORT_PARAMETER,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from plugin.packer import PackSettings
     from plugin.request import GenerationRequest
     from plugin.text_cache import TextCache
+    from plugin.tracing import Spans
     from taylorseer import StepKind
 
 _CANCEL_PARAMETER = "taylorseer_cancel"  # a request that carries it cancels the request whose key is its value
@@ -90,14 +92,11 @@ class StreamModel:
         self._load_policy = LoadPolicy(
             self.config.stretch_from_waiting, self.config.max_waiting, self.config.max_cache_interval
         )
-        groups = json.loads(args["model_config"])["instance_group"]
-        # The first instance has Triton's index 0_0; a label tells the others from it.
-        instance = args["model_instance_name"].removeprefix(f"{self.name}_")
-        labels = {} if instance == "0_0" else {"instance": instance}
-        self._metrics = _MetricsInTurn({"model": self.name.removesuffix("_stream"), **labels})
-        instances = sum(group["count"] for group in groups)
-        budget = self.config.memory_budget_mib * 2**20 or _free_bytes(self.config.source.device) // instances
+        self._metrics = _MetricsInTurn({"model": self.name.removesuffix("_stream"), **_own_labels(args)})
+        device = self.config.source.device
+        budget = self.config.memory_budget_mib * 2**20 or _free_bytes(device) // count_on_device(args, device)
         self._admission = Admission(self.config.max_in_flight, self.config.max_waiting, budget)
+        self._spans = self._wanted_spans()
         pb_utils.Logger.log_info(f"{self.name}: {budget / 2**20:,.0f} MiB for requests in flight")
         self._workers = ThreadPoolExecutor(self.config.max_in_flight, thread_name_prefix=self.name)
         self._jobs: set[_Job] = set()
@@ -143,13 +142,13 @@ class StreamModel:
     def execute(self, requests: list[Any]) -> None:
         """Takes the requests over and returns at once; each is answered through its own response sender."""
         for request in requests:
-            sender = request.get_response_sender()
+            sender, arrived = request.get_response_sender(), time.perf_counter()
             try:
-                self._accept(request, sender)
+                self._accept(request, sender, arrived)
             except Exception as error:
                 as_report = ERROR_REPORT_PARAMETER in (request.parameters() or "")
                 sender.send(_error_response(error, as_report), flags=_FINAL)
-                self._outbox.put(partial(self._metrics.tell, partial(_Metrics.count_request, outcome=_outcome(error))))
+                self._outbox.put(partial(self._count_refused, error, _trace_context(request), arrived))
 
     def finalize(self) -> None:
         """Ends the requests in flight and the threads."""
@@ -161,6 +160,8 @@ class StreamModel:
         self._listener.join()
         self._outbox.put(None)
         self._sender.join()
+        if self._spans:
+            self._spans.close()
         # What belongs to Triton and outlives the model crashes its process.
         self._metrics.give_up()
         del self._metrics, self._sender, self._listener, self._workers, self._outbox
@@ -168,7 +169,7 @@ class StreamModel:
         if self._stuck:
             os._exit(1)  # the process would wait for that thread, and hold its memory, for ever
 
-    def _accept(self, request: Any, sender: Any) -> None:
+    def _accept(self, request: Any, sender: Any, arrived: float) -> None:
         parameters = json.loads(request.parameters() or "{}")
         if _CANCEL_PARAMETER in parameters:
             for job in list(self._jobs):
@@ -182,7 +183,6 @@ class StreamModel:
             return
         from plugin.deadlines import meet_deadline
 
-        arrived = time.perf_counter()
         asked = self._parse(request)
         admission = self._admission
         fitting = meet_deadline(
@@ -194,7 +194,7 @@ class StreamModel:
         )
         key = parameters.get(_KEY_PARAMETER)
         quiet, as_report = (name in parameters for name in (_QUIET_PARAMETER, ERROR_REPORT_PARAMETER))
-        job = _Job(key, fitting, sender, self._post, arrived, quiet, as_report)
+        job = _Job(key, fitting, sender, self._post, arrived, quiet, as_report, _trace_context(request))
         job.entry = Entry(self._bytes_of(fitting), time.monotonic() - fitting.priority, partial(self._start, job))
         self._jobs.add(job)  # before it enters, which may start it at once
         try:
@@ -309,10 +309,42 @@ class StreamModel:
             self._metrics.tell(partial(_Metrics.count_job, job=job))
             self._metrics.tell(partial(_Metrics.count_texts, texts=self.host.text_cache))
             self._metrics.tell(self._set_gauges)
+            kinds = tuple(kind for kind, _ in job.steps)
+            self._trace(job.trace_context, job.arrived, job.error, kinds, job.outputs.get("report"))
         elif job.quiet:
             job.respond(pb_utils.InferenceResponse(_tensors({"step": 0, "num_steps": 0})))
         elif progress := job.take_progress():
             job.respond(pb_utils.InferenceResponse(_tensors(progress)))
+
+    def _count_refused(self, error: Exception, trace_context: str | None, arrived: float) -> None:
+        self._metrics.tell(partial(_Metrics.count_request, outcome=_outcome(error)))
+        self._trace(trace_context, arrived, error)
+
+    def _trace(
+        self,
+        context: str | None,
+        arrived: float,
+        error: BaseException | None,
+        steps: tuple[str, ...] = (),
+        report: str | None = None,
+    ) -> None:
+        """Exports the spans of a request that has ended, where Triton traces it and somebody wants them."""
+        if self._spans is None or context is None:
+            return
+        from plugin.tracing import Ended
+
+        outcome, message = ("ok", None) if error is None else (_outcome(error), _message(error))
+        read = None if report is None else json.loads(report)
+        self._spans.add(Ended(context, self.name, arrived, outcome, steps, message, read))
+
+    def _wanted_spans(self) -> Spans | None:
+        from plugin.tracing import Spans, TracingUnavailable
+
+        try:
+            return Spans.wanted_by(os.environ)
+        except TracingUnavailable as error:  # a model without spans is better than none
+            pb_utils.Logger.log_warn(f"{self.name}: {error}")
+            return None
 
     def _set_gauges(self, metrics: _Metrics) -> None:
         metrics.set_gauges(self._admission, self._jobs)
@@ -383,7 +415,9 @@ class FrontModel:
         last = None
         try:
             for response in self._request(
-                inputs, {_KEY_PARAMETER: key, _QUIET_PARAMETER: True, ERROR_REPORT_PARAMETER: True}
+                inputs,
+                {_KEY_PARAMETER: key, _QUIET_PARAMETER: True, ERROR_REPORT_PARAMETER: True},
+                trace=request.trace(),
             ):
                 if response.has_error() or response.output_tensors():
                     last = response
@@ -396,9 +430,9 @@ class FrontModel:
         except Exception as error:
             return _error_response(error)
 
-    def _request(self, inputs: list[Any], parameters: dict[str, Any]) -> Iterator[Any]:
+    def _request(self, inputs: list[Any], parameters: dict[str, Any], **trace: Any) -> Iterator[Any]:
         request = pb_utils.InferenceRequest(
-            model_name=self._stream_name, inputs=inputs, requested_output_names=[], parameters=parameters
+            model_name=self._stream_name, inputs=inputs, requested_output_names=[], parameters=parameters, **trace
         )
         yield from request.exec(decoupled=True)
 
@@ -496,6 +530,17 @@ def _pack_settings(config: ModelConfig, host: Any) -> PackSettings:
     return settings(rows, tokens)
 
 
+def _own_labels(args: dict[str, str]) -> dict[str, str]:
+    """Labels that tell an instance from the first one, and a version from version 1: processes that are there at once
+    cannot share a metric."""
+    labels = {}
+    if instance := label_of(args):
+        labels["instance"] = instance
+    if args["model_version"] != "1":
+        labels["version"] = args["model_version"]
+    return labels
+
+
 def _free_bytes(device: str) -> int:
     """The share of the free memory that requests may take: the rest is for what a model needs on the way."""
     import torch
@@ -516,10 +561,11 @@ def _configure(args: dict[str, str]) -> ModelConfig:
 
     model_config = json.loads(args["model_config"])
     parameters = {name: value["string_value"] for name, value in model_config["parameters"].items()}
-    config = ModelConfig.from_parameters(parameters, Path(args["model_repository"]), os.environ)
+    folder = Path(args["model_repository"])
+    config = ModelConfig.from_parameters(parameters, folder, os.environ, model=args["model_name"])
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
-    return config
+    return replace(config, source=replace(config.source, device=device_of(args, config.source.device)))
 
 
 def _with_tensors(config: Any, outputs: dict[str, tuple[str, list[int]]]) -> Any:
@@ -546,6 +592,7 @@ class _Job:
     arrived: float  # time.perf_counter()
     quiet: bool
     errors_as_report: bool
+    trace_context: str | None  # of Triton's span, where it traces the request
     entry: Entry | None = None
     cancelled: bool = False
     failure: str | None = None  # why the model failed, once it has
@@ -809,11 +856,21 @@ def _error_response(error: BaseException, as_report: bool = False) -> Any:
     has both code and message."""
     outcome = _outcome(error)
     code = _CODES[outcome]
-    message = str(error) if outcome != "error" else f"{type(error).__name__}: {error}"
+    message = _message(error)
     if as_report:
         report = json.dumps({"error": {"code": code, "message": message}})
         return pb_utils.InferenceResponse(_tensors({"report": report, "step": 0, "num_steps": 0}))
     return pb_utils.InferenceResponse(error=_named_error(code, message))
+
+
+def _message(error: BaseException) -> str:
+    """What the client is told; an error that nobody expected is named."""
+    return str(error) if _outcome(error) != "error" else f"{type(error).__name__}: {error}"
+
+
+def _trace_context(request: Any) -> str | None:
+    """The W3C headers of Triton's span of a request, in JSON; None where it is not traced in OpenTelemetry's mode."""
+    return request.trace().get_context()
 
 
 def _plain_response(response: Any) -> Any:

@@ -33,6 +33,8 @@ def test_a_container_overrides_a_models_parameters_by_environment():
     }
     config = ModelConfig.from_parameters({"pipeline": "a/b"}, Path("/repository/flux_dev_stream"), environment)
     assert (config.source.pipeline, config.max_in_flight) == ("/models/flux", 3)
+    elsewhere = ModelConfig.from_parameters({"pipeline": "a/b"}, Path("/tmp/x"), environment, model="flux_dev_stream")
+    assert elsewhere == config
 
 
 def test_what_a_pipeline_is_made_of_is_read():
@@ -64,6 +66,7 @@ def test_presets_are_read_by_name():
     ("parameters", "message"),
     [
         ({}, "parameter 'pipeline' is missing"),
+        ({"pipeline": "./nowhere"}, r"parameter 'pipeline' is '\./nowhere', must be a folder beside the model's"),
         ({"pipeline": "a/b", "colour": "red"}, "parameter 'colour' is unknown, must be one of: cache_cooldown_steps"),
         (
             {"pipeline": "a/b", "max_in_flight": "0"},
