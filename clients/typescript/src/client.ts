@@ -1,0 +1,99 @@
+/** Talks to one model over gRPC. */
+
+import { credentials, Metadata, type ServiceError } from "@grpc/grpc-js";
+
+import { GRPCInferenceServiceClient } from "./generated/grpc_service.js";
+import {
+  errorOf,
+  errorOfCall,
+  type Fields,
+  Generation,
+  GenerationError,
+  type Progress,
+  requestOf,
+  updateOf,
+} from "./messages.js";
+
+export * from "./messages.js";
+
+const ROUND_ROBIN = JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] });
+
+export interface ClientOptions {
+  /** host:port of the server's gRPC endpoint; dns:///host:port takes turns between all addresses of the name. */
+  url?: string;
+  /** The model's name. */
+  model?: string;
+  /** Speak TLS, to a proxy. */
+  tls?: boolean;
+}
+
+export interface CallOptions {
+  /** Cancels the request at the server. */
+  signal?: AbortSignal;
+  /** Milliseconds after which the client gives up. */
+  timeoutMs?: number;
+}
+
+/** Carries any number of requests at once over one connection. */
+export class Client {
+  readonly #url: string;
+  readonly #model: string;
+  readonly #stub: GRPCInferenceServiceClient;
+
+  constructor({ url = "localhost:8001", model = "emoji", tls = false }: ClientOptions = {}) {
+    this.#url = url;
+    this.#model = model;
+    this.#stub = new GRPCInferenceServiceClient(url, tls ? credentials.createSsl() : credentials.createInsecure(), {
+      "grpc.max_receive_message_length": -1, // a picture may have more than gRPC's 4 MiB
+      // Else all calls go over one connection, to one server of several.
+      ...(/^(dns|ipv4|ipv6):/.test(url) && { "grpc.service_config": ROUND_ROBIN }),
+    });
+  }
+
+  /** Closes the connection. */
+  close(): void {
+    this.#stub.close();
+  }
+
+  /** Makes a picture or a video. Throws a GenerationError. */
+  async generate(fields: Fields, options: CallOptions = {}): Promise<Generation> {
+    for await (const update of this.stream(fields, options)) {
+      if (update instanceof Generation) return update;
+    }
+    throw new Error("a stream ends with a Generation or throws");
+  }
+
+  /**
+   * Makes a picture or a video and tells how far it is: any number of Progress, then one Generation.
+   *
+   * Leaving the loop early cancels the request at the server, and so does the signal. Throws a GenerationError.
+   */
+  async *stream(fields: Fields, options: CallOptions = {}): AsyncGenerator<Progress | Generation, void, undefined> {
+    const request = requestOf(this.#model, fields);
+    if (options.signal?.aborted) throw new GenerationError("CANCELLED", "cancelled before it was sent");
+    const deadline = options.timeoutMs === undefined ? {} : { deadline: Date.now() + options.timeoutMs };
+    const call = this.#stub.modelStreamInfer(new Metadata(), deadline);
+    const cancel = () => call.cancel();
+    options.signal?.addEventListener("abort", cancel, { once: true });
+    call.on("error", () => {}); // the loop hears it; what comes after the loop was left is our own cancellation
+    let complete = false;
+    try {
+      call.write(request);
+      call.end();
+      for await (const { errorMessage, inferResponse } of call) {
+        if (errorMessage) throw errorOf("INTERNAL", errorMessage);
+        // The final flag may come in a response without outputs.
+        if (!inferResponse?.outputs.length) continue;
+        const update = updateOf(inferResponse);
+        complete ||= update instanceof Generation;
+        yield update;
+      }
+      if (!complete) throw new GenerationError("INTERNAL", `${this.#model}_stream ended without a picture`);
+    } catch (error) {
+      throw error instanceof GenerationError ? error : errorOfCall(error as ServiceError, this.#url);
+    } finally {
+      options.signal?.removeEventListener("abort", cancel);
+      call.cancel();
+    }
+  }
+}

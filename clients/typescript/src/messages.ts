@@ -1,0 +1,228 @@
+/** What a request may say, what the server answers, and how it is put into Triton's messages. */
+
+import { writeFile } from "node:fs/promises";
+
+import { status } from "@grpc/grpc-js";
+
+import {
+  InferTensorContents,
+  ModelInferRequest,
+  ModelInferRequest_InferInputTensor,
+  ModelInferResponse,
+} from "./generated/grpc_service.js";
+
+/** The inputs of a served model and their Triton types; each has shape [1]. */
+export const FIELDS = {
+  prompt: "BYTES",
+  negative_prompt: "BYTES",
+  class_label: "INT64",
+  seed: "INT64",
+  num_inference_steps: "INT32",
+  guidance_scale: "FP32",
+  height: "INT32",
+  width: "INT32",
+  num_frames: "INT32",
+  cache_preset: "BYTES",
+  cache_interval: "INT32",
+  cache_order: "INT32",
+  cache_warmup_steps: "INT32",
+  cache_cooldown_steps: "INT32",
+  cache_predictor: "BYTES",
+  cache_schedule: "BYTES",
+  cache_coordinate: "BYTES",
+  cache_max_error: "FP32",
+  cache_min_interval: "INT32",
+  cache_max_full_steps: "INT32",
+  deadline_ms: "INT32",
+  priority: "INT32",
+  preview: "BOOL",
+} as const;
+
+interface Values {
+  BYTES: string;
+  INT64: number | bigint;
+  INT32: number;
+  FP32: number;
+  BOOL: boolean;
+}
+
+export type FieldName = keyof typeof FIELDS;
+
+/** A request; what is left out gets the model's default. Ranges are in the project's README. */
+export type Fields = { [name in FieldName]?: Values[(typeof FIELDS)[name]] };
+
+/** RGB, row by row: `height * width * 3` bytes. */
+export interface Pixels {
+  height: number;
+  width: number;
+  data: Uint8Array;
+}
+
+/** `step` of `numSteps` steps are done; `preview` where it was asked for and due. */
+export interface Progress {
+  kind: "progress";
+  step: number;
+  numSteps: number;
+  preview?: Pixels;
+}
+
+/** What the server tells about a request; the README lists all of it. */
+export interface Report {
+  num_steps: number;
+  full_steps: number[];
+  engine_calls: number;
+  cache_bytes: number;
+  queue_s: number;
+  denoise_s: number;
+  total_s: number;
+  seed: number; // exact up to 2^53
+  engine: string;
+  num_frames: number;
+  warnings: string[];
+  [more: string]: unknown;
+}
+
+/** A result: `file` is a PNG, or of several frames an MP4. */
+export class Generation {
+  readonly kind = "generation";
+
+  constructor(
+    readonly file: Uint8Array,
+    readonly report: Report,
+  ) {}
+
+  /** The suffix of `file`'s format. */
+  get suffix(): ".png" | ".mp4" {
+    return this.report.num_frames > 1 ? ".mp4" : ".png";
+  }
+
+  /** Writes the file. Throws a RangeError where the path's suffix is of another format. */
+  async save(path: string): Promise<void> {
+    if (!path.toLowerCase().endsWith(this.suffix)) {
+      throw new RangeError(`path is ${path}, must end in ${this.suffix}: the result has ${frames(this.report)}`);
+    }
+    await writeFile(path, this.file);
+  }
+}
+
+const frames = ({ num_frames }: Report) => `${num_frames} frame${num_frames === 1 ? "" : "s"}`;
+
+export type ErrorCode =
+  | "INVALID_ARGUMENT"
+  | "UNAVAILABLE"
+  | "UNKNOWN_MODEL"
+  | "CANCELLED"
+  | "DEADLINE_EXCEEDED"
+  | "INTERNAL";
+
+/** A request that gave no picture; `message` is the server's sentence. */
+export class GenerationError extends Error {
+  override readonly name = "GenerationError";
+
+  constructor(
+    readonly code: ErrorCode,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+// Has an error come as a report with its code: Triton keeps it only with a header with which 24.10 can crash.
+const ERROR_REPORT_PARAMETER = "taylorseer_error_report";
+
+/** The message for a request to `model`'s stream. Throws a GenerationError where a value cannot be sent. */
+export function requestOf(model: string, fields: Fields): ModelInferRequest {
+  const inputs = Object.entries(fields)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => tensorOf(name, value));
+  inputs.push(tensor("response_format", "BYTES", { bytesContents: [Buffer.from("b64_json")] }));
+  return ModelInferRequest.fromPartial({
+    modelName: `${model}_stream`,
+    inputs,
+    parameters: { [ERROR_REPORT_PARAMETER]: { boolParam: true } },
+  });
+}
+
+function tensor(name: string, datatype: string, contents: Partial<InferTensorContents>) {
+  return ModelInferRequest_InferInputTensor.fromPartial({ name, datatype, shape: [1n], contents });
+}
+
+function tensorOf(name: string, value: unknown): ModelInferRequest_InferInputTensor {
+  if (!Object.hasOwn(FIELDS, name)) {
+    throw invalid(`'${name}' is not a field, must be one of: ${Object.keys(FIELDS).join(", ")}`);
+  }
+  const type = FIELDS[name as FieldName];
+  switch (type) {
+    case "BYTES":
+      if (typeof value !== "string") throw invalid(`${name} is ${value}, must be text`);
+      return tensor(name, type, { bytesContents: [Buffer.from(value)] });
+    case "INT64":
+      return tensor(name, type, { int64Contents: [integer(name, value, 64)] });
+    case "INT32":
+      return tensor(name, type, { intContents: [Number(integer(name, value, 32))] });
+    case "FP32":
+      if (typeof value !== "number") throw invalid(`${name} is ${value}, must be a number`);
+      return tensor(name, type, { fp32Contents: [value] });
+    case "BOOL":
+      if (typeof value !== "boolean") throw invalid(`${name} is ${value}, must be true or false`);
+      return tensor(name, type, { boolContents: [value] });
+  }
+}
+
+function integer(name: string, value: unknown, bits: number): bigint {
+  const exact = typeof value === "bigint" || Number.isSafeInteger(value) ? BigInt(value as bigint | number) : undefined;
+  if (exact === undefined || exact !== BigInt.asIntN(bits, exact)) {
+    throw invalid(`${name} is ${value}, must be an integer of ${bits} bits: a bigint where a number is not exact`);
+  }
+  return exact;
+}
+
+const invalid = (message: string) => new GenerationError("INVALID_ARGUMENT", message);
+
+/** What a response of a stream says. Throws the GenerationError that it carries. */
+export function updateOf(response: ModelInferResponse): Progress | Generation {
+  const outputs = new Map(
+    response.outputs.map(({ name, shape }, index) => [name, { shape, raw: response.rawOutputContents[index]! }]),
+  );
+  const text = (name: string) => outputs.get(name)!.raw.subarray(4); // one string, its length in front
+  const number = (name: string) => outputs.get(name)!.raw.readInt32LE();
+  // The picture may come before the final flag, which may have a response of its own; only it has a report.
+  if (text("report").length === 0) {
+    const preview = outputs.get("preview");
+    const [height = 0, width = 0] = (preview?.shape ?? []).map(Number);
+    return {
+      kind: "progress",
+      step: number("step"),
+      numSteps: number("num_steps"),
+      ...(preview && height > 0 && { preview: { height, width, data: preview.raw } }),
+    };
+  }
+  const report = JSON.parse(text("report").toString()) as Report & { error?: { code: string; message: string } };
+  if (report.error) throw errorOf(report.error.code, report.error.message);
+  return new Generation(Buffer.from(text("b64_json").toString("latin1"), "base64"), report);
+}
+
+/** The error for a code of Triton's or gRPC's and a message. */
+export function errorOf(code: string, message: string): GenerationError {
+  if (message.startsWith("DEADLINE")) return new GenerationError("DEADLINE_EXCEEDED", message);
+  if (/unknown model/i.test(message)) return new GenerationError("UNKNOWN_MODEL", message);
+  const name = code === "INVALID_ARG" ? "INVALID_ARGUMENT" : code;
+  const known: ErrorCode[] = ["INVALID_ARGUMENT", "UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"];
+  return new GenerationError(known.find((each) => each === name) ?? "INTERNAL", message);
+}
+
+/** The error of a call that gRPC has ended. */
+export function errorOfCall(error: { code?: number; details?: string; message: string }, url: string): GenerationError {
+  const message = error.details ?? error.message;
+  if (error.code === status.CANCELLED) return new GenerationError("CANCELLED", "cancelled by the client");
+  if (error.code === status.DEADLINE_EXCEEDED) {
+    return new GenerationError("DEADLINE_EXCEEDED", `${url} gave no picture within the client's time limit`);
+  }
+  if (/no connection established|name resolution failed|failed to connect/i.test(message)) {
+    return new GenerationError(
+      "UNAVAILABLE",
+      `no server answers at ${url}: start one with \`triton-taylorseer serve\``,
+    );
+  }
+  return errorOf(status[error.code ?? status.UNKNOWN] ?? "", message);
+}
