@@ -5,33 +5,30 @@
 # 25.10 has CUDA 13.0 and Python 3.12, as torch's own wheels of 2.13.0 want (docs/containers.md has the matrix).
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:25.10-py3
 
-FROM ${TRITON_IMAGE} AS build
+FROM ${TRITON_IMAGE} AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE NOTICE ./
 # On their own, so that a change of our source does not install gigabytes again.
-RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-    > /requirements.txt
-RUN python3 -c "import tomllib; \
-print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['fp8'], sep='\n')" > /fp8.txt
+RUN python3 -c "import pathlib, tomllib; \
+project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+pathlib.Path('/requirements.txt').write_text('\n'.join(project['dependencies'])); \
+pathlib.Path('/fp8.txt').write_text('\n'.join(project['optional-dependencies']['fp8']))"
+COPY deploy/constraints.txt /constraints.txt
 COPY taylorseer taylorseer
 COPY plugin plugin
 COPY clients clients
 COPY benchmarks benchmarks
-RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
-COPY model_repository /served/model_repository
-COPY examples /served/examples
-# COPY keeps the modes of the checkout, and under a strict umask only its owner reads it.
-RUN chmod -R a+rX /served
+RUN PIP_CONSTRAINT=/constraints.txt python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
-FROM ${TRITON_IMAGE}
 # An environment of its own: pip cannot replace what the distribution installed, and torch wants a newer setuptools. Its
 # Python is the system's, which the Python backend is built for. First on PATH, it is where the backend finds modules.
+FROM ${TRITON_IMAGE} AS environment
 # pip comes from outside, as the image need not have ensurepip.
 RUN python3 -m venv --without-pip /opt/taylorseer/venv \
-    && python3 -m pip --python /opt/taylorseer/venv/bin/python install --no-cache-dir pip wheel
+    && python3 -m pip --python /opt/taylorseer/venv/bin/python install --no-cache-dir pip==26.3 wheel==0.48.0
 ENV PATH=/opt/taylorseer/venv/bin:${PATH} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY --from=build /requirements.txt /opt/taylorseer/requirements.txt
-RUN pip install -r /opt/taylorseer/requirements.txt
+COPY --from=wheel /requirements.txt /constraints.txt /tmp/
+RUN pip install -c /tmp/constraints.txt -r /tmp/requirements.txt
 # TensorRT's Python module alone, of exactly the version of the image's libraries: another one cannot load its engines.
 # With its dependencies pip would bring libraries of its own along, gigabytes from NVIDIA's index.
 ARG TENSORRT=10.13.3.9
@@ -49,20 +46,34 @@ ARG TENSORRT_RTX=
 RUN if [ -n "$TENSORRT_RTX" ]; then pip install "tensorrt-rtx==$TENSORRT_RTX"; fi
 # To build engines in fp8: docker build --build-arg FP8=1 .
 ARG FP8=
-COPY --from=build /fp8.txt /opt/taylorseer/fp8.txt
-RUN if [ -n "$FP8" ]; then pip install -r /opt/taylorseer/fp8.txt; fi
-COPY --from=build /wheel /opt/taylorseer/wheel
-RUN pip install --no-deps /opt/taylorseer/wheel/*.whl
+COPY --from=wheel /fp8.txt /tmp/
+RUN if [ -n "$FP8" ]; then pip install -c /tmp/constraints.txt -r /tmp/fp8.txt; fi
 
-COPY --from=build /served /opt/taylorseer
+FROM ${TRITON_IMAGE} AS served
+COPY model_repository /served/model_repository
+COPY examples /served/examples
+# COPY keeps the modes of the checkout, and under a strict umask only its owner reads it.
+RUN chmod -R a+rX /served
+
+FROM ${TRITON_IMAGE}
+COPY --from=environment /opt/taylorseer/venv /opt/taylorseer/venv
+ENV PATH=/opt/taylorseer/venv/bin:${PATH}
+# After the environment, which is gigabytes and seldom changes.
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    pip install --no-cache-dir --no-deps --disable-pip-version-check /wheel/*.whl
+COPY --from=served /served /opt/taylorseer
 # Owned by the user that runs: a new named volume takes over what is there.
-RUN useradd --create-home --uid 10001 taylorseer && mkdir -p /engines /weights && chown taylorseer /engines /weights
+RUN useradd --no-log-init --create-home --uid 10001 taylorseer \
+    && mkdir -p /engines /weights \
+    && chown taylorseer /engines /weights
 # By number, so that Kubernetes can tell that it is not root.
 USER 10001
-ENV TRITON_TAYLORSEER_CACHE=/engines HF_HOME=/weights
-VOLUME /engines /weights
+# Where it may write: the root can be read-only.
+ENV TRITON_TAYLORSEER_CACHE=/engines TRITON_CACHE_DIR=/engines/kernels HF_HOME=/weights
 EXPOSE 8000 8001 8002
 # The health endpoint stays green when a worker process has died: a tiny picture tells.
+# In a shell's form, for its variable.
+# hadolint ignore=DL3025
 HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --retries=3 \
     CMD triton-taylorseer health --model "${TAYLORSEER_HEALTH_MODEL:-emoji}"
 ENTRYPOINT ["triton-taylorseer"]
