@@ -144,6 +144,7 @@ async function run(pair, name, fields) {
   const [image, video, bar, state] = ["img", "video", "progress", ".state"].map((part) => figure.querySelector(part));
   const [width, height] = fields.size.split("x").map(Number);
   figure.style.setProperty("--ratio", `${width} / ${height}`);
+  figure.style.setProperty("--width", `${width}px`);
   figure.querySelector("strong").textContent = name;
   image.alt = `${fields.prompt ?? fields.class_label} ${name}`.trim();
   image.classList.toggle("small", Math.max(width, height) <= 128);
@@ -233,9 +234,10 @@ function say(message) {
   problem.hidden = !message;
 }
 
-form.addEventListener("submit", (event) => {
+form.addEventListener("submit", async (event) => {
   event.preventDefault();
   say("");
+  await found;
   if (!models.size) return void say("No model is ready.");
   const fields = request();
   const needed = form.querySelector("[data-for=prompt]").hidden ? "class_label" : "prompt";
@@ -243,6 +245,6 @@ form.addEventListener("submit", (event) => {
   start(fields, form.compare.checked);
 });
 form.model.addEventListener("change", showModel);
-findModels().catch((error) => {
+const found = findModels().catch((error) => {
   server.textContent = error instanceof Refused ? error.message : "The server cannot be reached.";
 });

@@ -1,0 +1,461 @@
+"""The documents against the code: every command is run or excused and parses, links and paths exist, messages and
+numbers are as they are quoted. `tests/e2e/test_docs.py` runs what can be run."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from plugin.cli import app
+from plugin.config import _PARAMETERS, ModelConfig
+from plugin.families.base import Family
+from plugin.plan import architecture_of, example_request, plan_request
+from plugin.tensors import INPUTS
+from tests.documents import (
+    DOCUMENTS,
+    ROOT,
+    WITH_COMMANDS,
+    Block,
+    anchors_of,
+    blocks_of,
+    inline_code_of,
+    links_of,
+    tables_of,
+)
+from tests.tiny import FAMILIES
+
+RESULTS = ROOT / "benchmarks/results"
+BLOCKS = [block for path in WITH_COMMANDS for block in blocks_of(path)]
+SHELL = [block for block in BLOCKS if block.language == "bash"]
+LANGUAGES = {"bash", "python", "pycon", "text", "json", "yaml", "typescript"}
+
+# Commands that `tests/e2e/test_docs.py` runs, in the order of their block.
+RUN = [
+    r"(\.venv/bin/)?triton-taylorseer (generate|plan|health|front)\b",
+    r"curl (-s |-X POST )?localhost:(8000|8002|9000)\b",
+    r"(printf|echo) '",
+    r"python3 -c '",
+    r'export PATH="\$HOME/',
+]
+# Commands that are not run here, with the reason; these come first.
+NOT_RUN = {
+    r"make ": "installs the environment that this test runs in; .ci/run begins with `make test` in a fresh clone",
+    r"(\.venv/bin/)?pytest ": "is part of the suite itself",
+    r"triton-taylorseer serve": "stays in the foreground: tests/e2e/test_faults.py starts servers by it",
+    r"(\w+=\S+ )*triton-taylorseer serve --model flux_dev": "needs a GPU and a download",
+    r"triton-taylorseer build": "needs a GPU, or compiles for minutes: tests/plugin/test_tensorrt.py, test_fp8.py",
+    r"triton-taylorseer tune": "takes three minutes and writes beside the weights: tests/plugin/test_tuning.py",
+    r"triton-taylorseer evaluate": "takes minutes: tests/test_evaluate.py",
+    r"\S*triton-taylorseer generate .*--model (wan2_1_t2v|dit_xl_2_256)": "needs weights from a hub: "
+    "tests/e2e/test_families.py asks tiny models so",
+    r"\.venv/bin/python -m benchmarks\.load": "takes eight minutes, and downloads: tests/test_load.py",
+    r"perf_analyzer ": "takes a minute and more; tests/test_load.py measures with it where it is installed",
+    r"aiperf ": "takes a minute and needs an environment of its own",
+    r"(pip download|unzip|mkdir -p lib|cp \.venv|LD_LIBRARY_PATH=lib|python3 -m venv aiperf-venv)": "is a download of "
+    "100 MB and more",
+    r"pip install 'triton-taylorseer\[tracing\]'": "is part of `make test`'s own environment",
+    r"OTEL_EXPORTER_OTLP_ENDPOINT=": "stays in the foreground, and needs a collector: tests/e2e/test_tracing.py",
+    r"(python3 -m venv audit|python3 -c \"import tomllib|audit/bin/)": "asks a service of advisories over the network",
+    r"(helm|kubectl) ": "needs a cluster: tests/deploy/ renders and checks what they install",
+    r"((HF_TOKEN|MODEL)=\S+ )*(SIZES=\S+ )?docker ": "there is no Docker here: tests/test_containers.py",
+}
+
+
+def reason_of(command: str) -> str | None:
+    """Why a command is not run, or None where it is."""
+    return next((reason for pattern, reason in NOT_RUN.items() if re.match(pattern, command)), None)
+
+
+def is_run(command: str) -> bool:
+    return reason_of(command) is None and any(re.match(pattern, command) for pattern in RUN)
+
+
+def ids(block: Block) -> str:
+    return block.place
+
+
+# Commands
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=ids)
+def test_a_block_says_what_it_is(block):
+    assert block.language in LANGUAGES
+
+
+@pytest.mark.parametrize("block", SHELL, ids=ids)
+def test_every_command_is_run_or_has_a_reason_not_to_be(block):
+    for command in block.commands:
+        assert is_run(command) or reason_of(command), f"{block.place}: add a pattern to RUN or NOT_RUN: {command}"
+
+
+def test_every_reason_is_needed():
+    commands = [command for block in SHELL for command in block.commands]
+    for pattern in [*RUN, *NOT_RUN]:
+        assert any(re.match(pattern, command) for command in commands), pattern
+
+
+def programs_of(text: str) -> Iterator[list[str]]:
+    """The words of each program of a command line: pipes and assignments taken away, and what follows an ellipsis."""
+    words: list[str] = []
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    for word in [*lexer, ";"]:
+        if set(word) <= set("|&;<>"):
+            if words:
+                yield words[: words.index("…")] if "…" in words else words
+            words = []
+        elif words or not re.match(r"\w+=", word):
+            words.append(word.removeprefix(".venv/bin/"))
+
+
+def commands_of(path: Path) -> Iterator[list[str]]:
+    """All programs in the shell blocks and in the inline code of a document."""
+    for block in blocks_of(path):
+        if block.language == "bash":
+            for command in block.commands:
+                yield from programs_of(command)
+    for code in inline_code_of(path):
+        if re.match(r"(\w+=\S+ )*(\.venv/bin/)?(triton-taylorseer|python -m|pytest|make) [\w\"'.-]", code):
+            yield from programs_of(code)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_of_ours_have_the_options_that_are_given(path):
+    for program, *words in commands_of(path):
+        match program, words:
+            case "triton-taylorseer", [name, *arguments]:
+                check_ours(name, arguments)
+            case "python", ["-m", module, *arguments] if module.startswith("benchmarks."):
+                check_options(module, arguments)
+            case "pytest", arguments:
+                check_tests(arguments)
+            case "make", targets:
+                known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+                assert {target for target in targets if not target.startswith(".venv")} <= {*known}
+
+
+def check_ours(name: str, arguments: list[str]) -> None:
+    """Parses a command line of ours; nothing is run."""
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    if "--help" in arguments:
+        return
+    if name in ("bench", "evaluate"):
+        check_options({"bench": "benchmarks.cpu", "evaluate": "benchmarks.evaluate"}[name], arguments)
+        return
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    context = command.make_context(name, list(ours), resilient_parsing=not ours)
+    assert not context.args, f"{name} does not know {context.args}"
+
+
+def check_options(module: str, arguments: list[str]) -> None:
+    """Whether a benchmark has the options."""
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    known = {
+        argument.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
+        for argument in node.args
+        if isinstance(argument, ast.Constant)
+    }
+    assert {each for each in arguments if each.startswith("-")} <= {*known, "--help"}, module
+
+
+def check_tests(arguments: list[str]) -> None:
+    """Whether the files, the words of -k and the markers of a pytest command choose any test."""
+    options = dict(pairwise(arguments))
+    assert options.get("-m") in (None, "gpu")
+    targets = [each for each in arguments if each.startswith("tests")]
+    files = [
+        file for each in targets for file in ([ROOT / each] if each.endswith(".py") else (ROOT / each).rglob("*.py"))
+    ]
+    assert all(file.is_file() for file in files)
+    wanted = options.get("-k", "")
+    assert re.fullmatch(r"\w*", wanted), "one word, which this test looks for in names and in what tests are given"
+    assert not targets or wanted in FAMILIES or any(wanted in file.read_text(encoding="utf-8") for file in files)
+
+
+def test_wrong_commands_are_noticed():
+    """What the checks above are worth."""
+    with pytest.raises(Exception, match="No such option: --hight"):
+        check_ours("plan", ["emoji", "--hight", "64"])
+    with pytest.raises(AssertionError):
+        check_ours("serve", ["--modle", "emoji"])
+    with pytest.raises(AssertionError):
+        check_options("benchmarks.soak", ["--hours", "1"])
+    with pytest.raises(AssertionError):
+        check_tests(["tests/plugin/test_packer.py", "-k", "unheard_of"])
+    assert [*programs_of("A=1 .venv/bin/x 'a | b' | y > z && w …")] == [["x", "a | b"], ["y"], ["z"], ["w"]]
+
+
+# Links and paths
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for link in links_of(path):
+        if re.match(r"https?:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (path.parent / target).resolve() if target else path
+        assert file.exists(), link
+        if anchor:
+            assert anchor in anchors_of(file), link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_of_this_repository_exist(path):
+    folders = {each.name for each in ROOT.iterdir() if each.is_dir() and each.name not in ("out", ".venv", "build")}
+    texts = [*inline_code_of(path), *(each for block in blocks_of(path) for each in block.text.split())]
+    for text in texts:
+        found = re.fullmatch(r"(?:\.\./)*((\.?\w[\w-]*)/[\w./-]*)", text.strip("'\"()"))
+        # `model_repository/emoji/1/model.py` is looked at, `benchmarks/results/<name>.json` is not
+        if found and found[2] in folders and found[1] != "training/cache":
+            assert (ROOT / found[1]).exists(), text
+
+
+# What is quoted
+
+
+@cache
+def texts_in_code() -> tuple[str, ...]:
+    """Every string of the packages, an ellipsis in place of what is filled in."""
+    texts = re.findall(r'"([^"\n]+)"|`([^`\n]+)`', (ROOT / "clients/web/app.js").read_text(encoding="utf-8"))
+    found = [one or re.sub(r"\$\{[^}]*\}", "…", other) for one, other in texts]
+    for package in ("taylorseer", "plugin", "clients"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    found.append("".join(each.value if isinstance(each, ast.Constant) else "…" for each in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return tuple(found)
+
+
+def stands_in_code(message: str) -> bool:
+    pattern = re.compile(".*".join(map(re.escape, message.split("…"))), re.DOTALL)
+    return any(pattern.search(text) for text in texts_in_code())
+
+
+def quoted_messages() -> list[str]:
+    tables = tables_of(ROOT / "docs/troubleshooting.md")
+    assert len(tables) == 6
+    ours = [row for heading, rows in tables.items() if heading != "Messages of Triton and others" for row in rows]
+    return [message.strip("` ") for message, _ in ours if message != "message"]
+
+
+@pytest.mark.parametrize("message", quoted_messages())
+def test_quoted_messages_stand_in_the_code(message):
+    assert stands_in_code(message)
+
+
+def test_a_message_that_nobody_says_is_noticed():
+    assert not stands_in_code("prompt is …, must be prettier")
+
+
+def test_every_alert_has_its_section():
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    alerts = [rule["alert"].lower() for group in rules for rule in group["rules"]]
+    assert {*alerts} <= anchors_of(ROOT / "docs/operating.md")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_metrics_are_called_what_they_are_called(path):
+    known = set(re.findall(r'"(taylorseer_\w+)"', (ROOT / "plugin/triton_model.py").read_text()))
+    suffixes = ("_bucket", "_count", "_sum")
+    for name in re.findall(r"\btaylorseer_\w+[a-z]", path.read_text(encoding="utf-8")):
+        assert name in known or any(name.removesuffix(suffix) in known for suffix in suffixes), name
+
+
+def test_every_input_and_every_parameter_is_in_the_readme():
+    tables = tables_of(ROOT / "README.md")
+    inputs, parameters = (
+        {name for row in tables[heading] for name in re.findall(r"`([a-z_]+)[`<*]", row[0])}
+        for heading in ("Inputs and outputs", "Model parameters")
+    )
+    assert set(INPUTS) <= inputs
+    assert {name for name in _PARAMETERS if not name.startswith("cache_")} <= parameters
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "pycon"], ids=ids)
+def test_python_sessions_answer_what_is_written(block):
+    session = doctest.DocTestParser().get_doctest(block.text, {}, block.place, None, None)
+    assert session.examples
+    result = doctest.DocTestRunner().run(session)
+    assert result.failed == 0
+
+
+def test_everything_that_a_family_must_say_is_in_its_recipe():
+    rows = tables_of(ROOT / "docs/extending.md")["A family"]
+    named = {name for row in rows for name in re.findall(r"`(\w+)", row[0])}
+    assert Family.__abstractmethods__ | {"name", "block_axes", "output_axes"} <= named
+    assert all(hasattr(Family, name) or name in Family.__annotations__ for name in named)
+
+
+def test_the_steps_to_a_predictor_lead_to_one(tmp_path):
+    """docs/extending.md, followed in a copy of the package."""
+    function, line, test = (block.text for block in blocks_of(ROOT / "docs/extending.md") if block.language == "python")
+    for folder in ("taylorseer", "tests/taylorseer"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests/__init__.py").touch()
+    predictors = tmp_path / "taylorseer/predictors.py"
+    before, table, after = predictors.read_text().partition("PREDICTORS: dict")
+    rows, end, rest = after.partition("\n}\n")
+    predictors.write_text(f"{before}{function}\n\n{table}{rows}\n    {line.strip()}{end}{rest}")
+    tests = tmp_path / "tests/taylorseer/test_predictors.py"
+    tests.write_text(f"{tests.read_text()}\n\n{test}")
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "line", "tests/taylorseer/test_predictors.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= 8, "its own five, and those of all predictors"
+
+
+# Numbers
+
+
+def result(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def numbers(cell: str) -> list[str]:
+    return re.findall(r"\d+(?:\.\d+)?", cell)
+
+
+def readme() -> str:
+    """The README with every line break a space."""
+    return " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_seconds_of_a_picture_are_those_of_the_result():
+    ways = {
+        "this project, in process": ["in_process_on"],
+        "this project, through Triton": ["triton_on"],
+        "diffusers, plain run of 12 steps": ["diffusers_fewer_steps"],
+        "diffusers, its TaylorSeer hook in lite mode": ["diffusers_hook_lite"],
+        "cache-dit 1.5.3 with its TaylorSeer calibrator": ["cache_dit"],
+        "diffusers, its TaylorSeer hook": ["diffusers_hook"],
+        "this project, cache off, in process / through Triton": ["in_process_off", "triton_off"],
+        "diffusers, plain run of 50 steps": ["diffusers"],
+    }
+    measured = result("cpu.json")["picture_s"]
+    table = tables_of(ROOT / "README.md")["Benchmarks"]
+    rows = {row[0].strip("*"): numbers(row[2]) for row in table if row[0].strip("*") in ways}
+    assert rows == {label: [f"{measured[key]:.3f}" for key in keys] for label, keys in ways.items()}
+
+
+def test_sentences_about_times_are_those_of_the_results():
+    cpu, serving, text = result("cpu.json"), result("serving.json"), readme()
+    speed_up, share = cpu["speed_up"], cpu["speed_up_over_possible"]
+    for sentence in (
+        f"A full step takes {1000 * cpu['full_step_s']:.1f} ms, a forecast step {1000 * cpu['forecast_step_s']:.2f} ms "
+        f"({100 * cpu['forecast_step_over_full_step']:.1f} % of it)",
+        f"pictures {speed_up['in_process']:.2f} times as fast in process, {share['in_process']:.2f} of the "
+        f"{cpu['possible_speed_up']:.2f} that",
+        f"and {speed_up['triton']:.2f} times through Triton ({share['triton']:.2f})",
+        f"Triton adds {1000 * cpu['triton_overhead_s']['on']:.1f} ms to a picture with the cache on",
+        f"{serving['diffusers_full_steps']} full steps, one picture after another: "
+        f"{serving['pictures_per_s']['diffusers']:.1f}; eight clients of this server get "
+        f"{serving['packed_over_diffusers']:.1f} times that",
+    ):
+        assert sentence in text
+
+
+def test_pictures_of_many_clients_are_those_of_the_result():
+    measured = result("serving.json")
+    rows = [row for row in tables_of(ROOT / "README.md")["Benchmarks"] if len(row) == 4 and row[0] != "clients"]
+    keys = ["same_size, 1", "same_size, 2", "same_size, 4", "same_size, 8", "mixed_sizes, 8"]
+    for row, key in zip(rows, keys, strict=True):
+        speeds = [measured["pictures_per_s"][f"{way}, {key}"] for way in ("packed", "one_at_a_time")]
+        ratio = measured["packed_over_one_at_a_time"][key]
+        assert row[0].split(",")[0] == key.split(", ")[1]
+        assert row[1:] == [f"{speeds[0]:.1f}", f"{speeds[1]:.1f}", f"{ratio:.2f}"]
+
+
+def test_parts_of_a_forecast_step_are_those_of_the_results():
+    tables = tables_of(ROOT / "docs/benchmarking.md")["Where a forecast step's time goes"]
+    profile = result("forecast_profile.json")
+    trees = profile["microseconds"]
+    heading, *parts = [row for row in tables if len(row) == len(trees) + 1 and len(row) != 2][: len(trees["now"]) + 1]
+    assert heading[1:] == [tree if tree == "now" else f"before {tree.removesuffix('~1')}" for tree in trees]
+    assert parts == [[part, *(f"{each[part]:.0f}" for each in trees.values())] for part in trees["now"]]
+    alone = [row for row in tables if len(row) == 2][1:]
+    assert alone == [[name, f"{value:.0f}"] for name, value in profile["microseconds_alone"].items()]
+    shares = {
+        (f"{row['anchor_bytes']:_}", row["dtype"], row["order"]): f"{row['of_copy']:.2f}"
+        for row in result("bandwidth_cpu.json")["forecasts"]
+    }
+    names = {"50 kB": "50_000", "1 MB": "1_000_000", "25 MB": "25_000_000", "700 MB": "700_000_000"}
+    shown = {row[0]: row[1:] for row in tables if row[0] in names}
+    kinds = [("float32", 1), ("float32", 2), ("bfloat16", 1), ("bfloat16", 2)]
+    assert shown == {name: [shares[nbytes, *kind] for kind in kinds] for name, nbytes in names.items()}
+
+
+def test_qualities_are_those_of_the_result():
+    measured = {
+        (row["method"], str(row["full_steps"])): row
+        for row in result("quality.json")["methods"]["rows"]
+        if row["setting"] == "50 steps, guidance 3.5"
+    }
+    table = tables_of(ROOT / "docs/quality.md")["Picture quality per full step"]
+    (_, *counts), *rows = table
+    for method, *cells in rows:
+        for count, cell in zip(counts, cells, strict=True):
+            if cell != "-":
+                row = measured[method, count]
+                shown = f"{row['psnr']:.1f} / {row['ssim']:.3f} / {row['perceptual']:.4f} / {row['seconds']:.2f}"
+                assert cell == shown, (method, count)
+
+
+def test_sentences_about_quality_are_those_of_the_result():
+    rows = [row for row in result("quality.json")["methods"]["rows"] if row["setting"] == "50 steps, guidance 3.5"]
+    plain, paper, even, tuned = (
+        next(f"{row['psnr']:.1f}" for row in rows if (row["method"], row["full_steps"]) == (method, 12))
+        for method in ("fewer plain steps", "TaylorSeer, order 2", "Chebyshev, order 2, even", "tuned")
+    )
+    assert f"as few plain steps {plain} dB, TaylorSeer's own schedule with its best order {paper}" in readme()
+    assert f"spread evenly {even}, and the steps that" in readme()
+    assert f"this model's default, {tuned}." in readme()
+
+
+def test_caches_are_those_that_plan_tells():
+    rows = tables_of(ROOT / "README.md")["Models"]
+    models = {re.findall(r"`(\w+)`", row[0])[0]: row[4] for row in rows if row[0].startswith("`") and len(row) == 5}
+    assert len(models) == len([*(ROOT / "model_repository").glob("*_stream")])
+    for model, cell in models.items():
+        config = ModelConfig.from_folder(ROOT / f"model_repository/{model}_stream")
+        planned = plan_request(config, architecture_of(config.source.pipeline), example_request(config))
+        told = re.findall(r"([\d.]+) ([KMG]iB)", cell)
+        exact = [planned.cache_bytes, planned.module_cache_bytes]
+        units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+        for (number, unit), nbytes in zip(told, exact, strict=True):
+            decimals = len(number.partition(".")[2])
+            assert f"{nbytes / units[unit]:.{decimals}f}" == number, model
+
+
+def test_what_the_soak_left_is_that_of_the_result():
+    measured = result("soak.json")
+    mixed, overload = measured["mixed"], measured["overload"]
+    outcomes, refused = mixed["outcomes"], overload["refused_within_s"]
+    text = readme()
+    for sentence in (
+        f"{outcomes['ok']:,} pictures, {outcomes['cancelled']} cancels and {outcomes['invalid']} refusals",
+        f"{100 * mixed['resident_drift']:.1f} % more memory",
+        f"of {overload['served'] + overload['refused']:,} requests at three times the capacity {overload['served']:,}",
+        f"were served within {overload['latency_s']['p99']:.1f} s",
+        f"within {1000 * refused['p50']:.0f} ms (median; p95 {1000 * refused['p95']:.0f} ms)",
+    ):
+        assert sentence in text
