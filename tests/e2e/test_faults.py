@@ -81,11 +81,26 @@ class TritonPythonModel(StreamModel):
         encode = host.pipe.encode_prompt
 
         def encode_prompt(prompt, **more):
+            dwell("encoding")
             embeds, pooled, ids = encode(prompt, **more)
             return embeds * {"bomb": 1e12, "poison": float("nan")}.get(prompt, 1.0), pooled, ids
 
+        decode = host.pipe.vae.decode
+
+        def decode_latents(*arguments, **more):
+            dwell("decoding")
+            return decode(*arguments, **more)
+
         host.pipe.__dict__["encode_prompt"] = encode_prompt
+        host.pipe.vae.__dict__["decode"] = decode_latents
         return host
+
+
+def dwell(phase):
+    """Takes a second, and leaves a note that it does."""
+    if (SWITCHES / f"slow {phase}").exists():
+        (SWITCHES / phase).touch()
+        time.sleep(1)
 '''
 
 
@@ -282,14 +297,15 @@ import sys
 from clients import Client
 client = Client(sys.argv[1])
 print("calling", flush=True)
-client.generate("red apple, 3d", num_inference_steps=200, cache_interval=1)
+client.generate("a prompt that is not known yet", num_inference_steps=int(sys.argv[2]), cache_interval=1)
 """
 
 
 @contextmanager
-def killed(script: str, triton: Triton) -> Iterator[None]:
+def killed(script: str, triton: Triton, num_inference_steps: int = 200) -> Iterator[None]:
     """A client process of its own that is killed in the middle of its request."""
-    process = subprocess.Popen([sys.executable, "-c", script, triton.grpc_url], stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", script, triton.grpc_url, str(num_inference_steps)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert process.stdout.readline()
@@ -337,6 +353,37 @@ def test_a_vanished_client_is_noticed_within_a_full_step(faulty: Faulty, vanishi
     assert after["taylorseer_cache_bytes"] == 0
     with faulty.triton.client() as client:
         assert client.generate("red apple, 3d", num_inference_steps=4).image.shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize(("phase", "outcome"), [("encoding", "cancelled"), ("decoding", "ok")])
+def test_a_client_that_vanishes_beside_the_steps_is_noticed_too(faulty: Faulty, phase: str, outcome: str) -> None:
+    """What has begun is finished, here a second; after the decoding nothing is left to cancel."""
+    before = faulty.outcomes()
+    with faulty.on(f"slow {phase}"):
+        with killed(CALLING, faulty.triton, num_inference_steps=4):
+            wait_for((faulty.switches / phase).exists)
+        after = faulty.triton.wait_until_idle(timeout_s=1 + 2.5)
+    assert faulty.outcomes() - before == {outcome: 1}
+    assert after["taylorseer_cache_bytes"] == 0
+
+
+def test_a_client_that_vanishes_in_line_makes_room_while_the_others_go_on(faulty: Faulty) -> None:
+    before = faulty.outcomes()
+
+    def waiting(number: int) -> bool:
+        return faulty.triton.metrics()["taylorseer_requests_waiting"] == number
+
+    with faulty.triton.client() as client, faulty.on("slow"):
+        streams = [client.stream("red apple, 3d", num_inference_steps=200, cache_interval=1) for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            assert all(isinstance(each, Progress) for each in pool.map(next, streams))
+        with killed(CALLING, faulty.triton):
+            wait_for(lambda: waiting(1))
+        wait_for(lambda: waiting(0), timeout_s=2.5)
+        assert faulty.triton.metrics()["taylorseer_requests_in_flight"] == 8, "it did not have to wait for its turn"
+        for stream in streams:
+            stream.close()
+        assert faulty.outcomes() - before == {"cancelled": 9}
 
 
 def test_a_plain_http_call_whose_client_vanished_ends_and_gives_its_memory_back(faulty: Faulty) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import psutil
 import pytest
 import tritonclient.grpc
 
+from benchmarks import soak
 from clients import Cancelled, Client, DeadlineExceeded, Generation, GenerationError, InvalidArgument, Unavailable
 from plugin.control import grpc_headers
 from plugin.server import Server, ServerConfig, free_ports
@@ -208,16 +212,26 @@ def test_the_line_is_bounded_by_bytes_and_places_and_tells_when_to_come_again(ma
             except Unavailable as error:
                 refused.append((time.monotonic() - began, str(error)))
 
+    def refused_in_s() -> float:
+        began = time.monotonic()
+        with many.client("small") as client, pytest.raises(Unavailable):
+            list(client.stream(**busy))
+        return time.monotonic() - began
+
     threads = [threading.Thread(target=ask) for _ in range(14)]
-    most = 0.0
+    most, one_by_one = 0.0, []
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         metrics = many.metrics("small")
         most = max(most, metrics["taylorseer_requests_in_flight"])
         assert metrics["taylorseer_cache_bytes"] <= 2 * 2**20
+        if metrics["taylorseer_requests_waiting"] == 6 and len(refused) == 5 and len(one_by_one) < 20 and not done:
+            one_by_one.append(refused_in_s())
         time.sleep(0.05)
     assert most == 3
+    assert len(one_by_one) > 5
+    assert median(one_by_one) < 0.05, "though the model is as busy as it can be"
     assert len(done) == 9, "three slots and a line of six"
     assert len(refused) == 5
     assert all("3 requests are in flight and 6 wait" in message for _, message in refused)
@@ -226,7 +240,7 @@ def test_the_line_is_bounded_by_bytes_and_places_and_tells_when_to_come_again(ma
     many.wait_until_idle("small")
 
 
-def test_a_cancel_in_line_is_heard_while_the_request_waits(many: Triton) -> None:
+def test_a_deadline_that_passes_in_line_is_told_while_the_request_waits(many: Triton) -> None:
     busy = {"prompt": "red apple, 3d", "num_inference_steps": 400, "cache_interval": 1}
     with many.client("small") as client:
         streams = [client.stream(**busy) for _ in range(3)]
@@ -262,6 +276,15 @@ def test_a_deadline_stretches_the_interval_and_is_met_or_refused_at_once(many: T
             client.generate(**fields, deadline_ms=1)
         assert time.monotonic() - began < 1, "at once"
         assert client.generate(**fields, deadline_ms=60_000).report["cache_interval"] == 2
+
+
+def test_a_deadline_in_the_past_ends_a_request_of_a_size_that_nothing_is_known_of(many: Triton) -> None:
+    """A millisecond from arrival is over before anything has begun."""
+    began = time.monotonic()
+    with many.client("small") as client, pytest.raises(DeadlineExceeded, match="DEADLINE: deadline_ms of 1 passed"):
+        client.generate("red apple, 3d", height=40, width=32, num_inference_steps=1000, deadline_ms=1)
+    assert time.monotonic() - began < 1
+    many.wait_until_idle("small")
 
 
 def test_a_long_line_stretches_intervals_and_says_so(many: Triton) -> None:
@@ -322,6 +345,44 @@ def test_a_model_is_loaded_again_while_it_is_busy(many: Triton) -> None:
     with many.client() as client:
         client.generate("red apple, 3d", num_inference_steps=4)
     _wait_for(lambda: counted() == before + 1, timeout_s=5)
+
+
+def test_a_model_is_unloaded_while_it_is_busy_and_loaded_again(many: Triton) -> None:
+    """Requests in flight are finished, later ones are told."""
+    key = grpc_headers(many.server.config.control_key)
+    many.wait_until_idle("packed")
+    with many.client("packed") as client:
+        streams = [client.stream("red apple, 3d", seed=i, num_inference_steps=60, cache_interval=1) for i in range(3)]
+        for stream in streams:
+            next(stream)
+        many.grpc.unload_model("packed_stream", headers=key)
+        with pytest.raises(Unavailable):
+            client.generate("red apple, 3d", num_inference_steps=4)
+        assert all(isinstance([*stream][-1], Generation) for stream in streams)
+        many.grpc.load_model("packed_stream", headers=key)
+        assert client.generate("red apple, 3d", num_inference_steps=4).image.shape == (1, 64, 64, 3)
+
+
+def test_a_short_soak_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make soak` in 18 seconds, with a short line so that it is full by then. How its memory drifts takes longer to
+    tell: test_memory_comes_back_whatever_becomes_of_the_requests."""
+    monkeypatch.setenv("TAYLORSEER_EMOJI_MAX_WAITING", "12")
+    path = tmp_path / "soak.json"
+    soak.main(["--minutes", "0.3", "--output", str(path)])
+    result = json.loads(path.read_text())
+    assert {name: result["left_behind"][name] for name in ("cache_bytes", "requests_in_flight", "threads")} == {
+        "cache_bytes": 0,
+        "requests_in_flight": 0,
+        "threads": 0,
+    }
+    assert result["mixed"]["outcomes"].keys() <= {"ok", "cancelled", "invalid"}
+    overload = result["overload"]
+    assert overload["failed"] == []
+    assert overload["served"] > 12
+    assert overload["refused"] > 0
+    assert overload["refused_within_s"]["p50"] < 0.05
+    # Nobody waits more than his share: the line is 12 long, and 8 are worked on.
+    assert overload["latency_s"]["p99"] < 2 * (12 + 8) / result["mixed"]["finished_per_s"]
 
 
 def _wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
