@@ -17,6 +17,7 @@ _PACKAGES = (
     "diffusers",
     "transformers",
     "onnxruntime",
+    "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx",
     "numpy",

@@ -28,6 +28,9 @@ from plugin.repository import called_models, models_to_download, stream_models
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
 _LATE_S = 10  # how much later it is killed: after that time 24.10 still waits for streams that are open
+# What tritonserver grants a model's process until it says that it is there, 30 s by default: on a busy machine Python
+# can take longer, and 24.10 then waits for ever for that process to end.
+_STUB_TIMEOUT_S = 120
 _ROOT = Path(__file__).resolve().parent.parent
 _STUB = "triton_python_backend_stub"
 
@@ -124,6 +127,7 @@ def command(config: ServerConfig, installation: Installation) -> tuple[list[str]
         f"--grpc-port={config.grpc_port}",
         f"--metrics-port={config.metrics_port}",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
     ]
     if installation.backends:
         for path in (config.model_repository, installation.backends):

@@ -504,10 +504,15 @@ def _call_model(model: str, inputs: BlockInputs) -> torch.Tensor:
         failure = str(error)
     if failure is not None:
         reason = failure.removeprefix(f"Model {model} - Error when running inference: ")
-        # Only the text tells: between models every code becomes INTERNAL. To ask Triton whether the model is ready
-        # while the server stops has crashed the server and left it hanging (24.10).
-        raise (EngineUnavailable if reason.rstrip(".").endswith("not ready") else EngineError)(reason)
+        raise (EngineUnavailable if _not_ready(reason) else EngineError)(reason)
     return from_dlpack(response.output_tensors()[0].to_dlpack())
+
+
+def _not_ready(message: str) -> bool:
+    """Whether another model's error says that it is not loaded. Only the text tells: between models every code becomes
+    INTERNAL. To ask Triton whether the model is ready while the server stops has crashed the server and left it hanging
+    (24.10)."""
+    return message.rstrip(".").endswith("not ready")
 
 
 def _pack_settings(config: ModelConfig, host: Any) -> PackSettings:
@@ -876,6 +881,9 @@ def _trace_context(request: Any) -> str | None:
 def _plain_response(response: Any) -> Any:
     """What the front answers, from the last response of the stream model."""
     if response.has_error():
+        message = response.error().message()
+        if _not_ready(message):
+            return _error_response(_Unhealthy(message))
         return pb_utils.InferenceResponse(error=response.error())
     tensors = {tensor.name(): tensor for tensor in response.output_tensors()}
     report = json.loads(tensors["report"].as_numpy()[0])

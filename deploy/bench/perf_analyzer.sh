@@ -6,6 +6,8 @@
 #   http       the same over HTTP
 #   arrivals   random arrivals through gRPC streams, 1 to 3 a second
 #
+# A range among the further options has both ends, as --concurrency-range 2:2: an end that is left out stays the recipe's.
+#
 # From the environment: MODEL, TRITON (a host), HTTP_PORT, GRPC_PORT, REQUESTS (perf_analyzer's input data).
 set -eu
 recipe=${1:-}

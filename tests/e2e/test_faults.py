@@ -293,11 +293,11 @@ list(updates)
 """
 
 CALLING = """
-import sys
+import sys, time
 from clients import Client
 client = Client(sys.argv[1])
 print("calling", flush=True)
-client.generate("a prompt that is not known yet", num_inference_steps=int(sys.argv[2]), cache_interval=1)
+client.generate(f"an apple of {time.time()}", num_inference_steps=int(sys.argv[2]), cache_interval=1)
 """
 
 
@@ -496,7 +496,7 @@ def test_a_call_that_never_returns_fails_its_model_which_is_loaded_again(read_on
     seconds = served_again(read_only)
     print(f"served after {seconds:.2f} s more")
     assert seconds < 30
-    psutil.wait_procs([worker], timeout=10)
+    psutil.wait_procs([worker], timeout=30)
     assert not worker.is_running()
 
 

@@ -356,7 +356,7 @@ def test_a_model_is_unloaded_while_it_is_busy_and_loaded_again(many: Triton) -> 
         for stream in streams:
             next(stream)
         many.grpc.unload_model("packed_stream", headers=key)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="'packed_stream' is not ready"):
             client.generate("red apple, 3d", num_inference_steps=4)
         assert all(isinstance([*stream][-1], Generation) for stream in streams)
         many.grpc.load_model("packed_stream", headers=key)
