@@ -6,7 +6,8 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -53,9 +54,9 @@ class Collector:
     def receive(self, content_type: str, body: bytes) -> None:
         self.spans += list(_spans_in_json(body) if "json" in content_type else _spans_in_protobuf(body))
 
-    def trace(self, trace: str, wanted: set[str]) -> dict[str, Span]:
+    def trace(self, trace: str, wanted: set[str], wait_s: float = 20) -> dict[str, Span]:
         """The spans of a trace by name, the model's behind it where Triton says it, once those wanted are there."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + wait_s
         while True:
             found = {span.name: span for span in list(self.spans) if span.trace == trace}
             if wanted <= set(found):
@@ -141,6 +142,17 @@ def traceparent(number: int) -> tuple[str, dict[str, str]]:
     return trace, {"traceparent": f"00-{trace}-{PARENT}-01"}
 
 
+def spans_over_grpc(received: Collector, number: int, ask: Callable[[dict[str, str]], None]) -> dict[str, Span]:
+    """The spans of a request over gRPC, which is asked up to five times: for 1 to 4 in a hundred of them Triton 24.10
+    starts a trace of its own in place of the caller's (docs/conventions.md)."""
+    for attempt in range(5):
+        trace, header = traceparent(number + attempt)
+        ask(header)
+        with suppress(AssertionError):
+            return received.trace(trace, {"InferRequest", "swan_stream", "generate"}, wait_s=6)
+    raise AssertionError("none of five requests became part of its caller's trace")
+
+
 def test_a_plain_call_is_one_tree_from_the_callers_span_to_the_steps(traced):
     server, received = traced
     trace, header = traceparent(1)
@@ -169,27 +181,33 @@ def test_a_plain_call_is_one_tree_from_the_callers_span_to_the_steps(traced):
 
 def test_a_stream_through_the_front_is_part_of_its_callers_trace(traced):
     server, received = traced
-    trace, header = traceparent(2)
     body = json.dumps({"prompt": "red apple, 3d", "seed": 7}).encode()
     with running_front(server.grpc_url) as url:
-        request = urllib.request.Request(
-            f"{url}/v1/images/generations", body, {**header, "Content-Type": "application/json"}
-        )
-        urllib.request.urlopen(request, timeout=60).close()
-    spans = received.trace(trace, {"InferRequest", "swan_stream", "generate"})
+
+        def ask(header: dict[str, str]) -> None:
+            request = urllib.request.Request(
+                f"{url}/v1/images/generations", body, {**header, "Content-Type": "application/json"}
+            )
+            urllib.request.urlopen(request, timeout=60).close()
+
+        spans = spans_over_grpc(received, 20, ask)
     assert [spans[name].parent for name in ("InferRequest", "generate")] == [PARENT, spans["swan_stream"].id]
 
 
 def test_requests_that_fail_have_a_failed_span(traced):
     server, received = traced
-    trace, header = traceparent(3)
-    with Client(server.grpc_url, "swan", headers=header) as client, pytest.raises(InvalidArgument):
-        list(client.stream("red apple, 3d", num_inference_steps=0))
-    assert received.trace(trace, {"generate"})["generate"].failed
-    trace, header = traceparent(4)
-    with Client(server.grpc_url, "swan", headers=header) as client, pytest.raises(DeadlineExceeded):
-        client.generate("red apple, 3d", num_inference_steps=1000, cache_interval=1, deadline_ms=300, height=72)
-    span = received.trace(trace, {"generate"})["generate"]
+
+    def ask_for_no_steps(header: dict[str, str]) -> None:
+        with Client(server.grpc_url, "swan", headers=header) as client, pytest.raises(InvalidArgument):
+            list(client.stream("red apple, 3d", num_inference_steps=0))
+
+    assert spans_over_grpc(received, 30, ask_for_no_steps)["generate"].failed
+
+    def ask_for_too_much(header: dict[str, str]) -> None:
+        with Client(server.grpc_url, "swan", headers=header) as client, pytest.raises(DeadlineExceeded):
+            client.generate("red apple, 3d", num_inference_steps=1000, cache_interval=1, deadline_ms=300, height=72)
+
+    span = spans_over_grpc(received, 40, ask_for_too_much)["generate"]
     assert span.failed
     assert span.attributes["taylorseer.outcome"] == "deadline"
     assert 0 < span.attributes["taylorseer.steps"] < 1000
