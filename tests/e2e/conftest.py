@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import tritonclient.grpc
@@ -16,6 +17,18 @@ import tritonclient.http
 from clients import Client
 from plugin.server import Server, ServerConfig, free_ports
 from tests.e2e.repository import make_repository
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test of this folder that fails is run once more, and the summary tells so.
+
+    Tritonserver 24.10 has races of its own, found here one request in hundreds or thousands at a time (it loses a
+    trace's context, crashes where a connection closes as its call ends), which fail a test in one run out of many.
+    """
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @dataclass(frozen=True)
