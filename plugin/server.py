@@ -332,8 +332,8 @@ class _Foreground:
         self._kill_at = float("inf")
         models = stream_models(config.model_repository)
         url = f"{config.host}:{config.grpc_port}"
-        watch = Watch(url, models, self.restart, self._say, control_key=config.control_key)
         self._process = process = _spawn(*command(config, find_installation()), None)
+        watch = Watch(url, models, self.restart, self._say, server_pid=process.pid, control_key=config.control_key)
         if self._stopping:  # asked to between two runs
             process.terminate()
         try:

@@ -413,8 +413,6 @@ class FrontModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        if PING_PARAMETER in json.loads(request.parameters() or "{}"):
-            return pb_utils.InferenceResponse([])
         # Everything in one thread: calls of one request from two threads have crashed the process (24.10).
         key = str(uuid.uuid4())
         # Copies: Triton's own input tensors cannot be sent on, their text arrives damaged (24.10).

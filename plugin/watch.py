@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
+import psutil
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
@@ -22,7 +24,6 @@ _IN_A_ROW = 2  # failed pings that are too many
 _AMONG_LATEST = 3  # the same among the latest six: of several instances one may be dead while the others answer
 _RELOAD_TIMEOUT_S = 120.0
 _STREAM = "_stream"
-_DEAD = "is not healthy"  # Triton's words where an instance's process is gone
 _LOADED_ANEW = "loaded_anew"  # a parameter that says when, and nobody reads
 
 
@@ -30,13 +31,14 @@ class Watch:
     """Asks each loaded model in turn whether its processes are alive.
 
     Triton's own health endpoints stay green when a Python model's process has died, and requests in flight there are
-    never answered. A ping does no work and, of a stream model, takes no place in line, so a busy model is not mistaken
-    for a dead one. A plain model's pings wait behind its calls and are not waited for.
+    never answered. A ping does no work and takes no place in line, so a busy model is not mistaken for a dead one. Of a
+    plain model, where pings would wait behind calls and be counted with them, the processes are counted instead.
 
     Args:
         grpc_url: host:port.
         models: the stream models to look after with their plain models, where they are loaded; others would not know
             what a ping is.
+        server_pid: of tritonserver, whose children the models' processes are.
         restart: called where loading a model again did not help.
         say: told what is wrong and what is done.
         control_key: the server's.
@@ -49,15 +51,18 @@ class Watch:
         restart: Callable[[], None],
         say: Callable[[str], None],
         *,
+        server_pid: int,
         control_key: str,
     ) -> None:
         self._url = grpc_url
         self._watched = models
         self._restart = restart
         self._say = say
+        self._server_pid = server_pid
         self._headers = grpc_headers(control_key)
         self._failed: dict[str, deque[bool]] = {}
-        self._plain: dict[str, _PlainPings] = {}
+        self._lacked = Counter[str]()  # looks in a row at which a plain model lacked a process
+        self._loaded_anew: dict[str, float] = {}  # when a plain model was
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -85,12 +90,20 @@ class Watch:
         return {model.name for model in index if model.state == "READY"}
 
     def _look_after_plain(self, model: str) -> None:
-        problem = self._plain.setdefault(model, _PlainPings(self._url, model)).round()
-        if problem is None or self._stopped.is_set():
+        with triton.InferenceServerClient(self._url) as client:
+            config = client.get_model_config(model, headers=self._headers, client_timeout=_TIMEOUT_S).config
+        wanted = sum(group.count for group in config.instance_group)
+        missing = wanted - living_instances(self._server_pid, model, self._loaded_anew.get(model, 0.0))
+        self._lacked[model] = self._lacked[model] + 1 if missing > 0 else 0
+        if self._lacked[model] < _IN_A_ROW or self._stopped.is_set():
             return
-        self._say(f"{model} lacks a process ({problem}): it is loaded anew, and what is left of it finishes its calls")
+        lack = f"{model} lacks {missing} of {wanted} processes"
+        self._say(f"{lack}: it is loaded anew, and those that are left finish their calls")
+        self._lacked[model] = 0
+        began = time.time()
         try:
             self._load_beside(model)
+            self._loaded_anew[model] = began
         except InferenceServerException as error:
             self._say(f"{model} could not be loaded anew: {error}")
 
@@ -129,41 +142,16 @@ class Watch:
         return False
 
 
-class _PlainPings:
-    """Pings of a plain model: in each round one for each instance, which is how Triton hands them out to idle ones.
-
-    They are not waited for, since instances that hold a call answer after it: a round begins when all are back.
-    """
-
-    def __init__(self, grpc_url: str, model: str) -> None:
-        # Never closed: 24.10 can crash where a connection closes while a plain call of it ends (server issue 8034).
-        self._client = triton.InferenceServerClient(grpc_url)
-        self._model = model
-        self._missing = 0
-        self._answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
-
-    def round(self) -> str | None:
-        """Takes the answers that have come, and asks again where all have; returns how a dead process was reported."""
-        problems = []
-        while self._missing:
-            try:
-                error = self._answers.get_nowait()
-            except queue.Empty:
-                break
-            self._missing -= 1
-            if error is not None and _DEAD in str(error.message()):
-                problems.append(str(error.message()))
-        if not self._missing and not problems:
-            for _ in range(self._instances()):
-                self._client.async_infer(
-                    self._model, [], lambda result, error: self._answers.put(error), parameters={PING_PARAMETER: True}
-                )
-                self._missing += 1
-        return problems[0] if problems else None
-
-    def _instances(self) -> int:
-        config = self._client.get_model_config(self._model, client_timeout=_TIMEOUT_S).config
-        return sum(group.count for group in config.instance_group)
+def living_instances(server_pid: int, model: str, since: float = 0.0) -> int:
+    """How many instances of a model have a living process that began at or after `since`, of `time.time()`."""
+    named = re.compile(rf"{re.escape(model)}_\d+_\d+")  # as Triton names its instances to their processes
+    found: set[str] = set()
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(server_pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if process.create_time() >= since:
+                    found.update(part for part in process.cmdline() if named.fullmatch(part))
+    return len(found)
 
 
 def ping(grpc_url: str, model: str, timeout_s: float = _TIMEOUT_S) -> str | None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,7 @@ import pytest
 import plugin.watch
 from plugin.repository import stream_models
 from plugin.server import ServerConfig, _Foreground, free_ports
-from plugin.watch import Watch, ping
+from plugin.watch import Watch, living_instances, ping
 from tests.e2e.repository import copy_model
 from tests.plugin.test_server import IDLE, fake_tritonserver, repository
 
@@ -35,7 +40,9 @@ class Watched(Watch):
         self.said: list[str] = []
         self.restarts = 0
         self.loaded: list[str] = []
-        super().__init__("127.0.0.1:1", ["a_stream"], self.count, self.said.append, control_key="of no server")
+        super().__init__(
+            "127.0.0.1:1", ["a_stream"], self.count, self.said.append, server_pid=0, control_key="of no server"
+        )
         self._answers = answers
         self._loads_again = loads_again
 
@@ -120,3 +127,30 @@ def test_a_restart_ends_the_server_and_says_that_it_is_to_be_run_again(tmp_path,
     server.restart()
     assert not server.restarting
     assert codes == [-15, -15]
+
+
+def test_the_living_instances_of_a_model_are_counted_by_name_and_age():
+    begun = time.time()
+    names = ["emoji_0_0", "emoji_0_1", "emoji_stream_0_0", "my_emoji_0_0"]
+    processes = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name]) for name in names]
+    me = os.getpid()
+    try:
+        assert living_instances(me, "emoji") == 2
+        assert living_instances(me, "emoji_stream") == 1
+        assert living_instances(me, "emoji", since=begun - 1) == 2
+        assert living_instances(me, "emoji", since=time.time() + 60) == 0
+        processes[0].kill()
+        processes[0].poll()
+        _wait_for(lambda: living_instances(me, "emoji") == 1)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert living_instances(processes[1].pid, "emoji") == 0, "of a server that is gone"
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
