@@ -420,6 +420,23 @@ def test_qualities_are_those_of_the_result():
                 assert cell == shown, (method, count)
 
 
+def test_qualities_by_setting_are_those_of_the_result():
+    rows = [row for row in result("quality.json")["methods"]["rows"] if row["full_steps"] == 12]
+    settings = dict.fromkeys(row["setting"] for row in rows)
+    columns = ("fewer plain steps", r"TaylorSeer, order \d", "Chebyshev, order 2, even", "tuned")
+    measured = [
+        [
+            setting,
+            *(
+                f"{max(row['psnr'] for row in rows if row['setting'] == setting and re.fullmatch(each, row['method'])):.1f}"
+                for each in columns
+            ),
+        ]
+        for setting in settings
+    ]
+    assert tables_of(ROOT / "docs/quality.md")["At other settings"][1:] == measured
+
+
 def test_sentences_about_quality_are_those_of_the_result():
     rows = [row for row in result("quality.json")["methods"]["rows"] if row["setting"] == "50 steps, guidance 3.5"]
     found = {row["method"]: row["psnr"] for row in rows if row["full_steps"] == 12}
