@@ -422,18 +422,14 @@ def test_qualities_are_those_of_the_result():
 
 def test_qualities_by_setting_are_those_of_the_result():
     rows = [row for row in result("quality.json")["methods"]["rows"] if row["full_steps"] == 12]
-    settings = dict.fromkeys(row["setting"] for row in rows)
     columns = ("fewer plain steps", r"TaylorSeer, order \d", "Chebyshev, order 2, even", "tuned")
-    measured = [
-        [
-            setting,
-            *(
-                f"{max(row['psnr'] for row in rows if row['setting'] == setting and re.fullmatch(each, row['method'])):.1f}"
-                for each in columns
-            ),
-        ]
-        for setting in settings
-    ]
+
+    def best(setting, method):
+        found = [row for row in rows if row["setting"] == setting and re.fullmatch(method, row["method"])]
+        return f"{max(row['psnr'] for row in found):.1f}"
+
+    settings = dict.fromkeys(row["setting"] for row in rows)
+    measured = [[setting, *(best(setting, method) for method in columns)] for setting in settings]
     assert tables_of(ROOT / "docs/quality.md")["At other settings"][1:] == measured
 
 
