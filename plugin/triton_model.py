@@ -110,12 +110,6 @@ class StreamModel:
         self._listener.start()
         # From the start on, so that what scales or alerts by them finds them before the first request.
         self._outbox.put(partial(self._metrics.tell, self._set_gauges))
-        # What has been loaded stays: half a million objects, which would stop every thread for a third of a second
-        # each time Python looks through all it has for garbage. The second collection makes it forget how many there
-        # are: it would put off looking through the few that come until they were a quarter as many.
-        gc.collect()
-        gc.freeze()
-        gc.collect()
 
     def load_host(self) -> Any:
         """The `PipelineHost` of the configured pipeline."""
@@ -169,7 +163,6 @@ class StreamModel:
         if self._spans:
             self._spans.close()
         # What belongs to Triton and outlives the model crashes its process.
-        gc.unfreeze()
         self._metrics.give_up()
         del self._metrics, self._sender, self._listener, self._workers, self._outbox
         gc.collect()

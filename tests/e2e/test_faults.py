@@ -198,7 +198,19 @@ def serving(
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     """Engine calls always have four rows and wait for company, so that results are the same bits."""
-    folder = tmp_path_factory.mktemp("faults") / "models"
+    with _faulty(tmp_path_factory.mktemp("faults") / "models") as each:
+        yield each
+
+
+@pytest.fixture
+def ending(tmp_path: Path) -> Iterator[Faulty]:
+    """Another like it, for a test that ends its server."""
+    with _faulty(tmp_path / "models") as each:
+        yield each
+
+
+@contextmanager
+def _faulty(folder: Path) -> Iterator[Faulty]:
     folder.mkdir()
     copy_model(folder, "emoji", engine_lanes="1", fixed_batch="4", max_batch_wait_ms="300")
     with serving(folder) as each:
@@ -397,14 +409,14 @@ def test_a_plain_http_call_whose_client_vanished_ends_and_gives_its_memory_back(
 # SIGTERM
 
 
-def test_sigterm_lets_the_requests_in_flight_and_in_line_finish(faulty: Faulty) -> None:
-    """Of those that stream and those that do not; `serve` hands the signal on to tritonserver. Ends the fixture."""
-    processes = faulty.processes()
+def test_sigterm_lets_the_requests_in_flight_and_in_line_finish(ending: Faulty) -> None:
+    """Of those that stream and those that do not; `serve` hands the signal on to tritonserver."""
+    processes = ending.processes()
     ends: list[Generation | GenerationError] = []
 
     def ask(number: int) -> None:
         fields = {"prompt": "red apple, 3d", "seed": number, "num_inference_steps": 60, "cache_interval": 1}
-        with faulty.triton.client() as client:
+        with ending.triton.client() as client:
             try:
                 ends.append([*client.stream(**fields)][-1] if number % 2 else client.generate(**fields))
             except GenerationError as error:
@@ -414,15 +426,15 @@ def test_sigterm_lets_the_requests_in_flight_and_in_line_finish(faulty: Faulty) 
     for thread in threads:
         thread.start()
     wait_for(
-        lambda: sum(faulty.triton.metrics()[f"taylorseer_requests_{name}"] for name in ("in_flight", "waiting")) == 6
+        lambda: sum(ending.triton.metrics()[f"taylorseer_requests_{name}"] for name in ("in_flight", "waiting")) == 6
     )
     assert not ends
     began = time.monotonic()
-    faulty.process.terminate()
+    ending.process.terminate()
     for thread in threads:
         thread.join(EXIT_TIMEOUT_S)
     print(f"{len(ends)} ended after {time.monotonic() - began:.2f} s: {[type(each).__name__ for each in ends]}")
-    assert faulty.process.wait(EXIT_TIMEOUT_S) == 0
+    assert ending.process.wait(EXIT_TIMEOUT_S) == 0
     print(f"server ended after {time.monotonic() - began:.2f} s")
     _, alive = psutil.wait_procs(processes, timeout=5)
     assert not alive

@@ -131,22 +131,22 @@ def test_a_restart_ends_the_server_and_says_that_it_is_to_be_run_again(tmp_path,
 
 def test_the_living_instances_of_a_model_are_counted_by_name_and_age():
     begun = time.time()
-    names = ["emoji_0_0", "emoji_0_1", "emoji_stream_0_0", "my_emoji_0_0"]
+    names = ["ibis_0_0", "ibis_0_1", "ibis_stream_0_0", "my_ibis_0_0"]  # of no other test
     processes = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name]) for name in names]
     me = os.getpid()
     try:
-        assert living_instances(me, "emoji") == 2
-        assert living_instances(me, "emoji_stream") == 1
-        assert living_instances(me, "emoji", since=begun - 1) == 2
-        assert living_instances(me, "emoji", since=time.time() + 60) == 0
+        assert living_instances(me, "ibis") == 2
+        assert living_instances(me, "ibis_stream") == 1
+        assert living_instances(me, "ibis", since=begun - 1) == 2
+        assert living_instances(me, "ibis", since=time.time() + 60) == 0
         processes[0].kill()
         processes[0].poll()
-        _wait_for(lambda: living_instances(me, "emoji") == 1)
+        _wait_for(lambda: living_instances(me, "ibis") == 1)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    assert living_instances(processes[1].pid, "emoji") == 0, "of a server that is gone"
+    assert living_instances(processes[1].pid, "ibis") == 0, "of a server that is gone"
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
