@@ -61,8 +61,9 @@ class Watch:
         self._server_pid = server_pid
         self._headers = grpc_headers(control_key)
         self._failed: dict[str, deque[bool]] = {}
-        self._lacked = Counter[str]()  # looks in a row at which a plain model lacked a process
-        self._loaded_anew: dict[str, float] = {}  # when a plain model was
+        self._whole: set[str] = set()  # the plain models that have had all their processes since they were loaded
+        self._lacked = Counter[str]()  # looks in a row at which one of these lacked a process
+        self._left_over: dict[str, set[int]] = {}  # processes of a plain model from before it was loaded anew
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -75,14 +76,13 @@ class Watch:
         self._stopped.set()
 
     def _run(self) -> None:
-        plain_models = {model.removesuffix(_STREAM) for model in self._watched}
         while not self._stopped.wait(_PERIOD_S):
             with suppress(InferenceServerException):  # the server is busy with something else, or gone
                 loaded = self._loaded()
-                for model in loaded.intersection(plain_models):
-                    self._look_after_plain(model)
-                for model in loaded.intersection(self._watched):
-                    self._look_after(model)
+                for stream_model in loaded.intersection(self._watched):
+                    self._look_after(stream_model)
+                    if (plain_model := stream_model.removesuffix(_STREAM)) in loaded:
+                        self._look_after_plain(plain_model)
 
     def _loaded(self) -> set[str]:
         with triton.InferenceServerClient(self._url) as client:
@@ -90,22 +90,31 @@ class Watch:
         return {model.name for model in index if model.state == "READY"}
 
     def _look_after_plain(self, model: str) -> None:
-        with triton.InferenceServerClient(self._url) as client:
-            config = client.get_model_config(model, headers=self._headers, client_timeout=_TIMEOUT_S).config
-        wanted = sum(group.count for group in config.instance_group)
-        missing = wanted - living_instances(self._server_pid, model, self._loaded_anew.get(model, 0.0))
-        self._lacked[model] = self._lacked[model] + 1 if missing > 0 else 0
+        wanted, there = self._processes(model)
+        missing = wanted - len(there - self._left_over.get(model, set()))
+        if missing <= 0:
+            self._whole.add(model)
+            self._lacked[model] = 0
+        elif model in self._whole:  # one that never was is counted wrongly, and to load it anew would be no help
+            self._lacked[model] += 1
         if self._lacked[model] < _IN_A_ROW or self._stopped.is_set():
             return
         lack = f"{model} lacks {missing} of {wanted} processes"
         self._say(f"{lack}: it is loaded anew, and those that are left finish their calls")
         self._lacked[model] = 0
-        began = time.time()
         try:
             self._load_beside(model)
-            self._loaded_anew[model] = began
+            self._left_over[model] = there
+            self._whole.discard(model)
         except InferenceServerException as error:
             self._say(f"{model} could not be loaded anew: {error}")
+
+    def _processes(self, model: str) -> tuple[int, set[int]]:
+        """How many processes a plain model shall have, and those that live, left over ones among them."""
+        with triton.InferenceServerClient(self._url) as client:
+            config = client.get_model_config(model, headers=self._headers, client_timeout=_TIMEOUT_S).config
+        wanted = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+        return wanted, instance_processes(self._server_pid, [group.name for group in config.instance_group])
 
     def _load_beside(self, model: str) -> None:
         # With another config Triton loads the model beside the old one, which takes no more calls and ends with its
@@ -142,16 +151,16 @@ class Watch:
         return False
 
 
-def living_instances(server_pid: int, model: str, since: float = 0.0) -> int:
-    """How many instances of a model have a living process that began at or after `since`, of `time.time()`."""
-    named = re.compile(rf"{re.escape(model)}_\d+_\d+")  # as Triton names its instances to their processes
-    found: set[str] = set()
+def instance_processes(server_pid: int, groups: Collection[str]) -> set[int]:
+    """The ids of the living processes that a server has for the instances of these groups, by the groups' names."""
+    named = re.compile(rf"(?:{'|'.join(map(re.escape, groups))})_\d+")  # as Triton names its instances to them
+    found = set()
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(server_pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if process.create_time() >= since:
-                    found.update(part for part in process.cmdline() if named.fullmatch(part))
-    return len(found)
+            with suppress(psutil.Error):  # it has ended since
+                if any(named.fullmatch(part) for part in process.cmdline()):
+                    found.add(process.pid)
+    return found
 
 
 def ping(grpc_url: str, model: str, timeout_s: float = _TIMEOUT_S) -> str | None:

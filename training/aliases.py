@@ -18,10 +18,9 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, normalizers
 
-from training.data import HERE, STYLES, read_lines
+from training.data import HERE, PIPELINE, STYLES, read_lines
 
 ALIASES = HERE / "aliases.txt"
-PIPELINE = HERE.parent / "model_repository/emoji/1/pipeline"
 DEFAULT_STYLE = "3d"  # of a prompt that names none: training has never seen one without
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _CLASS = (
@@ -47,7 +46,7 @@ def normalizer(aliases: Mapping[str, Sequence[str]]) -> normalizers.Normalizer:
         normalizers.Replace(Regex(r"\s+"), " "),
         normalizers.Lowercase(),
         normalizers.Strip(),
-        normalizers.Replace(Regex(r"[.!]+$"), ""),
+        normalizers.Replace(Regex(r"(?<![.!])[.!]+$"), ""),  # tried once in a row of dots, not from each of them
         normalizers.Replace(Regex(r"^(?:an? |the )?(?:emoji|drawing|icon|image|photo|picture) (?:of|showing) "), ""),
         normalizers.Replace(Regex(r"^(?:an?|one|some|the) "), ""),
         normalizers.Replace(Regex(rf"^{DEFAULT_STYLE} (?=[^,]+$)"), ""),

@@ -18,12 +18,9 @@ from training.checkpoints import (
     Checkpoint,
     last_checkpoint,
     of_prefix,
-    optimizer_tensors,
-    random_tensors,
     read_checkpoint,
-    restore_optimizer,
-    restore_random,
-    with_prefix,
+    restore_run,
+    run_tensors,
     write_checkpoint,
 )
 from training.data import held_out_cells, load, trained_concepts, training_prompts
@@ -135,6 +132,7 @@ class Trainer:
         self.progress = Progress()
         self.model = make_autoencoder().to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._modules = {"model": self.model, "average": self.average}
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4
         )
@@ -162,12 +160,7 @@ class Trainer:
     def save(self, folder: Path, pictures: torch.Tensor) -> None:
         """Writes the checkpoint, with what makes the latents of pictures (N, 3, 64, 64) uint8 unit normal."""
         latents = encode(self.average, pictures)
-        tensors = {
-            **with_prefix("model", self.model.state_dict()),
-            **with_prefix("average", self.average.state_dict()),
-            **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
-            **with_prefix("random", random_tensors(self.device)),
-        }
+        tensors = run_tensors(self._modules, self.optimizer, self.device)
         values = {
             "progress": asdict(self.progress),
             "settings": self.settings.saved(),
@@ -178,10 +171,7 @@ class Trainer:
 
     def resume(self, saved: Checkpoint) -> None:
         """Goes on from a checkpoint."""
-        self.model.load_state_dict(of_prefix("model", saved.tensors))
-        self.average.load_state_dict(of_prefix("average", saved.tensors))
-        restore_optimizer(self.optimizer, of_prefix("optimizer", saved.tensors))
-        restore_random(self.device, of_prefix("random", saved.tensors))
+        restore_run(saved.tensors, self._modules, self.optimizer, self.device)
         self.progress = Progress(**saved.values["progress"])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 MAX_FILE_BYTES = 16 * 2**20
 _HEADER_BYTES = 2**17  # kept free in each shard for what safetensors writes before the tensors
@@ -72,6 +73,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for shard in sorted(path.glob("*.safetensors")):
         tensors |= load_file(shard)
     return Checkpoint(tensors, json.loads((path / "values.json").read_text(encoding="utf-8")))
+
+
+def run_tensors(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """All that a run goes on from: its modules by name, its optimizer and its random numbers."""
+    return {
+        **{
+            name: each
+            for part, module in modules.items()
+            for name, each in with_prefix(part, module.state_dict()).items()
+        },
+        **with_prefix("optimizer", optimizer_tensors(optimizer)),
+        **with_prefix("random", random_tensors(device)),
+    }
+
+
+def restore_run(
+    tensors: Mapping[str, torch.Tensor],
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> None:
+    """Puts back what `run_tensors` gave."""
+    for name, module in modules.items():
+        module.load_state_dict(of_prefix(name, tensors))
+    restore_optimizer(optimizer, of_prefix("optimizer", tensors))
+    restore_random(device, of_prefix("random", tensors))
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

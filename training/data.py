@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
+PIPELINE = HERE.parent / "model_repository/emoji/1/pipeline"  # what is shipped
 CACHE = HERE / "cache"
 DATA = CACHE / "data"  # what is prepared, and all that training reads
 SIZE = 64  # pixels

@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import FluxPipeline
 
-from training.data import DATA, HERE, STYLES, cell_of, held_out_cells, load, prompt_of, trained_concepts
+from training.data import DATA, HERE, PIPELINE, STYLES, cell_of, held_out_cells, load, prompt_of, trained_concepts
 from training.pieces import append_record
 from training.sheets import Pixels, contact_sheet, generate
 
 LOG = HERE / "log.jsonl"
-PIPELINE = HERE.parent / "model_repository" / "emoji" / "1" / "pipeline"
 BATCH = {"cpu": 37, "cuda": 512}
 
 

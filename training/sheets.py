@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from training.text import MAX_SEQUENCE_LENGTH
 
 Pixels = npt.NDArray[np.uint8]
 
-_TILE, _LABEL = 128, 16  # pixels on a contact sheet
+_LABEL = 16  # pixels of a prompt's line
 
 
 def generate(
@@ -41,15 +41,18 @@ def generate(
     return np.concatenate(pictures)
 
 
-def contact_sheet(pictures: Pixels, prompts: Sequence[str], columns: int) -> Image.Image:
-    """The pictures, doubled in size, each above its prompt."""
+def contact_sheet(
+    pictures: Pixels, prompts: Sequence[str], columns: int, *, scale: float = 2.0, marked: Collection[str] = ()
+) -> Image.Image:
+    """The pictures (N, height, width, 3), `scale` times as large, each above its prompt; marked prompts are blue."""
+    height, width = (round(scale * pixels) for pixels in pictures.shape[1:3])
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * _TILE, rows * (_TILE + _LABEL)), "white")
+    sheet = Image.new("RGB", (columns * width, rows * (height + _LABEL)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for i, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
-        x, y = (i % columns) * _TILE, (i // columns) * (_TILE + _LABEL)
-        sheet.paste(Image.fromarray(picture).resize((_TILE, _TILE), Image.Resampling.LANCZOS), (x, y))
-        draw.text((x + 2, y + _TILE), prompt[:24], "black", font)
+        x, y = (i % columns) * width, (i // columns) * (height + _LABEL)
+        sheet.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        draw.text((x + 2, y + height), prompt[: width // 5], "blue" if prompt in marked else "black", font)
     return sheet
 
 

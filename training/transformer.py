@@ -22,16 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from training.autoencoder import LATENT_CHANNELS, encode, load_autoencoder
-from training.checkpoints import (
-    Checkpoint,
-    of_prefix,
-    optimizer_tensors,
-    random_tensors,
-    restore_optimizer,
-    restore_random,
-    with_prefix,
-    write_checkpoint,
-)
+from training.checkpoints import Checkpoint, restore_run, run_tensors, write_checkpoint
 from training.data import held_out_cells, load, load_keywords, load_prompts, trained_concepts, training_prompts
 from training.pieces import (
     SAVE_MINUTES,
@@ -250,6 +241,7 @@ class Trainer:
         self.modules = model.modules.to(device).train()
         self.average = copy.deepcopy(model)
         self.average_modules = self.average.modules.eval().requires_grad_(False)
+        self._saved_modules = {"modules": self.modules, "average": self.average_modules}
         self.optimizer = torch.optim.AdamW(self.modules.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
 
     def compile(self) -> None:
@@ -296,21 +288,13 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint."""
-        tensors = {
-            **with_prefix("modules", self.modules.state_dict()),
-            **with_prefix("average", self.average_modules.state_dict()),
-            **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
-            **with_prefix("random", random_tensors(self.device)),
-        }
+        tensors = run_tensors(self._saved_modules, self.optimizer, self.device)
         values = {"progress": asdict(self.progress), "settings": self.settings.saved()}
         write_checkpoint(folder, self.progress.steps, Checkpoint(tensors, values))
 
     def resume(self, saved: Checkpoint) -> None:
         """Goes on from a checkpoint."""
-        self.modules.load_state_dict(of_prefix("modules", saved.tensors))
-        self.average_modules.load_state_dict(of_prefix("average", saved.tensors))
-        restore_optimizer(self.optimizer, of_prefix("optimizer", saved.tensors))
-        restore_random(self.device, of_prefix("random", saved.tensors))
+        restore_run(saved.tensors, self._saved_modules, self.optimizer, self.device)
         self.progress = Progress(**saved.values["progress"])
 
     def _attention(self) -> AbstractContextManager[None]:

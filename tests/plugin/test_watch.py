@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tritonclient.utils import InferenceServerException
 
 import plugin.watch
 from plugin.repository import stream_models
 from plugin.server import ServerConfig, _Foreground, free_ports
-from plugin.watch import Watch, living_instances, ping
+from plugin.watch import Watch, instance_processes, ping
 from tests.e2e.repository import copy_model
 from tests.plugin.test_server import IDLE, fake_tritonserver, repository
 
@@ -129,24 +130,70 @@ def test_a_restart_ends_the_server_and_says_that_it_is_to_be_run_again(tmp_path,
     assert codes == [-15, -15]
 
 
-def test_the_living_instances_of_a_model_are_counted_by_name_and_age():
-    begun = time.time()
-    names = ["ibis_0_0", "ibis_0_1", "ibis_stream_0_0", "my_ibis_0_0"]  # of no other test
+class Counted(Watch):
+    """A watch over a plain model of three processes, those that live being written down beforehand."""
+
+    def __init__(self, loads: bool = True) -> None:
+        self.said: list[str] = []
+        self.loads = 0
+        super().__init__("127.0.0.1:1", [], lambda: None, self.said.append, server_pid=0, control_key="of no server")
+        self._loads = loads
+
+    def run(self, *living: set[int]) -> int:
+        for self._living in living:
+            self._look_after_plain("a")
+        return self.loads
+
+    def _processes(self, model: str) -> tuple[int, set[int]]:
+        return 3, self._living
+
+    def _load_beside(self, model: str) -> None:
+        self.loads += 1
+        if not self._loads:
+            raise InferenceServerException("busy")
+
+
+def test_a_plain_model_that_lacks_a_process_at_two_looks_is_loaded_anew():
+    watch = Counted()
+    assert watch.run({1, 2, 3}, {1, 3}, {1, 2, 3}, {1, 3}) == 0
+    assert watch.run({1, 3}) == 1
+    assert watch.said == ["a lacks 1 of 3 processes: it is loaded anew, and those that are left finish their calls"]
+
+
+def test_processes_from_before_a_plain_model_was_loaded_anew_do_not_count():
+    watch = Counted()
+    assert watch.run({1, 2, 3}, {1, 3}, {1, 3}, {1, 3, 4, 5, 6}) == 1
+    assert watch.run({1, 3, 4, 6}, {1, 3, 4, 6}) == 2
+
+
+def test_a_plain_model_that_never_had_all_its_processes_is_left_alone():
+    assert Counted().run({1}, {1}, {1}) == 0
+    watch = Counted()
+    assert watch.run({1, 2, 3}, {1, 3}, {1, 3}, {1, 3, 4}, {1, 3, 4}, {1, 3, 4}) == 1, "nor anew and anew"
+
+
+def test_a_plain_model_that_could_not_be_loaded_anew_is_tried_again():
+    watch = Counted(loads=False)
+    assert watch.run({1, 2, 3}, {1, 3}, {1, 3}, {1, 3}, {1, 3}) == 2
+    assert "a could not be loaded anew: busy" in watch.said
+
+
+def test_the_processes_of_instances_are_found_by_their_groups_names():
+    names = ["ibis_0_0", "ibis_0_1", "named_7", "ibis_stream_0_0", "my_ibis_0_0"]  # of no other test
     processes = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name]) for name in names]
+    ids = [process.pid for process in processes]
     me = os.getpid()
     try:
-        assert living_instances(me, "ibis") == 2
-        assert living_instances(me, "ibis_stream") == 1
-        assert living_instances(me, "ibis", since=begun - 1) == 2
-        assert living_instances(me, "ibis", since=time.time() + 60) == 0
+        assert instance_processes(me, ["ibis_0"]) == {*ids[:2]}
+        assert instance_processes(me, ["ibis_0", "named"]) == {*ids[:3]}
+        assert instance_processes(me, ["ibis_stream_0"]) == {ids[3]}
         processes[0].kill()
-        processes[0].poll()
-        _wait_for(lambda: living_instances(me, "ibis") == 1)
+        _wait_for(lambda: instance_processes(me, ["ibis_0"]) == {ids[1]})  # the other is a zombie
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    assert living_instances(processes[1].pid, "ibis") == 0, "of a server that is gone"
+    assert instance_processes(processes[1].pid, ["ibis_0"]) == set(), "of a server that is gone"
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,11 @@ def test_the_shipped_tokenizers_are_those_of_the_list(tmp_path: Path) -> None:
     apply(tmp_path, read_aliases())
     for path in tmp_path.rglob("*.json"):
         assert json.loads(path.read_text()) == json.loads((PIPELINE / path.relative_to(tmp_path)).read_text()), path
+
+
+@pytest.mark.parametrize("text", ["." * 100_000 + "x", "3d " * 30_000, ", 3d" * 30_000, " " * 100_000, "an " * 30_000])
+def test_a_prompt_that_is_made_to_be_slow_is_not(text: str) -> None:
+    """A pattern that begins anew at each character would take minutes of these, which are longer than any served."""
+    began = time.perf_counter()
+    Tokenizer.from_file(str(PIPELINE / "tokenizer_2/tokenizer.json")).normalizer.normalize_str(text)
+    assert time.perf_counter() - began < 5

@@ -107,3 +107,12 @@ def test_a_sheet_has_a_tile_for_each_picture() -> None:
     assert sheet.size == (4 * 128, 2 * 144)
     assert sheet.getpixel((64, 144 + 64)) == (0, 0, 0)
     assert sheet.getpixel((128 + 64, 144 + 64)) == (255, 255, 255)
+
+
+def test_a_sheet_of_wide_pictures_has_its_marked_prompts_in_blue() -> None:
+    pictures = np.full((2, 64, 128, 3), 255, np.uint8)
+    sheet = np.asarray(contact_sheet(pictures, ["a, 3d", "b, 3d"], columns=2, scale=1.5, marked={"b, 3d"})).astype(int)
+    assert sheet.shape == (96 + 16, 2 * 192, 3)
+    bluer = (sheet[..., 2] - sheet[..., 0] > 50).any(axis=0)
+    assert not bluer[:192].any()
+    assert bluer[192:].any()
