@@ -110,6 +110,12 @@ class StreamModel:
         self._listener.start()
         # From the start on, so that what scales or alerts by them finds them before the first request.
         self._outbox.put(partial(self._metrics.tell, self._set_gauges))
+        # What has been loaded stays: half a million objects, and each of Python's full searches for garbage among them
+        # would stop every thread for a third of a second. The second search has Python forget how many there were: full
+        # ones wait until a quarter of that is new.
+        gc.collect()
+        gc.freeze()
+        gc.collect()
 
     def load_host(self) -> Any:
         """The `PipelineHost` of the configured pipeline."""
@@ -163,6 +169,7 @@ class StreamModel:
         if self._spans:
             self._spans.close()
         # What belongs to Triton and outlives the model crashes its process.
+        gc.unfreeze()
         self._metrics.give_up()
         del self._metrics, self._sender, self._listener, self._workers, self._outbox
         gc.collect()

@@ -166,6 +166,7 @@ def instance_processes(server_pid: int, groups: Collection[str]) -> set[int]:
 def ping(grpc_url: str, model: str, timeout_s: float = _TIMEOUT_S) -> str | None:
     """None where a stream model's process answers, else what is wrong."""
     answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
+    answered = False
     with triton.InferenceServerClient(grpc_url) as client:
         try:
             client.start_stream(lambda result, error: answers.put(error), stream_timeout=timeout_s)
@@ -174,10 +175,13 @@ def ping(grpc_url: str, model: str, timeout_s: float = _TIMEOUT_S) -> str | None
                     model, [], parameters={PING_PARAMETER: True}, enable_empty_final_response=True
                 )
             error = answers.get(timeout=timeout_s + 1)
+            answered = True
             return None if error is None else str(error)
         except queue.Empty:
             return f"no answer within {timeout_s:.0f} s"
         except InferenceServerException as error:
             return str(error)
         finally:
-            client.stop_stream(cancel_requests=True)
+            # A stream that is cancelled just as it ends may have Triton (24.10) hold on to its request and the model: a
+            # server that is stopped waits out its exit time-out.
+            client.stop_stream(cancel_requests=not answered)

@@ -43,6 +43,24 @@ class TritonPythonModel(StreamModel):
         self.config = replace(self.config, defaults=defaults)
 """
 
+# Refuses to load where Python's search for garbage, which stops all threads, takes long once the model is loaded.
+COLLECTED = """
+import gc
+import time
+
+from plugin.triton_model import StreamModel
+
+
+class TritonPythonModel(StreamModel):
+    def initialize(self, args):
+        super().initialize(args)
+        began = time.perf_counter()
+        gc.collect()
+        seconds = time.perf_counter() - began
+        if seconds > 0.05:
+            raise RuntimeError(f"a garbage collection took {seconds:.3f} s")
+"""
+
 
 @dataclass(frozen=True)
 class Own:
@@ -185,6 +203,11 @@ def test_a_warm_up_runs_before_the_model_is_ready_and_counts_as_a_request(own):
     own.load(own.config() | {"model_warmup": [{"name": "first", "batch_size": 1, "inputs": {"prompt": tensor}}]})
     assert own.report()["num_steps"] == 5
     assert own.counted('model="swan",outcome="ok"', 2)
+
+
+def test_a_loaded_model_is_no_work_for_the_garbage_collector(own):
+    own.load(own.config(), {"file:1/model.py": COLLECTED.encode()})
+    assert own.report()["num_steps"] == 5
 
 
 def test_versions_are_served_side_by_side_and_plain_calls_go_to_the_latest(own):

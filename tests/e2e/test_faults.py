@@ -32,6 +32,7 @@ from plugin.engines.build import optimized_onnx
 from plugin.families import family_of
 from plugin.pipeline import load_pipeline
 from plugin.server import EXIT_TIMEOUT_S, Server, ServerConfig, find_installation, free_ports
+from plugin.watch import ping
 from tests.e2e.conftest import Triton
 from tests.e2e.repository import SHIPPED, copy_model
 
@@ -410,7 +411,8 @@ def test_a_plain_http_call_whose_client_vanished_ends_and_gives_its_memory_back(
 
 
 def test_sigterm_lets_the_requests_in_flight_and_in_line_finish(ending: Faulty) -> None:
-    """Of those that stream and those that do not; `serve` hands the signal on to tritonserver."""
+    """Of those that stream and those that do not; `serve` hands the signal on to tritonserver. Health checks go on
+    until they are refused: one that was answered just then has held the server up for its whole exit time-out."""
     processes = ending.processes()
     ends: list[Generation | GenerationError] = []
 
@@ -422,6 +424,10 @@ def test_sigterm_lets_the_requests_in_flight_and_in_line_finish(ending: Faulty) 
             except GenerationError as error:
                 ends.append(error)
 
+    def check_health() -> None:
+        while ping(ending.triton.grpc_url, "emoji_stream") is None:
+            pass
+
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
@@ -429,6 +435,9 @@ def test_sigterm_lets_the_requests_in_flight_and_in_line_finish(ending: Faulty) 
         lambda: sum(ending.triton.metrics()[f"taylorseer_requests_{name}"] for name in ("in_flight", "waiting")) == 6
     )
     assert not ends
+    threads.append(threading.Thread(target=check_health))
+    threads[-1].start()
+    time.sleep(0.2)
     began = time.monotonic()
     ending.process.terminate()
     for thread in threads:
