@@ -52,7 +52,7 @@ ONE_AT_A_TIME = {"max_in_flight": "1", "max_batch": "1"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints a table, and writes the result as JSON, and a plot beside it."""
     parser = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__)
-    parser.add_argument("--turns", type=int, default=6, help="of every way and number of clients")
+    parser.add_argument("--turns", type=int, default=12, help="of every way and number of clients")
     parser.add_argument("--pictures", type=int, default=24, help="in each turn, shared by the clients")
     parser.add_argument("--output", type=Path, default=RESULTS / "serving.json")
     parser.add_argument("--plot-only", action="store_true", help="draw what --output holds; measure nothing")
