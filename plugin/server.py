@@ -257,6 +257,7 @@ class Server:
             if self.on_progress:
                 self.on_progress(self._stage())
             time.sleep(0.1)
+        _wait_for_metrics(self.config)
 
     def stop(self) -> None:
         """Stops the process by its id: asks, waits, then kills it and what it has left behind in its own group."""
@@ -341,6 +342,7 @@ class _Foreground:
             while process.poll() is None:
                 if not told and is_ready(f"{config.host}:{config.http_port}"):
                     told = True
+                    _wait_for_metrics(config)
                     self._on_ready()
                     watch.start()
                 if time.monotonic() > self._kill_at:
@@ -376,6 +378,16 @@ def is_ready(http_url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _wait_for_metrics(config: ServerConfig, timeout_s: float = 2.0) -> None:
+    """Waits until a server that is ready has its metrics up too: Triton starts them last, or not at all where an option
+    says so."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection((config.host, config.metrics_port), timeout=timeout_s):
+            return
+        time.sleep(0.02)
 
 
 def _models_to_load(config: ServerConfig) -> list[str]:
