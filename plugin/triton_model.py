@@ -30,6 +30,7 @@ import triton_python_backend_utils as pb_utils
 
 from plugin.admission import Admission, Entry
 from plugin.cache_dir import lock_file
+from plugin.huge_pages import ask_for_huge_pages
 from plugin.instances import count_on_device, device_of, label_of
 from plugin.tensors import (
     BLOCK_STACK_OUTPUT,
@@ -81,6 +82,7 @@ class StreamModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
+        ask_for_huge_pages(os.environ)
         from plugin.deadlines import CostModel, LoadPolicy
         from plugin.plan import architecture_of_pipe
 
@@ -453,6 +455,7 @@ class BlockStackModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the transformer and builds its engine; an exception here is Triton's message for the failed load."""
+        ask_for_huge_pages(os.environ)
         from plugin.engines import make_engine
         from plugin.engines.block_stack import BlockStack
         from plugin.families import family_of

@@ -25,6 +25,7 @@ from plugin.control import grpc_headers
 from plugin.server import Server, ServerConfig, free_ports
 from plugin.tensors import INPUTS, OUTPUTS, STREAM_OUTPUTS
 from tests.e2e.repository import SHIPPED, copy_model
+from tests.huge_pages import kernel_tells
 
 ANALYZER = Path(__file__).parents[2] / "deploy/model_analyzer"
 DATATYPES = {"TYPE_STRING": "BYTES"}  # metadata names it otherwise; of the others it drops the TYPE_
@@ -59,6 +60,22 @@ class TritonPythonModel(StreamModel):
         seconds = time.perf_counter() - began
         if seconds > 0.05:
             raise RuntimeError(f"a garbage collection took {seconds:.3f} s")
+"""
+
+# Refuses to load where large tensors lie in small pages, which take long to come.
+LARGE_PAGES = """
+import torch
+
+from plugin.triton_model import StreamModel
+from tests.huge_pages import asks_for_huge_pages
+
+
+class TritonPythonModel(StreamModel):
+    def initialize(self, args):
+        super().initialize(args)
+        large = torch.ones(1 << 26, dtype=torch.uint8)
+        if not asks_for_huge_pages(large.data_ptr() + (1 << 25)):
+            raise RuntimeError("64 MiB lie in small pages")
 """
 
 
@@ -207,6 +224,12 @@ def test_a_warm_up_runs_before_the_model_is_ready_and_counts_as_a_request(own):
 
 def test_a_loaded_model_is_no_work_for_the_garbage_collector(own):
     own.load(own.config(), {"file:1/model.py": COLLECTED.encode()})
+    assert own.report()["num_steps"] == 5
+
+
+@pytest.mark.skipif(not kernel_tells(), reason="this kernel does not tell which memory asks for large pages")
+def test_a_models_large_tensors_lie_in_large_pages(own):
+    own.load(own.config(), {"file:1/model.py": LARGE_PAGES.encode()})
     assert own.report()["num_steps"] == 5
 
 
