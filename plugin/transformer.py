@@ -49,6 +49,7 @@ class _Branch:
     name: str
     key: torch.Tensor | None  # keeps the tensor alive, so that its identity stays its own
     constants: Constants = field(default_factory=dict)
+    forecast: torch.Tensor | None = None  # the latest: the next one takes its memory
 
 
 @dataclass(eq=False)
@@ -200,7 +201,9 @@ class ForecastingTransformer:
             features = self._engine.run(blocks, session.reserve(step, branch.name, blocks["hidden_states"]))
             session.write(step, branch.name, features)
         else:
-            features = session.forecast(step, branch.name)
+            features = session.forecast(step, branch.name, branch.forecast)
+            if features.device.type == "cpu":  # large memory that is new costs more there than what is written to it
+                branch.forecast = features
         output = self._family.finish(inputs, features, condition)
         self._run.observer.step_computed(step, kind)
         return Transformer2DModelOutput(sample=output) if inputs["return_dict"] else (output,)

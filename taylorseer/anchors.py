@@ -76,14 +76,18 @@ class Anchors:
         """
         slots, slot = self._reserve(step, features)
         if slots[slot].data_ptr() != features.data_ptr():
-            slots[slot].copy_(features)
+            slots[slot].copy_(features.detach())
         self._slot_of_step[step] = slot
 
-    def forecast(self, step: int) -> torch.Tensor:
+    def forecast(self, step: int, out: torch.Tensor | None = None) -> torch.Tensor:
         """The forecast features of a step, accumulated in float32 in one pass over the anchors.
 
+        Args:
+            step: the step index.
+            out: an earlier forecast that is of no use any more, whose memory is taken.
+
         Returns:
-            (*feature) in the dtype of the features, memory of its own.
+            (*feature) in the dtype of the features: `out`, or memory of its own.
 
         Raises:
             LookupError: no usable anchor has been written.
@@ -97,7 +101,7 @@ class Anchors:
             steps, _weights(self._predictor, self._order, along, self._position(step)), strict=True
         ):
             weights[self._slot_of_step[anchor_step]] = weight
-        return weighted_sum(self._slots, weights)
+        return weighted_sum(self._slots, weights, out)
 
     def _position(self, step: int) -> float:
         return step if self._positions is None else self._positions[step]

@@ -20,17 +20,17 @@ def kernel(slots, weights, out, numel, BLOCK: tl.constexpr):  # type: ignore[no-
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 
-def weighted_sum(slots: tuple[torch.Tensor, ...], weights: tuple[float, ...]) -> torch.Tensor:
+def weighted_sum(slots: tuple[torch.Tensor, ...], weights: tuple[float, ...], out: torch.Tensor) -> torch.Tensor:
     """sum_j weights[j] * slots[j], accumulated in float32.
 
     Args:
         slots: at least one, each (*feature), contiguous, of one floating dtype on one GPU.
         weights: one per slot.
+        out: (*feature) in the dtype of the slots, contiguous: memory for the sum.
 
     Returns:
-        (*feature) in the dtype of the slots, memory of its own.
+        `out`.
     """
-    out = torch.empty_like(slots[0])
     numel = out.numel()
     with torch.cuda.device_of(out):
         kernel[(triton.cdiv(numel, _BLOCK),)](slots, weights, out, numel, BLOCK=_BLOCK, num_warps=4)

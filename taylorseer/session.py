@@ -147,15 +147,23 @@ class CacheSession:
             self._anchors[branch].write(step, features)
         self.records.append(StepRecord(step, branch, StepKind.FULL, audit))
 
-    def forecast(self, step: int, branch: str) -> torch.Tensor:
-        """The forecast features of a branch at a step: (*feature), memory of its own.
+    def forecast(self, step: int, branch: str, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The forecast features of a branch at a step.
+
+        Args:
+            step: the step index.
+            branch: the guidance branch.
+            out: an earlier forecast of the branch that is of no use any more, whose memory is taken.
+
+        Returns:
+            (*feature) in the dtype of the features: `out`, or memory of its own.
 
         Raises:
             LookupError: the branch has no anchors.
         """
         if branch not in self._anchors:
             raise LookupError(f"step {step} of branch {branch!r} cannot be forecast: no full step came before it")
-        features = self._anchors[branch].forecast(step)
+        features = self._anchors[branch].forecast(step, out)
         self.records.append(StepRecord(step, branch, StepKind.FORECAST))
         return features
 

@@ -14,7 +14,7 @@ _CHUNK = 1 << 20  # elements; the fastest of 2^15 to 2^20 on two cores (an L2 ca
 _log = logging.getLogger(__name__)
 
 
-def weighted_sum(slots: torch.Tensor, weights: list[float]) -> torch.Tensor:
+def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor | None = None) -> torch.Tensor:
     """sum_j weights[j] * slots[j], accumulated in float32; slots of weight 0 are not read.
 
     On a CPU two slots whose weights sum to 1, as order 1 has them, are combined by `torch.lerp`, which computes in
@@ -25,19 +25,20 @@ def weighted_sum(slots: torch.Tensor, weights: list[float]) -> torch.Tensor:
     Args:
         slots: (slot, *feature), floating, contiguous.
         weights: one per slot, not all 0.
+        out: (*feature) in the dtype and on the device of the slots, contiguous: memory for the sum, not of a slot.
 
     Returns:
-        (*feature) in the dtype of the slots, memory of its own.
+        (*feature) in the dtype of the slots: `out`, or memory of its own.
     """
     used = [(slots[i], weight) for i, weight in enumerate(weights) if weight != 0.0]
+    result = torch.empty_like(slots[0]) if out is None else out
     if slots.is_cuda and (kernel := _cuda_kernel()) is not None:
-        return kernel(*zip(*used, strict=True))
+        return kernel(tuple(slot for slot, _ in used), tuple(weight for _, weight in used), result)
     average = abs(sum(weights) - 1) < _ROUNDING
     if average and len(used) == 2:
         (first, _), second = used
-        return torch.lerp(first, *second)
+        return torch.lerp(first, *second, out=result)
     sum_into = _average_into if average else _sum_into
-    result = torch.empty_like(slots[0])
     if slots.is_cuda or result.numel() <= _CHUNK:
         sum_into(result, used)
     else:
@@ -79,13 +80,13 @@ def _float32_for(result: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def _cuda_kernel() -> Callable[[tuple[torch.Tensor, ...], tuple[float, ...]], torch.Tensor] | None:
+def _cuda_kernel() -> Callable[[tuple[torch.Tensor, ...], tuple[float, ...], torch.Tensor], torch.Tensor] | None:
     """The kernel for GPUs, tried once; None where it cannot be had, which costs speed and nothing else."""
     try:
         from taylorseer.gpu_kernel import weighted_sum as kernel
 
         probe = torch.ones(16, device="cuda")
-        kernel((probe, probe), (0.5, 0.5))
+        kernel((probe, probe), (0.5, 0.5), torch.empty_like(probe))
     except Exception as error:  # no package, no C compiler for its launcher, a GPU that it does not know
         _log.warning("forecasts take several passes over memory: their GPU kernel is not available (%s)", error)
         return None

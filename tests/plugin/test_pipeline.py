@@ -14,7 +14,7 @@ from plugin.packer import PackSettings
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.pipeline_source import PipelineSource
 from plugin.transformer import StepObserver
-from taylorseer import CacheConfig
+from taylorseer import CacheConfig, StepKind
 
 MAX_SEQUENCE_LENGTH = 16
 
@@ -91,6 +91,22 @@ def test_forecast_steps_run_neither_blocks_nor_embedders(make_flux):
     )
     latents(PipelineHost(pipe).pipeline_for(CacheConfig(interval=5, warmup_steps=3)), steps=20)
     assert calls == {"x_embedder": 6, "context_embedder": 1, "pos_embed": 1, "block": 6, "norm_out": 20}
+
+
+def test_each_branch_forecasts_into_one_memory_of_its_own(make_flux):
+    pipe = make_flux()
+    seen: list[int] = []
+    pipe.transformer.norm_out.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].data_ptr()))
+    pipeline = PipelineHost(pipe).pipeline_for(CacheConfig(interval=4, order=1, warmup_steps=1))
+    latents(pipeline, steps=8, **TRUE_CFG)
+    records = pipeline.transformer.session.records
+    memory = {
+        (record.branch, address)
+        for record, address in zip(records, seen, strict=True)
+        if record.kind is StepKind.FORECAST
+    }
+    assert sorted(branch for branch, _ in memory) == ["cond", "uncond"]
+    assert len({address for _, address in memory}) == 2
 
 
 def test_eight_requests_in_eight_threads_give_what_each_gives_alone(host):

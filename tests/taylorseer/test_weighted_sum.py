@@ -45,6 +45,16 @@ def test_the_slots_are_left_as_they_are_and_the_sum_is_memory_of_its_own(weights
     assert torch.equal(slots, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weights", [[-0.8, 1.8], [1.0, 0.0], [0.3, 0.9], [0.3, -1.2, 1.9]])
+@pytest.mark.parametrize("tokens", [7, 40_009])
+def test_the_sum_is_written_where_it_is_asked_for(weights, tokens, dtype):
+    slots = torch.randn(len(weights), tokens, 33).to(dtype)
+    out = torch.full((tokens, 33), torch.nan, dtype=dtype)
+    assert weighted_sum(slots, weights, out) is out
+    assert torch.equal(out, weighted_sum(slots, weights))
+
+
 def test_slots_of_weight_zero_are_not_read():
     slots = torch.tensor([[1.0], [torch.nan], [2.0]])
     assert weighted_sum(slots, [-1.0, 0.0, 2.0]).item() == 3.0
