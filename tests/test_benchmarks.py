@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import bandwidth, forecast_profile
+from benchmarks import bandwidth, forecast_profile, huge_pages
 from benchmarks.environment import ROOT
 
 
@@ -99,6 +99,14 @@ def test_forecasts_are_measured_beside_copies_of_as_many_bytes(tmp_path: Path):
         assert row["forecast_s"] * row["forecast_gb_per_s"] * 1e9 == pytest.approx(moved)
         assert row["copy_s"] * row["copy_gb_per_s"] * 1e9 == pytest.approx(moved)
         assert row["of_copy"] > 0
+
+
+def test_large_pages_are_measured_in_processes_with_and_without_them(tmp_path: Path):
+    path = tmp_path / "huge_pages.json"
+    huge_pages.main(["--turns", "1", "--pixels", "16", "--bytes", "6000", "--output", str(path)])
+    result = json.loads(path.read_text())
+    for call in ("decode_s", "forecast_into_new_memory_s"):
+        assert result["huge_over_small"][call] == result["huge_pages"][call] / result["small_pages"][call] > 0
 
 
 def test_a_forecast_step_is_measured_in_parts_now_and_at_another_commit(tmp_path: Path):

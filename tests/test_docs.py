@@ -404,6 +404,22 @@ def test_parts_of_a_forecast_step_are_those_of_the_results():
     assert shown == {name: [shares[nbytes, *kind] for kind in kinds] for name, nbytes in names.items()}
 
 
+def test_what_large_pages_bring_is_that_of_the_result():
+    measured = result("huge_pages.json")
+    rows = [
+        row for row in tables_of(ROOT / "docs/benchmarking.md")["Where a forecast step's time goes"] if len(row) == 4
+    ]
+    (case, *decode), (_, *forecast) = rows[1:]
+    assert f"{measured['pixels']} x {measured['pixels']} pixels" in case
+
+    def of(call: str) -> list[float]:
+        return [measured[way][call] for way in ("small_pages", "huge_pages", "huge_over_small")]
+
+    assert decode == [f"{value:.2f}" for value in of("decode_s")]
+    *seconds, ratio = of("forecast_into_new_memory_s")
+    assert forecast == [*(f"{value:.3f}" for value in seconds), f"{ratio:.2f}"]
+
+
 def test_qualities_are_those_of_the_result():
     measured = {
         (row["method"], str(row["full_steps"])): row
