@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from benchmarks.load_generators import (
     run,
 )
 from benchmarks.serving import CLIENTS, MODEL, SIZES, closed_loop, embedded_server, engine_calls
+from clients import Client
 from plugin.config import ModelConfig
 from plugin.plan import example_request
 from plugin.server import Server
@@ -93,7 +95,9 @@ def measure(binaries: dict[str, Path], window_s: float, say: Callable[[str], Non
     request = example_request(ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream"))
     load_average, began = os.getloadavg()[0], time.monotonic()
     with embedded_server({}) as server:
-        closed_loop(server.grpc_url, CLIENTS[-1], 2 * CLIENTS[-1], SIZES[:1])()  # allocators and caches fill
+        with ExitStack() as stack:
+            connections = [stack.enter_context(Client(server.grpc_url, MODEL)) for _ in range(CLIENTS[-1])]
+            closed_loop(connections, range(2 * len(connections)), SIZES[:1])  # allocators and caches fill
         closed = _closed_loops(binaries, server, window_s, say)
         poisson = {}
         if "perf_analyzer" in binaries:

@@ -3,7 +3,9 @@
 Closed loops of 1, 2, 4 and 8 clients against two real servers that differ in nothing but packing: `packed` is the model
 as shipped, `one_at_a_time` works on one request after another with the same cache settings. Beside them diffusers with
 its own TaylorSeer hook, one picture after another in process, with as many full steps. All take turns within one run,
-every other turn in the reverse order: who follows diffusers' torch threads or a long rest is a little slower.
+every other turn in the reverse order: who follows diffusers' torch threads or a long rest is a little slower. A client
+alone goes from server to server with each picture: where so little is to be told apart, the seconds between two
+measurements are too many on a machine whose speed drifts.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -81,18 +84,26 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
             "packed": stack.enter_context(embedded_server({})),
             "one_at_a_time": stack.enter_context(embedded_server(ONE_AT_A_TIME)),
         }
-        loops: dict[str, Callable[[], float]] = {}
-        for traffic, sizes in (("same_size", SIZES[:1]), ("mixed_sizes", SIZES)):
-            for clients in CLIENTS if traffic == "same_size" else CLIENTS[-1:]:
-                for way, server in servers.items():
-                    loops[f"{way}, {traffic}, {clients}"] = closed_loop(server.grpc_url, clients, pictures, sizes)
+        cases = [
+            (traffic, clients, sizes)
+            for traffic, sizes in (("same_size", SIZES[:1]), ("mixed_sizes", SIZES))
+            for clients in (CLIENTS if traffic == "same_size" else CLIENTS[-1:])
+        ]
+        loops: dict[str, Callable[[], dict[str, float]]] = {}
+        for traffic, clients, sizes in cases:
+            connections = {
+                way: [stack.enter_context(Client(server.grpc_url, MODEL)) for _ in range(clients)]
+                for way, server in servers.items()
+            }
+            loops[f"{traffic}, {clients}"] = partial(in_turns, connections, pictures, sizes)
         diffusers = hook(config, config.presets["default"], request.num_inference_steps)
-        loops["diffusers"] = one_after_another(diffusers, min(pictures, 4))
+        loops["diffusers"] = partial(one_after_another, diffusers, min(pictures, 4))
         for loop in loops.values():  # the first ones are slower: allocators and caches fill
             loop()
         for turn in track(range(turns), "turns"):
-            for name, loop in list(loops.items())[:: -1 if turn % 2 else 1]:
-                rates.setdefault(name, []).append(loop())
+            for case, loop in list(loops.items())[:: -1 if turn % 2 else 1]:
+                for way, rate in loop().items():
+                    rates.setdefault(way if way == case else f"{way}, {case}", []).append(rate)
         calls = {way: engine_calls(server.metrics_url) for way, server in servers.items()}
     return describe() | {
         "model": MODEL,
@@ -103,11 +114,7 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
         "pictures_per_s_all": rates,
         "diffusers_full_steps": diffusers.full_steps,
         "packed_over_one_at_a_time": {
-            f"{traffic}, {clients}": _ratio(
-                rates, f"packed, {traffic}, {clients}", f"one_at_a_time, {traffic}, {clients}"
-            )
-            for traffic, every in (("same_size", CLIENTS), ("mixed_sizes", CLIENTS[-1:]))
-            for clients in every
+            case: _ratio(rates, f"packed, {case}", f"one_at_a_time, {case}") for case in loops if case != "diffusers"
         },
         "packed_over_diffusers": _ratio(rates, f"packed, same_size, {CLIENTS[-1]}", "diffusers"),
         "requests_per_engine_call": {way: requests / count for way, (count, requests) in calls.items()},
@@ -135,43 +142,48 @@ def embedded_server(parameters: dict[str, str]) -> Iterator[Server]:
         yield server
 
 
-def closed_loop(url: str, clients: int, pictures: int, sizes: Sequence[tuple[int, int]]) -> Callable[[], float]:
-    """A closed loop: each client asks for its next picture when it has the last; returns pictures per second."""
+def in_turns(
+    connections: Mapping[str, Sequence[Client]], pictures: int, sizes: Sequence[tuple[int, int]]
+) -> dict[str, float]:
+    """Pictures per second of each way, from as many pictures of each."""
+    one_client = all(len(each) == 1 for each in connections.values())
+    rounds = [range(i, i + 1) for i in range(pictures)] if one_client else [range(pictures)]
+    seconds = dict.fromkeys(connections, 0.0)
+    for number, indices in enumerate(rounds):
+        for way in list(connections)[:: -1 if number % 2 else 1]:
+            seconds[way] += closed_loop(connections[way], indices, sizes)
+    return {way: pictures / taken for way, taken in seconds.items()}
 
-    def client(number: int, errors: list[BaseException]) -> None:
+
+def closed_loop(connections: Sequence[Client], indices: range, sizes: Sequence[tuple[int, int]]) -> float:
+    """Seconds of some pictures where each client asks for its next one when it has the last."""
+    errors: list[BaseException] = []
+
+    def ask(number: int) -> None:
         try:
-            with Client(url, MODEL) as connection:
-                for i in range(number, pictures, clients):
-                    height, width = sizes[i % len(sizes)]
-                    connection.generate(PROMPTS[i % len(PROMPTS)], seed=i, height=height, width=width)
+            for i in indices[number :: len(connections)]:
+                height, width = sizes[i % len(sizes)]
+                connections[number].generate(PROMPTS[i % len(PROMPTS)], seed=i, height=height, width=width)
         except BaseException as error:
             errors.append(error)
 
-    def run() -> float:
-        errors: list[BaseException] = []
-        threads = [threading.Thread(target=client, args=(number, errors)) for number in range(clients)]
-        began = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
-        return pictures / (time.perf_counter() - began)
-
-    return run
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(connections))]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return time.perf_counter() - began
 
 
-def one_after_another(peer: Peer, pictures: int) -> Callable[[], float]:
+def one_after_another(peer: Peer, pictures: int) -> dict[str, float]:
     """Pictures per second of a peer."""
-
-    def run() -> float:
-        began = time.perf_counter()
-        for i in range(pictures):
-            peer.picture(PROMPTS[i % len(PROMPTS)], i)
-        return pictures / (time.perf_counter() - began)
-
-    return run
+    began = time.perf_counter()
+    for i in range(pictures):
+        peer.picture(PROMPTS[i % len(PROMPTS)], i)
+    return {"diffusers": pictures / (time.perf_counter() - began)}
 
 
 def engine_calls(metrics_url: str) -> tuple[float, float]:
