@@ -39,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "huge_pages.json")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.turns < 1:
-        parser.error(f"--turns is {arguments.turns}, must be at least 1")
+    for name, least in (("turns", 1), ("pixels", 8), ("bytes", 4)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name} is {getattr(arguments, name)}, must be at least {least}")
     if arguments.child:
         print(json.dumps(_seconds(arguments.pixels, arguments.bytes)))
         return

@@ -89,21 +89,23 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
             for traffic, sizes in (("same_size", SIZES[:1]), ("mixed_sizes", SIZES))
             for clients in (CLIENTS if traffic == "same_size" else CLIENTS[-1:])
         ]
-        loops: dict[str, Callable[[], dict[str, float]]] = {}
+        loops: list[Callable[[], dict[str, float]]] = []
         for traffic, clients, sizes in cases:
             connections = {
-                way: [stack.enter_context(Client(server.grpc_url, MODEL)) for _ in range(clients)]
+                f"{way}, {traffic}, {clients}": [
+                    stack.enter_context(Client(server.grpc_url, MODEL)) for _ in range(clients)
+                ]
                 for way, server in servers.items()
             }
-            loops[f"{traffic}, {clients}"] = partial(in_turns, connections, pictures, sizes)
+            loops.append(partial(in_turns, connections, pictures, sizes))
         diffusers = hook(config, config.presets["default"], request.num_inference_steps)
-        loops["diffusers"] = partial(one_after_another, diffusers, min(pictures, 4))
-        for loop in loops.values():  # the first ones are slower: allocators and caches fill
+        loops.append(partial(one_after_another, diffusers, min(pictures, 4)))
+        for loop in loops:  # the first ones are slower: allocators and caches fill
             loop()
         for turn in track(range(turns), "turns"):
-            for case, loop in list(loops.items())[:: -1 if turn % 2 else 1]:
-                for way, rate in loop().items():
-                    rates.setdefault(way if way == case else f"{way}, {case}", []).append(rate)
+            for loop in loops[:: -1 if turn % 2 else 1]:
+                for name, rate in loop().items():
+                    rates.setdefault(name, []).append(rate)
         calls = {way: engine_calls(server.metrics_url) for way, server in servers.items()}
     return describe() | {
         "model": MODEL,
@@ -114,7 +116,10 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
         "pictures_per_s_all": rates,
         "diffusers_full_steps": diffusers.full_steps,
         "packed_over_one_at_a_time": {
-            case: _ratio(rates, f"packed, {case}", f"one_at_a_time, {case}") for case in loops if case != "diffusers"
+            f"{traffic}, {clients}": _ratio(
+                rates, f"packed, {traffic}, {clients}", f"one_at_a_time, {traffic}, {clients}"
+            )
+            for traffic, clients, _ in cases
         },
         "packed_over_diffusers": _ratio(rates, f"packed, same_size, {CLIENTS[-1]}", "diffusers"),
         "requests_per_engine_call": {way: requests / count for way, (count, requests) in calls.items()},
@@ -145,14 +150,14 @@ def embedded_server(parameters: dict[str, str]) -> Iterator[Server]:
 def in_turns(
     connections: Mapping[str, Sequence[Client]], pictures: int, sizes: Sequence[tuple[int, int]]
 ) -> dict[str, float]:
-    """Pictures per second of each way, from as many pictures of each."""
+    """Pictures per second through each list of connections, of as many pictures each."""
     one_client = all(len(each) == 1 for each in connections.values())
     rounds = [range(i, i + 1) for i in range(pictures)] if one_client else [range(pictures)]
     seconds = dict.fromkeys(connections, 0.0)
     for number, indices in enumerate(rounds):
-        for way in list(connections)[:: -1 if number % 2 else 1]:
-            seconds[way] += closed_loop(connections[way], indices, sizes)
-    return {way: pictures / taken for way, taken in seconds.items()}
+        for name in list(connections)[:: -1 if number % 2 else 1]:
+            seconds[name] += closed_loop(connections[name], indices, sizes)
+    return {name: pictures / taken for name, taken in seconds.items()}
 
 
 def closed_loop(connections: Sequence[Client], indices: range, sizes: Sequence[tuple[int, int]]) -> float:

@@ -76,7 +76,7 @@ class Anchors:
         """
         slots, slot = self._reserve(step, features)
         if slots[slot].data_ptr() != features.data_ptr():
-            slots[slot].copy_(features.detach())
+            slots[slot].copy_(features.detach())  # else the ring would keep the graphs of all steps
         self._slot_of_step[step] = slot
 
     def forecast(self, step: int, out: torch.Tensor | None = None) -> torch.Tensor:

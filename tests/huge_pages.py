@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 _SMAPS = Path("/proc/self/smaps")
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 
 
 def kernel_tells() -> bool:
     """Whether the kernel has large pages and tells which memory asked for them."""
     try:
-        return "VmFlags" in _SMAPS.read_text()
+        return _HUGE_PAGES.exists() and "VmFlags" in _SMAPS.read_text()
     except OSError:
         return False
 

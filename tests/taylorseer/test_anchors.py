@@ -41,6 +41,15 @@ def test_anchors_own_their_memory():
     assert anchors.forecast(2).tolist() == [1.0, 1.0, 1.0]
 
 
+def test_features_that_gradients_flow_through_leave_their_graph_behind():
+    anchors = Anchors("taylor", 1)
+    for step in (0, 1):
+        anchors.write(step, torch.full((3,), float(step), requires_grad=True) * 2)
+    forecast = anchors.forecast(2)
+    assert forecast.tolist() == [4.0, 4.0, 4.0]
+    assert not forecast.requires_grad
+
+
 def test_bfloat16_anchors_are_summed_in_float32():
     """256 and 257 differ in bfloat16's last place only; a sum of differences kept in bfloat16 would lose it."""
     anchors = Anchors("taylor", 1)
