@@ -20,18 +20,20 @@ def kernel(slots, weights, out, numel, BLOCK: tl.constexpr):  # type: ignore[no-
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 
-def weighted_sum(slots: tuple[torch.Tensor, ...], weights: tuple[float, ...], out: torch.Tensor) -> torch.Tensor:
+def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor) -> torch.Tensor:
     """sum_j weights[j] * slots[j], accumulated in float32.
 
     Args:
-        slots: at least one, each (*feature), contiguous, of one floating dtype on one GPU.
-        weights: one per slot.
+        slots: (slot, *feature), floating, contiguous, on a GPU.
+        weights: one per slot, not all 0; slots of weight 0 are not read.
         out: (*feature) in the dtype of the slots, contiguous: memory for the sum.
 
     Returns:
         `out`.
     """
     numel = out.numel()
+    terms = [(slots[i], weight) for i, weight in enumerate(weights) if weight != 0.0]
+    used, factors = zip(*terms, strict=True)
     with torch.cuda.device_of(out):
-        kernel[(triton.cdiv(numel, _BLOCK),)](slots, weights, out, numel, BLOCK=_BLOCK, num_warps=4)
+        kernel[(triton.cdiv(numel, _BLOCK),)](used, factors, out, numel, BLOCK=_BLOCK, num_warps=4)
     return out

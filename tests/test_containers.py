@@ -200,7 +200,10 @@ def test_what_the_image_copies_exists_and_is_not_ignored():
     assert not is_ignored("model_repository/emoji/1/pipeline/transformer/diffusion_pytorch_model.safetensors")
 
 
-@pytest.mark.parametrize("path", [".env", ".git/config", ".venv/bin/python", "out/a.png", "plugin/__pycache__/cli.pyc"])
+@pytest.mark.parametrize(
+    "path",
+    [".env", ".git/config", ".venv/bin/python", "out/a.png", "plugin/__pycache__/cli.pyc", "taylorseer/_cpu_kernel.so"],
+)
 def test_secrets_and_leftovers_stay_out_of_the_image(path):
     assert is_ignored(path)
 
@@ -222,6 +225,8 @@ def test_the_wheel_is_whole_with_what_the_image_copies(tmp_path):
         names = set(archive.namelist())
         (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     assert {name for name in names if name.endswith(".py")} == wanted
+    if shutil.which("cc"):
+        assert any(name.startswith("taylorseer/_cpu_kernel") for name in names)
     assert "triton-taylorseer = plugin.cli:app" in entry_points
 
 

@@ -15,11 +15,11 @@ import torch
 from taylorseer.gpu_kernel import weighted_sum
 
 dtype = getattr(torch, sys.argv[1])
-weights = (-0.1, 0.5, -1.2, 1.8)[:int(sys.argv[2])]
+weights = [-0.1, 0.5, -1.2, 1.8][:int(sys.argv[2])]
 slots = torch.randn(len(weights), 3, 4099, generator=torch.Generator().manual_seed(0)).to(dtype)
 before = slots.clone()
 with torch.no_grad():
-    result = weighted_sum(tuple(slots), weights, torch.empty_like(slots[0]))
+    result = weighted_sum(slots, weights, torch.empty_like(slots[0]))
 exact = torch.einsum("s,sij->ij", torch.tensor(weights, dtype=torch.float64), slots.double())
 terms = torch.einsum("s,sij->ij", torch.tensor(weights, dtype=torch.float64).abs(), slots.double().abs())
 # One rounding to the dtype, and before that one to float32 of each of at most 4 products and sums; where that tips the

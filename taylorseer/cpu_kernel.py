@@ -1,0 +1,51 @@
+"""The weighted sum of anchors as one loop of C, where it could be built when the package was installed."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from importlib.util import find_spec
+
+import torch
+
+from taylorseer.predictors import MAX_ORDER
+
+_PACK = [struct.Struct(f"{count}P{count}f").pack for count in range(MAX_ORDER + 2)]
+
+
+def _load() -> dict[torch.dtype, ctypes._NamedFuncPointer]:
+    """The function for each dtype.
+
+    torch comes first: the library then shares its OpenMP runtime, and with it the threads.
+    """
+    built = find_spec("taylorseer._cpu_kernel")
+    if built is None or built.origin is None:
+        raise ImportError("it was not built: there was no C compiler with OpenMP when the package was installed")
+    library = ctypes.CDLL(built.origin)
+    functions = {torch.float32: library.weighted_sum_float32, torch.bfloat16: library.weighted_sum_bfloat16}
+    for function in functions.values():
+        function.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+        function.restype = None
+    return functions
+
+
+_FUNCTIONS = _load()
+DTYPES = frozenset(_FUNCTIONS)
+
+
+def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor) -> torch.Tensor:
+    """sum_j weights[j] * slots[j], accumulated in float32, on as many threads as torch uses.
+
+    Args:
+        slots: (slot, *feature), of one of DTYPES, contiguous, on the CPU.
+        weights: one per slot, from 1 to MAX_ORDER + 1 of them not 0; slots of weight 0 are not read.
+        out: (*feature) in the dtype of the slots, contiguous: memory for the sum.
+
+    Returns:
+        `out`.
+    """
+    base, numel = slots.data_ptr(), out.numel()  # a tensor for each slot would cost as much as all the rest
+    used = [i for i, weight in enumerate(weights) if weight != 0.0]
+    terms = _PACK[len(used)](*[base + i * numel * slots.itemsize for i in used], *[weights[i] for i in used])
+    _FUNCTIONS[slots.dtype](terms, len(used), out.data_ptr(), numel, torch.get_num_threads())
+    return out
