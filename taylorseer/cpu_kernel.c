@@ -123,47 +123,63 @@ __attribute__((target(ROUNDS_ITSELF))) INLINE void sum_avx512_bfloat16(const voi
         } \
     }
 
-typedef void part(const void *const *, const float *, int, void *, int64_t, int64_t);
-
 DEFINE(EVERY_PROCESSOR, float32)
 DEFINE(EVERY_PROCESSOR, bfloat16)
 #ifdef X86
 DEFINE(__attribute__((target(ROUNDS_ITSELF))), avx512_bfloat16)
 #endif
 
-static void in_parts(part *sum_of, const void *const *slots, const float *weights, int count, void *out, int64_t numel,
-                     int threads) {
+typedef void part(const void *const *, const float *, int, void *, int64_t, int64_t);
+
+/* What is to be summed: the slots whose weights are not 0. */
+struct terms {
+    const void *slots[MAX_SLOTS];
+    float weights[MAX_SLOTS];
+    int count;
+};
+
+static struct terms terms_of(const void *slots, const float *weights, int count, int64_t slot_bytes) {
+    struct terms used = {.count = 0};
+    for (int k = 0; k < count; k++) {
+        if (weights[k] == 0) continue;
+        used.slots[used.count] = (const char *)slots + k * slot_bytes;
+        used.weights[used.count++] = weights[k];
+    }
+    return used;
+}
+
+static void in_parts(part *sum_of, const struct terms *used, void *out, int64_t numel, int threads) {
     if (numel < SMALL || threads < 2) {
-        sum_of(slots, weights, count, out, 0, numel);
+        sum_of(used->slots, used->weights, used->count, out, 0, numel);
         return;
     }
     const int64_t each = ((numel + threads - 1) / threads + 63) / 64 * 64;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int thread = 0; thread < threads; thread++) {
         const int64_t begin = each * thread, end = begin + each < numel ? begin + each : numel;
-        if (begin < end) sum_of(slots, weights, count, out, begin, end);
+        if (begin < end) sum_of(used->slots, used->weights, used->count, out, begin, end);
     }
 }
 
-/* sum_k weights[k] * slots[k] over `count` slots, from 1 to MAX_SLOTS, of `numel` elements each; `terms` holds the slots'
- * addresses and after them the weights, of float32. */
+/* sum_k weights[k] * slots[k] over `count` slots, at most MAX_SLOTS, that lie behind each other in memory, of `numel`
+ * elements each. Slots of weight 0 are not read. */
 
-void weighted_sum_float32(const void *terms, int count, void *out, int64_t numel, int threads) {
-    const void *const *slots = terms;
-    in_parts(part_float32, slots, (const float *)(slots + count), count, out, numel, threads);
+void weighted_sum_float32(const void *slots, const float *weights, int count, void *out, int64_t numel, int threads) {
+    const struct terms used = terms_of(slots, weights, count, numel * 4);
+    in_parts(part_float32, &used, out, numel, threads);
 }
 
-void weighted_sum_bfloat16(const void *terms, int count, void *out, int64_t numel, int threads) {
-    const void *const *slots = terms;
-    const float *weights = (const float *)(slots + count);
+void weighted_sum_bfloat16(const void *slots, const float *weights, int count, void *out, int64_t numel, int threads) {
+    const struct terms used = terms_of(slots, weights, count, numel * 2);
     part *sum_of = part_bfloat16;
 #ifdef X86
     if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw")) sum_of = part_avx512_bfloat16;
 #endif
-    in_parts(sum_of, slots, weights, count, out, numel / 2, threads);
+    in_parts(sum_of, &used, out, numel / 2, threads);
     if (numel % 2) { /* the last one is no pair */
         float total = 0;
-        for (int k = 0; k < count; k++) total += weights[k] * number((uint32_t)((const uint16_t *)slots[k])[numel - 1] << 16);
+        for (int k = 0; k < used.count; k++)
+            total += used.weights[k] * number((uint32_t)((const uint16_t *)used.slots[k])[numel - 1] << 16);
         ((uint16_t *)out)[numel - 1] = rounded(total) >> 16;
     }
 }

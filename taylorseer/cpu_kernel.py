@@ -10,7 +10,7 @@ import torch
 
 from taylorseer.predictors import MAX_ORDER
 
-_PACK = [struct.Struct(f"{count}P{count}f").pack for count in range(MAX_ORDER + 2)]
+_PACK = [struct.Struct(f"{count}f").pack for count in range(MAX_ORDER + 2)]
 
 
 def _load() -> dict[torch.dtype, ctypes._NamedFuncPointer]:
@@ -23,8 +23,9 @@ def _load() -> dict[torch.dtype, ctypes._NamedFuncPointer]:
         raise ImportError("it was not built: there was no C compiler with OpenMP when the package was installed")
     library = ctypes.CDLL(built.origin)
     functions = {torch.float32: library.weighted_sum_float32, torch.bfloat16: library.weighted_sum_bfloat16}
+    address = ctypes.c_void_p
     for function in functions.values():
-        function.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+        function.argtypes = [address, ctypes.c_char_p, ctypes.c_int, address, ctypes.c_int64, ctypes.c_int]
         function.restype = None
     return functions
 
@@ -38,14 +39,14 @@ def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor) -
 
     Args:
         slots: (slot, *feature), of one of DTYPES, contiguous, on the CPU.
-        weights: one per slot, from 1 to MAX_ORDER + 1 of them not 0; slots of weight 0 are not read.
+        weights: one per slot, at most MAX_ORDER + 1, not all 0; slots of weight 0 are not read.
         out: (*feature) in the dtype of the slots, contiguous: memory for the sum.
 
     Returns:
         `out`.
     """
-    base, numel = slots.data_ptr(), out.numel()  # a tensor for each slot would cost as much as all the rest
-    used = [i for i, weight in enumerate(weights) if weight != 0.0]
-    terms = _PACK[len(used)](*[base + i * numel * slots.itemsize for i in used], *[weights[i] for i in used])
-    _FUNCTIONS[slots.dtype](terms, len(used), out.data_ptr(), numel, torch.get_num_threads())
+    # Addresses and numbers alone: a tensor for each slot would cost as much as all the rest.
+    count = len(weights)
+    sum_of = _FUNCTIONS[slots.dtype]
+    sum_of(slots.data_ptr(), _PACK[count](*weights), count, out.data_ptr(), out.numel(), torch.get_num_threads())
     return out
