@@ -42,7 +42,7 @@ class ChosenFeature(ForecastingTransformer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inputs: Inputs = self._arguments(*args, **kwargs)
-        session, step, branch = self._run.enter(self._family, inputs)
+        session, step, branch, _ = self._run.enter(self._family, inputs)
         self._now = session, step, branch.name
         condition = self._family.condition(inputs, branch.constants)
         blocks = self._family.embed(inputs, condition, branch.constants)

@@ -24,7 +24,7 @@ from plugin.families.base import Family
 from plugin.packer import PackedEngine, Packer, PackSettings, Ticket
 from plugin.pipeline_source import PipelineSource
 from plugin.text_cache import TextCache
-from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver
+from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver, counting
 from taylorseer import CacheConfig
 
 
@@ -132,7 +132,7 @@ class PipelineHost:
         """
         shared = self._shared if pipeline_class is None else self._variant(pipeline_class)
         pipe = copy.copy(shared)
-        pipe.scheduler = copy.deepcopy(shared.scheduler)
+        pipe.scheduler = counting(copy.deepcopy(shared.scheduler))
         run = DenoisingRun(pipe.scheduler, cache, observer or StepObserver())
         # Not through DiffusionPipeline.__setattr__, which would look for the stand-ins in a library of components.
         for name, family in self.families.items():

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -30,6 +31,37 @@ def noise_level(scheduler: Any, index: int) -> tuple[float, float]:
         return kept**0.5, (1 - kept) ** 0.5
     sigma = float(scheduler.sigmas[index])
     return 1 - sigma, sigma
+
+
+def counting(scheduler: Any) -> Any:
+    """The same scheduler, which is the request's own, with a `step_index` as most of diffusers' schedulers have it.
+
+    DDIM and other old ones have none; there it is the number of steps taken since `set_timesteps`.
+    """
+    if not hasattr(scheduler, "step_index"):
+        kind: Any = type(scheduler)
+        scheduler.__class__ = _counting(kind)
+    return scheduler
+
+
+@cache
+def _counting(scheduler_class: Any) -> Any:
+    class Counting(scheduler_class):  # type: ignore[misc]
+        step_index: int | None = None
+
+        @wraps(scheduler_class.set_timesteps)
+        def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
+            self.step_index = None
+            return super().set_timesteps(*args, **kwargs)
+
+        @wraps(scheduler_class.step)  # pipelines look for `eta` among its parameters
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            result = super().step(*args, **kwargs)
+            self.step_index = (self.step_index or 0) + 1
+            return result
+
+    Counting.__name__ = scheduler_class.__name__
+    return Counting
 
 
 class StepObserver:
@@ -57,7 +89,7 @@ class DenoisingRun:
     """The state of one request's run, shared by the stand-ins of its transformers.
 
     Args:
-        scheduler: the request's own scheduler.
+        scheduler: the request's own scheduler, with a `step_index`: see `counting`.
         cache: the cache settings.
         observer: follows the run.
 
@@ -70,6 +102,7 @@ class DenoisingRun:
     observer: StepObserver = field(default_factory=StepObserver)
     session: CacheSession | None = field(default=None, init=False)
     _timesteps: torch.Tensor | None = field(default=None, init=False)
+    _scheduled: list[float] = field(default_factory=list, init=False)  # the same, known to the host
     _branches: list[_Branch] = field(default_factory=list, init=False)
     _context: str | None = field(default=None, init=False)
     _last_step: int = field(default=-1, init=False)
@@ -84,8 +117,8 @@ class DenoisingRun:
         finally:
             self._context = None
 
-    def enter(self, family: Family, inputs: Inputs) -> tuple[CacheSession, int, _Branch]:
-        """The session, the step (counted from where the run began) and the branch of a call of this transformer.
+    def enter(self, family: Family, inputs: Inputs) -> tuple[CacheSession, int, _Branch, float | None]:
+        """The session, step (counted from where the run began), branch and scheduled timestep of a transformer's call.
 
         A new schedule (`scheduler.set_timesteps`) begins a new session. Where another transformer takes over in the
         middle of a run, as Wan2.2's second expert does, the anchors of the first are dropped.
@@ -94,6 +127,7 @@ class DenoisingRun:
         begin = getattr(scheduler, "begin_index", None) or 0
         if self.session is None or scheduler.timesteps is not self._timesteps:
             self._timesteps = scheduler.timesteps
+            self._scheduled = scheduler.timesteps.tolist()  # the only time that the host reads of the run's schedule
             self._last_step = -1
             self._family = None
             steps = range(begin, len(scheduler.timesteps))
@@ -103,21 +137,13 @@ class DenoisingRun:
             self._family = family
             self._branches.clear()
             self.session.clear()
-        step = self._index(family, inputs, begin) - begin
+        index = begin if scheduler.step_index is None else scheduler.step_index
+        step = index - begin
         if step != self._last_step:
             self._last_step = step
             self.observer.step_started(step, self.session.num_steps, inputs["hidden_states"])
-        return self.session, step, self._branch(family, inputs)
-
-    def _index(self, family: Family, inputs: Inputs, begin: int) -> int:
-        if hasattr(self.scheduler, "step_index"):
-            index: int | None = self.scheduler.step_index
-            return begin if index is None else index
-        timestep = family.timestep(inputs).flatten()[0]
-        found = (self.scheduler.timesteps == timestep.to(self.scheduler.timesteps)).nonzero()
-        if len(found) != 1:
-            raise ValueError(f"timestep is {timestep.item()}, must occur once in the scheduler's timesteps")
-        return int(found.item())
+        scheduled = self._scheduled[index] if index < len(self._scheduled) else None
+        return self.session, step, self._branch(family, inputs), scheduled
 
     def _branch(self, family: Family, inputs: Inputs) -> _Branch:
         key = None if self._context is not None else family.branch_key(inputs)
@@ -132,9 +158,9 @@ class DenoisingRun:
 class ForecastingTransformer:
     """Takes the place of a diffusers transformer in one request's pipeline.
 
-    At a full step it runs embed, the engine and finish; at a forecast step only the forecast and finish. The step comes
-    from the request's own scheduler, the guidance branch from `cache_context` or, in pipelines that open none, from the
-    identity of the text embedding.
+    At a full step it runs embed, the engine and finish; at a forecast step only the forecast and finish. The step is
+    counted by the request's own scheduler; the guidance branch comes from `cache_context` or, in pipelines that open
+    none, from the identity of the text embedding.
 
     Args:
         family: the shared transformer's family.
@@ -193,9 +219,9 @@ class ForecastingTransformer:
             ValueError: the call uses something that the family does not serve.
         """
         inputs = self._arguments(*args, **kwargs)
-        session, step, branch = self._run.enter(self._family, inputs)
+        session, step, branch, scheduled = self._run.enter(self._family, inputs)
         kind = session.kind(step, branch.name)
-        condition = self._family.condition(inputs, branch.constants)
+        condition = self._family.condition(inputs, branch.constants, scheduled)
         if kind is StepKind.FULL:
             blocks = self._family.embed(inputs, condition, branch.constants)
             features = self._engine.run(blocks, session.reserve(step, branch.name, blocks["hidden_states"]))

@@ -62,17 +62,24 @@ class Family(ABC):
         """The transformer's."""
         return self.transformer.device  # type: ignore[return-value]
 
-    def embedded_once(self, timestep: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """An embedding of a timestep, which every request of as many steps has again: kept on the CPU, where it is a
-        good part of a forecast step. On a GPU reading the timestep would wait for the device.
+    def embedded_once(
+        self, timestep: torch.Tensor, scheduled: float | None, compute: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """An embedding of a timestep: half of a forecast step's kernels, and what other requests have again.
 
         Args:
             timestep: (B,).
+            scheduled: the same as the scheduler has it, which the host knows: on a GPU reading `timestep` would wait
+                for the device. None keeps nothing there.
             compute: from the timestep and this family's weights alone; what it returns is never written to.
         """
-        if timestep.device.type != "cpu":
+        if timestep.device.type == "cpu":
+            values = timestep.tolist()
+        elif scheduled is None:
             return compute()
-        key = (timestep.dtype, *timestep.tolist())
+        else:
+            values = [scheduled] * len(timestep)
+        key = (timestep.dtype, *values)
         embedded = self._timesteps.get(key)
         if embedded is None:
             if len(self._timesteps) >= _MAX_TIMESTEPS:
@@ -113,13 +120,14 @@ class Family(ABC):
         return inputs
 
     @abstractmethod
-    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """The step's conditioning, needed by `embed` and `finish`.
 
         Args:
             inputs: the arguments of the forward.
             constants: empty at the first call of a branch of a request; what does not change from step to step may be
                 left in it.
+            scheduled: the timestep as the scheduler has it, where it is known; see `embedded_once`.
         """
 
     @abstractmethod
@@ -133,10 +141,6 @@ class Family(ABC):
     @abstractmethod
     def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """The forward's output, from the stack's output; of the inputs only the shape of `hidden_states` is read."""
-
-    def timestep(self, inputs: Inputs) -> torch.Tensor:
-        """The timestep of a call as the scheduler has it, (B,) or (); read where the scheduler tells no step_index."""
-        return inputs["timestep"]
 
     @abstractmethod
     def branch_key(self, inputs: Inputs) -> torch.Tensor:

@@ -71,10 +71,15 @@ class DiTFamily(Family):
             "class_labels": torch.arange(batch, device=weight.device),
         }
 
-    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
-        """(B, D): what CombinedTimestepLabelEmbeddings computes, with the first block's weights."""
-        dtype = inputs["hidden_states"].dtype
-        return self._embedding(inputs["timestep"], inputs["class_labels"], hidden_dtype=dtype)
+    def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
+        """(B, D): what CombinedTimestepLabelEmbeddings computes, by the first block's weights, the label only once."""
+        embed, timestep, dtype = self._embedding, inputs["timestep"], inputs["hidden_states"].dtype
+        if not constants:
+            constants["label"] = embed.class_embedder(inputs["class_labels"])  # (B, D)
+        embedded = self.embedded_once(  # (B, D)
+            timestep, scheduled, lambda: embed.timestep_embedder(embed.time_proj(timestep).to(dtype=dtype))
+        )
+        return embedded + constants["label"]
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         if inputs["cross_attention_kwargs"]:

@@ -89,7 +89,7 @@ class FluxFamily(EmbeddedGuidanceFamily):
             "rotary_sin": torch.zeros_like(rotary),
         }
 
-    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D): what CombinedTimestep[Guidance]TextProjEmbeddings computes, its step-independent parts only once."""
         embed = self.transformer.time_text_embed
         pooled, guidance, dtype = inputs["pooled_projections"], inputs["guidance"], inputs["hidden_states"].dtype
@@ -98,9 +98,12 @@ class FluxFamily(EmbeddedGuidanceFamily):
             if guidance is not None:
                 guidance_proj = embed.time_proj(guidance.to(dtype) * 1000)
                 constants["guidance"] = embed.guidance_embedder(guidance_proj.to(dtype=pooled.dtype))  # (B, D)
-        scaled = inputs["timestep"].to(dtype) * 1000
         timestep = self.embedded_once(  # (B, D)
-            scaled, lambda: embed.timestep_embedder(embed.time_proj(scaled).to(dtype=pooled.dtype))
+            inputs["timestep"],
+            scheduled,
+            lambda: embed.timestep_embedder(
+                embed.time_proj(inputs["timestep"].to(dtype) * 1000).to(dtype=pooled.dtype)
+            ),
         )
         if "guidance" in constants:
             timestep = timestep + constants["guidance"]

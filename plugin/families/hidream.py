@@ -146,12 +146,14 @@ class HiDreamFamily(Family):
             "image_rotary_emb": transformer.pe_embedder(ids),
         }
 
-    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D): timestep and pooled text, the text embedded only once."""
         if not constants:
             constants["text"] = self.transformer.p_embedder(inputs["pooled_embeds"])  # (B, D)
         timesteps, dtype = inputs["timesteps"], inputs["hidden_states"].dtype
-        timestep = self.embedded_once(timesteps, lambda: self.transformer.t_embedder(timesteps, dtype))  # (B, D)
+        timestep = self.embedded_once(  # (B, D)
+            timesteps, scheduled, lambda: self.transformer.t_embedder(timesteps, dtype)
+        )
         return timestep + constants["text"]
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
@@ -192,9 +194,6 @@ class HiDreamFamily(Family):
         patch = transformer.config.patch_size
         sizes = [(height // patch, width // patch)] * batch
         return transformer.unpatchify(transformer.final_layer(features, condition), sizes, transformer.training)
-
-    def timestep(self, inputs: Inputs) -> torch.Tensor:
-        return inputs["timesteps"]
 
     def branch_key(self, inputs: Inputs) -> torch.Tensor:
         return inputs["encoder_hidden_states_t5"]

@@ -102,7 +102,7 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
             "rotary_sin": torch.zeros_like(rotary),
         }
 
-    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D): what HunyuanVideoConditionEmbedding computes, its step-independent parts only once."""
         embed, pooled = self.transformer.time_text_embed, inputs["pooled_projections"]
         if not constants:
@@ -112,6 +112,7 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
                 constants["guidance"] = embed.guidance_embedder(guidance)  # (B, D)
         timestep = self.embedded_once(  # (B, D)
             inputs["timestep"],
+            scheduled,
             lambda: embed.timestep_embedder(embed.time_proj(inputs["timestep"]).to(dtype=pooled.dtype)),
         )
         if "guidance" in constants:

@@ -89,9 +89,15 @@ class WanFamily(Family):
             "rotary_sin": torch.zeros_like(rotary),
         }
 
-    def condition(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
+    def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D), or (B, I, D) where each token has its own timestep: WanTimeTextImageEmbedding's `temb`."""
-        embedder, timestep = self.transformer.condition_embedder, inputs["timestep"]  # (B,) or (B, I)
+        timestep = inputs["timestep"]  # (B,) or (B, I)
+        if timestep.ndim == 2:  # by a mask of the request's
+            return self._embedded(inputs)
+        return self.embedded_once(timestep, scheduled, lambda: self._embedded(inputs))
+
+    def _embedded(self, inputs: Inputs) -> torch.Tensor:
+        embedder, timestep = self.transformer.condition_embedder, inputs["timestep"]
         projected = embedder.timesteps_proj(timestep.flatten())
         if timestep.ndim == 2:
             projected = projected.unflatten(0, (-1, timestep.shape[1]))

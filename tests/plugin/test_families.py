@@ -165,7 +165,7 @@ def test_a_timestep_is_embedded_once_for_all_requests_and_the_memory_for_it_is_b
 
     def embedded(value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         timestep = torch.tensor([value], dtype=dtype)
-        return family.embedded_once(timestep, lambda: computed.append(value) or torch.tensor([[value]]))
+        return family.embedded_once(timestep, None, lambda: computed.append(value) or torch.tensor([[value]]))
 
     assert [float(embedded(value)) for value in (1.0, 0.5, 1.0)] == [1.0, 0.5, 1.0]
     assert computed == [1.0, 0.5]
