@@ -360,6 +360,8 @@ def test_seconds_of_a_picture_are_those_of_the_result():
 def test_sentences_about_times_are_those_of_the_results():
     cpu, serving, text = result("cpu.json"), result("serving.json"), readme()
     speed_up, share = cpu["speed_up"], cpu["speed_up_over_possible"]
+    full, forecast = cpu["steps"]["full_steps"], cpu["steps"]["num_steps"] - cpu["steps"]["full_steps"]
+    besides_steps = cpu["picture_s"]["in_process_on"] - full * cpu["full_step_s"] - forecast * cpu["forecast_step_s"]
     for sentence in (
         f"A full step takes {1000 * cpu['full_step_s']:.1f} ms, a forecast step {1000 * cpu['forecast_step_s']:.2f} ms "
         f"({100 * cpu['forecast_step_over_full_step']:.1f} % of it)",
@@ -367,6 +369,7 @@ def test_sentences_about_times_are_those_of_the_results():
         f"{cpu['possible_speed_up']:.2f} that",
         f"and {speed_up['triton']:.2f} times through Triton ({share['triton']:.2f})",
         f"Triton adds {1000 * cpu['triton_overhead_s']['on']:.1f} ms to a picture with the cache on",
+        f"text encoding and decoding: {1000 * besides_steps:.0f} ms of each picture, with the cache or without",
         f"{serving['diffusers_full_steps']} full steps, one picture after another: "
         f"{serving['pictures_per_s']['diffusers']:.1f}; eight clients of this server get "
         f"{serving['packed_over_diffusers']:.1f} times that",
