@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -33,6 +34,7 @@ _LATE_S = 10  # how much later it is killed: after that time 24.10 still waits f
 _STUB_TIMEOUT_S = 120
 _ROOT = Path(__file__).resolve().parent.parent
 _STUB = "triton_python_backend_stub"
+_SHARED_MEMORY = Path("/dev/shm")  # where Linux shows POSIX shared memory
 
 
 class ServerError(Exception):
@@ -50,6 +52,7 @@ class ServerConfig:
         models: the served models by name, each meaning also its `<name>_stream`; empty for all that need no download.
         extra_args: further arguments of tritonserver.
         control_key: what whoever loads and unloads models over the network must send (`plugin.control`).
+        memory_prefix: how the names of the server's shared memory begin, so that it can be told from that of others.
     """
 
     model_repository: Path
@@ -60,6 +63,9 @@ class ServerConfig:
     models: tuple[str, ...] = ()
     extra_args: tuple[str, ...] = ()
     control_key: str = field(default_factory=new_key, repr=False, compare=False)
+    memory_prefix: str = field(
+        default_factory=lambda: f"triton_taylorseer_{secrets.token_hex(6)}_", repr=False, compare=False
+    )
 
     @property
     def stop_timeout_s(self) -> float:
@@ -128,6 +134,7 @@ def command(config: ServerConfig, installation: Installation) -> tuple[list[str]
         f"--metrics-port={config.metrics_port}",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
+        f"--backend-config=python,shm-region-prefix-name={config.memory_prefix}",
     ]
     if installation.backends:
         for path in (config.model_repository, installation.backends):
@@ -270,7 +277,7 @@ class Server:
             self.process.kill()
             self.process.wait()
         finally:
-            _clean_up(self.process.pid)
+            _clean_up(self.process.pid, self.config.memory_prefix)
 
     def failure(self) -> str:
         """Why loading failed, as the log tells: the first error of a model or option, else the log's end."""
@@ -351,7 +358,7 @@ class _Foreground:
             return process.returncode
         finally:
             watch.stop()
-            _clean_up(process.pid)
+            _clean_up(process.pid, config.memory_prefix)
 
     def stop(self) -> None:
         """Asks the server to end, after the requests in flight."""
@@ -420,12 +427,13 @@ def _spawn(arguments: list[str], environment: dict[str, str], output: IO[bytes] 
     )
 
 
-def _clean_up(pid: int) -> None:
-    """Ends what a server that has ended leaves behind in its own process group, and its lock files."""
+def _clean_up(pid: int, memory_prefix: str) -> None:
+    """Ends what a server that has ended leaves behind in its own process group, and removes its lock files and, where
+    it was killed, its shared memory: a megabyte or more of each process, which is nobody's any more."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    pattern = lock_file(pid, "*")
-    for path in pattern.parent.glob(pattern.name):
+    locks = lock_file(pid, "*")
+    for path in (*locks.parent.glob(locks.name), *_SHARED_MEMORY.glob(f"{memory_prefix}*")):
         path.unlink(missing_ok=True)
 
 

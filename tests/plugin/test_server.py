@@ -205,6 +205,21 @@ def test_a_server_starts_serves_and_leaves_no_process(tmp_path):
     server.stop()  # once more does no harm
 
 
+def test_a_server_that_is_killed_leaves_no_shared_memory(tmp_path):
+    """Nobody else would give it back before the machine starts anew, and `serve` may restart a server many times."""
+    config = local(repository(tmp_path / "models", a=IDLE, b=IDLE))
+    with Server(config, log=tmp_path / "log") as server:
+        regions = list(Path("/dev/shm").glob(f"{config.memory_prefix}*"))
+        assert len(regions) == 2, "of each of Triton's Python processes one"
+        assert server.process is not None
+        server.process.kill()
+        server.process.wait()
+        assert all(region.exists() for region in regions)
+    assert not any(region.exists() for region in regions)
+    wait_until_gone(str(tmp_path))
+    assert ServerConfig(tmp_path).memory_prefix != config.memory_prefix
+
+
 def test_a_model_that_fails_to_load_gives_its_reason_and_leaves_no_process(tmp_path):
     config = local(repository(tmp_path / "models", good=IDLE, bad=BROKEN))
     with pytest.raises(ServerError, match=r"ended with code 1: failed to load 'bad' .*broken on purpose.*log: .*/log"):
