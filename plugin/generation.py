@@ -15,7 +15,7 @@ from plugin.families.base import Family
 from plugin.packer import Ticket
 from plugin.pipeline import PipelineHost
 from plugin.request import GenerationRequest
-from plugin.transformer import StepObserver, noise_level
+from plugin.transformer import StepObserver, noise_levels
 from taylorseer import CacheSession, StepKind
 
 Pixels = npt.NDArray[np.uint8]
@@ -30,11 +30,6 @@ class NoisyLatents:
     latents: torch.Tensor
     signal: float
     noise: float
-
-    @classmethod
-    def at_step(cls, scheduler: Any, step: int, latents: torch.Tensor) -> NoisyLatents:
-        """The latents that a scheduler's step begins with."""
-        return cls(latents, *noise_level(scheduler, step + (getattr(scheduler, "begin_index", None) or 0)))
 
 
 def clean_latents(noisier: NoisyLatents, noisy: NoisyLatents) -> torch.Tensor:
@@ -263,7 +258,9 @@ class _Run(StepObserver):
     _step_began: float = field(default=0.0, init=False)
     _kind: StepKind | None = field(default=None, init=False)
     _cache_bytes: int = field(default=0, init=False)
-    _noisier: NoisyLatents | None = field(default=None, init=False)  # of the step before, where previews are wanted
+    # Where previews are wanted: of each step, and of the one before this.
+    _noise_levels: list[tuple[float, float]] = field(default_factory=list, init=False)
+    _noisier: NoisyLatents | None = field(default=None, init=False)
 
     @property
     def session(self) -> Any:
@@ -316,7 +313,9 @@ class _Run(StepObserver):
 
     def _preview(self, step: int, latents: torch.Tensor) -> Pixels | None:
         """The picture that the steps so far point to, where one is due at this step."""
-        noisy = NoisyLatents.at_step(self.pipe.scheduler, step, latents)
+        if step == 0:
+            self._noise_levels = noise_levels(self.pipe.scheduler)
+        noisy = NoisyLatents(latents, *self._noise_levels[step])
         noisier, self._noisier = self._noisier, noisy
         if noisier is None or step % self.preview_interval:
             return None

@@ -17,20 +17,21 @@ from plugin.families.base import Constants, Family, Inputs
 from taylorseer import CacheConfig, CacheSession, StepKind
 
 
-def noise_level(scheduler: Any, index: int) -> tuple[float, float]:
-    """(signal, noise) of what a scheduler's step begins with, latents = signal * clean + noise * gaussian.
+def noise_levels(scheduler: Any) -> list[tuple[float, float]]:
+    """(signal, noise) of what each step of a run begins with, latents = signal * clean + noise * gaussian.
 
-    Schedulers of flow matching mix by sigma, the others keep the products of alphas (diffusers 0.42.0).
+    Schedulers of flow matching mix by sigma, the others keep the products of alphas (diffusers 0.42.0). Some of them
+    keep either on the GPU, so all are read at once.
 
     Args:
         scheduler: with its timesteps set.
-        index: of the timestep.
     """
+    begin = getattr(scheduler, "begin_index", None) or 0
+    timesteps = scheduler.timesteps[begin:]
     if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
-        kept = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
-        return kept**0.5, (1 - kept) ** 0.5
-    sigma = float(scheduler.sigmas[index])
-    return 1 - sigma, sigma
+        alphas = scheduler.alphas_cumprod
+        return [(kept**0.5, (1 - kept) ** 0.5) for kept in alphas[timesteps.long().to(alphas.device)].tolist()]
+    return [(1 - sigma, sigma) for sigma in scheduler.sigmas[begin : begin + len(timesteps)].tolist()]
 
 
 def counting(scheduler: Any) -> Any:
@@ -130,9 +131,8 @@ class DenoisingRun:
             self._scheduled = scheduler.timesteps.tolist()  # the only time that the host reads of the run's schedule
             self._last_step = -1
             self._family = None
-            steps = range(begin, len(scheduler.timesteps))
-            levels = None if self.cache.coordinate == "step" else [noise_level(scheduler, index) for index in steps]
-            self.session = CacheSession(self.cache, len(steps), levels)
+            levels = None if self.cache.coordinate == "step" else noise_levels(scheduler)
+            self.session = CacheSession(self.cache, len(scheduler.timesteps) - begin, levels)
         if self._family is not family:
             self._family = family
             self._branches.clear()

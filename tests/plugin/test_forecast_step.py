@@ -7,6 +7,7 @@ import itertools
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
+from plugin.generation import generate
 from plugin.pipeline import PipelineHost
+from plugin.request import GenerationRequest, ResponseFormat
 from plugin.transformer import StepObserver, counting
 from taylorseer import CacheConfig, StepKind
 from tests.documents import ROOT, tables_of
@@ -77,13 +80,15 @@ class PretendedGpu(TorchDispatchMode, StepObserver):
             self.waits[self.step].append(("copy to the host" if to_host else name, ours[-2]))
         if name not in FREE:
             self.kernels[self.step].append(name)
-        # What the host is given: zeros, and of several numbers their places, so that they differ.
+        # What the host is given: zeros, and several numbers as they are in schedules, falling: sigmas from 1.
         if name == "_local_scalar_dense":
             return 0
         if name == "nonzero":
             return torch.zeros(1, args[0].ndim, dtype=torch.int64, device="meta")
         if to_host:
-            return torch.arange(args[0].numel()).view(args[0].shape).to(kwargs.get("dtype") or args[0].dtype)
+            dtype, numel = kwargs.get("dtype") or args[0].dtype, args[0].numel()
+            numbers = torch.arange(numel, 0, -1) / (numel if dtype.is_floating_point else 1)
+            return numbers.to(dtype).view(args[0].shape)
         return func(*args, **kwargs)
 
 
@@ -214,3 +219,36 @@ def test_old_schedulers_count_their_steps(scheduler_class):
 def test_schedulers_that_count_are_left_as_they_are():
     scheduler = FlowMatchEulerDiscreteScheduler()
     assert type(counting(scheduler)) is FlowMatchEulerDiscreteScheduler
+
+
+# Whole requests
+
+
+@pytest.mark.parametrize("coordinate", ["step", "sigma"])
+@pytest.mark.parametrize("max_error", [None, 0.05])
+def test_a_request_with_previews_and_audits_runs_on_a_device_of_its_own(host, name, coordinate, max_error):
+    """What is on the host and what on the device does not meet but where it is copied."""
+    family = FAMILIES[name]
+    size = family.sizes[0]
+    request = GenerationRequest(
+        prompt=family.arguments.get("prompt"),
+        negative_prompt=None,
+        class_label=family.arguments["class_labels"][0] if "class_labels" in family.arguments else None,
+        seed=0,
+        num_inference_steps=12,
+        guidance_scale=4.0,
+        height=size.get("height", 64),
+        width=size.get("width", 64),
+        num_frames=size.get("num_frames", 1),
+        fps=16,
+        cache=replace(CACHE, coordinate=coordinate, max_error=max_error),
+        deadline_ms=None,
+        response_format=ResponseFormat.RAW,
+        preview=True,
+    )
+    with PretendedGpu() as gpu:
+        generation = generate(host, request, max_sequence_length=family.arguments.get("max_sequence_length"))
+    assert generation.report.num_steps == 12
+    assert generation.report.audits
+    copies = [wait for waits in gpu.waits.values() for wait in waits if wait[0] == "copy to the host"]
+    assert len(copies) <= 6, "timesteps, noise levels for each of their two uses, two previews, the picture"
