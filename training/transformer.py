@@ -202,6 +202,8 @@ class Cells:
             for prompt, others in texts.items()
             if prompt in whole
         }
+        if cut := texts.keys() - rows.keys():
+            print(f"left out, longer than the tokenizers take or unknown to them: {'; '.join(sorted(cut))}", flush=True)
         count = torch.tensor([len(each) for each in rows.values()], device=device)
         clip_ids, t5_ids = (ids.to(device) for ids in tokenize([*chain(*rows.values()), ""], *tokenizers))
         latents = packed_latents(list(rows), model.vae, data, device)
