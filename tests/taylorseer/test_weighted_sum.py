@@ -132,6 +132,23 @@ def test_nothing_beside_the_sum_is_written(numel, dtype):
     assert (memory != 7).sum() == numel
 
 
+@pytest.mark.parametrize("way", ["kernel"], indirect=True)
+@pytest.mark.parametrize(
+    ("weights", "out"),
+    [
+        ([-1.0, 2.0, 0.0], torch.zeros(4, 6)),
+        ([-1.0, 2.0], torch.zeros(4, 5)),
+        ([-1.0, 2.0], torch.zeros(6, 4).T),
+        ([-1.0, 2.0], torch.zeros(4, 6, dtype=torch.bfloat16)),
+        ([-1.0, 2.0], torch.zeros(4, 6, device="meta")),
+    ],
+    ids=["a weight too many", "too small", "not contiguous", "another dtype", "another device"],
+)
+def test_memory_that_does_not_fit_is_refused_and_not_written_beside(weights, out):
+    with pytest.raises(ValueError, match="do not go together"):
+        weighted_sum(torch.zeros(2, 4, 6), weights, out)
+
+
 def compiler() -> str:
     command = (sysconfig.get_config_var("CC") or "cc").split()[0]
     return shutil.which(command) or pytest.skip("no C compiler")
