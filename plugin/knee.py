@@ -106,7 +106,7 @@ def _time(engine: Engine, family: Family, lengths: Mapping[str, int], lanes: int
                 began = time.perf_counter()
                 list(pool.map(partial(_run, engine), [inputs] * lanes))
                 if inputs["hidden_states"].is_cuda:
-                    torch.cuda.synchronize()
+                    torch.cuda.synchronize(inputs["hidden_states"].device)
                 seconds.append(time.perf_counter() - began)
     except (UnsupportedShape, torch.OutOfMemoryError):  # no engine for it, or no room
         return float("inf")

@@ -259,9 +259,10 @@ class Packer:
                 part = features[begin : begin + job.rows]
                 begin += job.rows
                 job.result = part if job.out is None else job.out.copy_(part)
-        if first.inputs["hidden_states"].device.type == "cuda":
+        device = first.inputs["hidden_states"].device
+        if device.type == "cuda":
             # Jobs that come meanwhile shall find each other in the queue, not behind calls that are only enqueued.
-            torch.cuda.current_stream().synchronize()
+            torch.cuda.current_stream(device).synchronize()
 
 
 class _RequestEngine:

@@ -32,7 +32,7 @@ def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor | 
     Returns:
         (*feature) in the dtype of the slots: `out`, or memory of its own.
     """
-    kernel = _kernel(slots.device.type, slots.dtype) or _by_torch
+    kernel = _kernel(slots.device, slots.dtype) or _by_torch
     return kernel(slots, weights, torch.empty_like(slots[0]) if out is None else out)
 
 
@@ -57,21 +57,21 @@ def _by_torch(slots: torch.Tensor, weights: list[float], out: torch.Tensor) -> t
 
 
 @cache
-def _kernel(device: str, dtype: torch.dtype) -> Kernel | None:
-    """The kernel for a kind of device, tried once; None where there is none, which costs speed and nothing else."""
+def _kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """The kernel for a device, tried once there; None where there is none, which costs speed and nothing else."""
     try:
-        if device == "cuda":
+        if device.type == "cuda":
             from taylorseer.gpu_kernel import weighted_sum as on_gpu
 
             probe = torch.ones(2, 16, device=device, dtype=dtype)
             on_gpu(probe, [0.5, 0.5], torch.empty_like(probe[0]))
             return on_gpu
-        if device == "cpu":
+        if device.type == "cpu":
             from taylorseer.cpu_kernel import DTYPES
             from taylorseer.cpu_kernel import weighted_sum as on_cpu
 
             return on_cpu if dtype in DTYPES else None
     except Exception as error:  # no package, no C compiler, a GPU that it does not know
-        kind = {"cpu": "CPU", "cuda": "GPU"}[device]
+        kind = {"cpu": "CPU", "cuda": "GPU"}[device.type]
         _log.warning("forecasts take several passes over memory: their %s kernel is not available (%s)", kind, error)
     return None

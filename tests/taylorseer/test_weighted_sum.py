@@ -158,9 +158,9 @@ def compiler() -> str:
 def test_where_there_is_a_compiler_the_kernel_is_there():
     """Its build is optional: without this one nobody would see it fail."""
     compiler()
-    assert _kernel("cpu", torch.float32)
-    assert _kernel("cpu", torch.bfloat16)
-    assert _kernel("cpu", torch.float16) is None
+    assert _kernel(torch.device("cpu"), torch.float32)
+    assert _kernel(torch.device("cpu"), torch.bfloat16)
+    assert _kernel(torch.device("cpu"), torch.float16) is None
 
 
 @pytest.mark.parametrize("way", ["kernel"], indirect=True)
