@@ -96,7 +96,7 @@ def quantized_engine(family: Family, samples: Samples, folder: Path) -> tuple[On
     """
     export_onnx(family, family.export_stack().eval(), folder / "model.onnx")
     quantized = quantize(folder / "model.onnx", samples, folder / "fp8.onnx")
-    return OnnxRuntimeEngine(folder / "fp8.onnx", None), quantized
+    return OnnxRuntimeEngine(folder / "fp8.onnx", None, family.device), quantized
 
 
 def compare(hosts: Mapping[str, PipelineHost], config: ModelConfig, num_steps: int) -> dict[str, list[float]]:

@@ -83,7 +83,7 @@ INLINE void sum_bfloat16(const void *const *slots, const float *weights, const i
 #ifdef X86
 #define ROUNDS_ITSELF "avx512f,avx512bw,avx512bf16"
 
-/* With the processor's own rounding to bfloat16, a third of the work (it takes numbers below 2^-126 for 0). */
+/* The same by the processor's own rounding to bfloat16, which takes numbers below 2^-126 for 0. */
 __attribute__((target(ROUNDS_ITSELF))) INLINE void sum_avx512_bfloat16(const void *const *slots, const float *weights,
                                                                       const int count, void *sum, int64_t begin,
                                                                       int64_t end) {
@@ -116,7 +116,7 @@ __attribute__((target(ROUNDS_ITSELF))) INLINE void sum_avx512_bfloat16(const voi
 
 #define DEFINE(target, dtype) \
     target static void part_##dtype(const void *const *slots, const float *weights, int count, void *out, \
-                                             int64_t begin, int64_t end) { \
+                                    int64_t begin, int64_t end) { \
         switch (count) { \
             CASE(dtype, 1) CASE(dtype, 2) CASE(dtype, 3) CASE(dtype, 4) CASE(dtype, 5) \
             CASE(dtype, 6) CASE(dtype, 7) CASE(dtype, 8) CASE(dtype, 9) \

@@ -35,6 +35,7 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
         cache_dir: None for `default_cache_dir()`.
 
     Raises:
+        EngineError: the family is on a GPU, and this ONNX Runtime serves none.
         OSError: the cache folder cannot be written.
     """
     import onnxruntime
@@ -42,8 +43,8 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
     from plugin.engines.onnxruntime_engine import providers
 
     stack = family.export_stack().eval()
-    # Its own word: there are several packages of it, and one with CUDA optimises for that.
-    runtime = [onnxruntime.__version__, *providers()]
+    # What is optimised for CUDA is another graph than what is for the CPU.
+    runtime = [onnxruntime.__version__, *(name for name, _ in providers(family.device))]
     processor = [*runtime, platform.machine(), torch.backends.cpu.get_cpu_capability()]
     folder = (cache_dir or default_cache_dir()) / "onnx" / stack_key(family, stack, processor)
     model = folder / "optimized.onnx"
@@ -52,7 +53,7 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
         exported = scratch / "exported" / "model.onnx"
         exported.parent.mkdir()
         export_onnx(family, stack, exported)
-        _optimize(exported, scratch / "optimized.onnx")
+        _optimize(exported, scratch / "optimized.onnx", family.device)
         shutil.rmtree(exported.parent)  # as large as the weights, and not needed any more
 
     build_once(folder, model.exists, build)
@@ -137,7 +138,7 @@ def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
     program.save(str(path), external_data=True)
 
 
-def _optimize(exported: Path, optimized: Path) -> None:
+def _optimize(exported: Path, optimized: Path, device: torch.device) -> None:
     import onnxruntime
 
     from plugin.engines.onnxruntime_engine import providers, session_options
@@ -145,4 +146,4 @@ def _optimize(exported: Path, optimized: Path) -> None:
     options = session_options(None, optimize=True)
     options.optimized_model_filepath = str(optimized)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
-    onnxruntime.InferenceSession(str(exported), options, providers=providers())
+    onnxruntime.InferenceSession(str(exported), options, providers=providers(device))

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
+from plugin.engines.base import EngineError
 from plugin.engines.build import optimized_onnx
 from plugin.families.base import BlockInputs, Family
 
@@ -28,15 +29,18 @@ class OnnxRuntimeEngine:
 
     Args:
         path: the optimised ONNX file.
-        width: D, the last axis of the output.
         threads: threads of one call on a CPU, at least 1; None for all cores.
+        device: what it runs on.
+
+    Raises:
+        EngineError: the device is a GPU, and this ONNX Runtime serves none.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, device: torch.device) -> None:
         self._session = onnxruntime.InferenceSession(
-            str(path), session_options(threads, optimize=False), providers=providers()
+            str(path), session_options(threads, optimize=False), providers=providers(device)
         )
         self._output = self._session.get_outputs()[0].name
         cores = len(os.sched_getaffinity(0))
@@ -59,7 +63,7 @@ class OnnxRuntimeEngine:
 
 def build_engine(family: Family, cache_dir: Path | None, threads: int | None) -> OnnxRuntimeEngine:
     """Exports and optimises the family's block stack unless the cache has it, and loads it."""
-    return OnnxRuntimeEngine(optimized_onnx(family, cache_dir), threads)
+    return OnnxRuntimeEngine(optimized_onnx(family, cache_dir), threads, family.device)
 
 
 def session_options(threads: int | None, *, optimize: bool) -> onnxruntime.SessionOptions:
@@ -75,10 +79,22 @@ def session_options(threads: int | None, *, optimize: bool) -> onnxruntime.Sessi
     return options
 
 
-def providers() -> list[str]:
-    """CUDA where the installed ONNX Runtime has it, then the CPU."""
-    available = onnxruntime.get_available_providers()
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+def providers(device: torch.device) -> list[tuple[str, dict[str, str]]]:
+    """ONNX Runtime's providers for a device with their options, the preferred one first.
+
+    Raises:
+        EngineError: the device is a GPU, and this ONNX Runtime serves none.
+    """
+    on_cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
+    if device.type == "cpu":
+        return [on_cpu]
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"engine onnxruntime on {device} needs an ONNX Runtime with CUDA: "
+            "`pip uninstall onnxruntime && pip install onnxruntime-gpu`, or another engine, or device cpu"
+        )
+    # Without TF32, as torch multiplies float32 by itself and TensorRT is told to here.
+    return [("CUDAExecutionProvider", {"device_id": str(device.index or 0), "use_tf32": "0"}), on_cpu]
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[str, int, int, tuple[int, ...], int]:

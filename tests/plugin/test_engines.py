@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from plugin.engines import make_engine
+from plugin.engines.base import EngineError
 from plugin.engines.build import optimized_onnx, stack_key
+from plugin.engines.onnxruntime_engine import providers
 from plugin.families import family_of
 from plugin.pipeline import PipelineHost
 from taylorseer import CacheConfig
@@ -149,6 +151,26 @@ def test_a_failed_build_leaves_nothing_behind(make_flux, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         optimized_onnx(family_of(make_flux().transformer), tmp_path)
     assert not [path for path in (tmp_path / "onnx").iterdir() if path.is_dir()]
+
+
+def test_onnxruntime_runs_on_the_device_of_the_model(monkeypatch):
+    """On the CPU where the model is, whatever else it could; on a GPU on that one, and in float32 without TF32."""
+    both = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    assert providers(torch.device("cpu")) == [("CPUExecutionProvider", {})]
+    (name, options), (other, _) = providers(torch.device("cuda:1"))
+    assert (name, other) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options == {"device_id": "1", "use_tf32": "0"}
+    assert providers(torch.device("cuda"))[0][1]["device_id"] == "0"
+
+
+def test_onnxruntime_without_cuda_says_so_before_anything_is_exported(make_flux, tmp_path, monkeypatch):
+    family = family_of(make_flux().transformer)
+    family.__dict__["device"] = torch.device("cuda:0")
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match=r"engine onnxruntime on cuda:0 needs an ONNX Runtime with CUDA: .*gpu"):
+        make_engine("onnxruntime", family, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_engines_are_imported_only_when_asked_for():

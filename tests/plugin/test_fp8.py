@@ -184,7 +184,7 @@ def test_every_family_is_quantised_and_compiled(tmp_path, kept, name):
         choose_profile(engine, samples[index])
 
     family = family_of(load_pipeline(replace(config.source, dtype="float16", device="cpu")).transformer)
-    rounded, exact = OnnxRuntimeEngine(quantized, 1), make_engine("torch", family)
+    rounded, exact = OnnxRuntimeEngine(quantized, 1, torch.device("cpu")), make_engine("torch", family)
     for sample in (samples[0], samples[-1]):
         with torch.no_grad():
             expected = exact.run(sample).double()
