@@ -21,7 +21,7 @@
 #endif
 
 /* Two numbers of bfloat16, the upper halves of numbers of float32, at any even address. In one word they are taken apart
- * and put together by shifts and masks, which cost half of what widening and narrowing vectors does. */
+ * and put together by shifts and masks, which take less time than widening and narrowing vectors. */
 typedef uint32_t pair __attribute__((aligned(2), may_alias));
 
 INLINE float number(uint32_t bits) {

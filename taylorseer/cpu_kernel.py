@@ -46,15 +46,16 @@ def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor) -
         `out`.
 
     Raises:
-        ValueError: the memory is not as described above, and would be read or written beside what it is.
+        ValueError: the memory is not as described above, and would be read or written beside what it is; or nothing
+            would be written at all.
     """
     # Addresses and numbers alone: a tensor for each slot would cost as much as all the rest.
     count, numel = len(weights), out.numel()
     whole = slots.is_contiguous() and out.is_contiguous() and out.dtype is slots.dtype and out.device == slots.device
-    if not whole or slots.numel() != count * numel:
+    if not whole or slots.numel() != count * numel or not any(weights):
         raise ValueError(
             f"{count} weights, slots {tuple(slots.shape)} {slots.dtype} and out {tuple(out.shape)} {out.dtype} on "
-            f"{out.device} do not go together: contiguous ones of one dtype, a weight for each slot"
+            f"{out.device} do not go together: contiguous ones of one dtype, a weight for each slot, not all 0"
         )
     sum_of = _FUNCTIONS[slots.dtype]
     sum_of(slots.data_ptr(), _PACK[count](*weights), count, out.data_ptr(), numel, torch.get_num_threads())

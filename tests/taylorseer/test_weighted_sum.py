@@ -138,11 +138,12 @@ def test_nothing_beside_the_sum_is_written(numel, dtype):
     [
         ([-1.0, 2.0, 0.0], torch.zeros(4, 6)),
         ([-1.0, 2.0], torch.zeros(4, 5)),
+        ([0.0, 0.0], torch.zeros(4, 6)),
         ([-1.0, 2.0], torch.zeros(6, 4).T),
         ([-1.0, 2.0], torch.zeros(4, 6, dtype=torch.bfloat16)),
         ([-1.0, 2.0], torch.zeros(4, 6, device="meta")),
     ],
-    ids=["a weight too many", "too small", "not contiguous", "another dtype", "another device"],
+    ids=["a weight too many", "too small", "nothing to sum", "not contiguous", "another dtype", "another device"],
 )
 def test_memory_that_does_not_fit_is_refused_and_not_written_beside(weights, out):
     with pytest.raises(ValueError, match="do not go together"):
