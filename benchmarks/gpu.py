@@ -35,7 +35,6 @@ from rich.table import Table
 from benchmarks import gpu_runs
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.random_models import MODELS, dtype_of, random_transformer
-from plugin.cache_dir import default_cache_dir
 from plugin.config import ModelConfig
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
@@ -43,6 +42,7 @@ from plugin.engines.tensorrt_build import BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.generation import generate
+from plugin.paths import default_cache_dir
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.plan import architecture_of, axis_sizes, example_request, feature_of
 from plugin.published import Architecture

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from plugin.cache_dir import default_cache_dir
+from plugin.paths import default_cache_dir
 
 PERF_ANALYZER = "2.51.0"
 AIPERF = "0.13.0"

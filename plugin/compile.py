@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from plugin.calibration import Size, calibration_of, record
-from plugin.config import ModelConfig
+from plugin.config import ModelConfig, PipelineSource
 from plugin.engines.build import optimized_onnx
 from plugin.engines.fp8 import Calibration, Samples, check_architectures, load_modelopt
 from plugin.engines.tensorrt_build import (
@@ -31,7 +31,6 @@ from plugin.engines.tensorrt_build import (
 )
 from plugin.families import family_of
 from plugin.pipeline import denoisers, load_pipeline
-from plugin.pipeline_source import PipelineSource
 from plugin.plan import architecture_of, axis_sizes, example_request
 from plugin.request import GenerationRequest
 

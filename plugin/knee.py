@@ -15,9 +15,9 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from plugin.cache_dir import default_cache_dir
 from plugin.engines.base import Engine, UnsupportedShape
 from plugin.families.base import BlockInputs, Family
+from plugin.paths import default_cache_dir
 
 LARGEST = 8  # rows that are tried at most
 TOLERANCE = 0.05  # a larger batch must bring so much more throughput

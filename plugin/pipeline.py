@@ -17,12 +17,12 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoTokenizer
 
+from plugin.config import PipelineSource
 from plugin.engines import make_engine
 from plugin.engines.base import Engine, no_gpu
 from plugin.families import family_of
 from plugin.families.base import Family
 from plugin.packer import PackedEngine, Packer, PackSettings, Ticket
-from plugin.pipeline_source import PipelineSource
 from plugin.text_cache import TextCache
 from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver, counting
 from taylorseer import CacheConfig
@@ -34,7 +34,7 @@ class PipelineHost:
     Args:
         pipe: a loaded diffusers pipeline with a transformer of a served family.
         engine: a name in `plugin.engines.ENGINES`, or what makes a transformer's engine from its family.
-        cache_dir: where compiled engines are kept; None for `plugin.cache_dir.default_cache_dir()`.
+        cache_dir: where compiled engines are kept; None for `plugin.paths.default_cache_dir()`.
         engine_threads: threads of one engine call on a CPU, at least 1; None for all cores.
         engine_lanes: engine calls that will run at once behind `pack`, at least 1; on a CPU each has its share of the
             threads.

@@ -23,8 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from plugin.cache_dir import default_cache_dir, lock_file
 from plugin.control import InvalidKey, check_key, new_key, restrictions
+from plugin.paths import default_cache_dir, lock_file
 from plugin.repository import called_models, models_to_download, stream_models
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop

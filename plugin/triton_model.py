@@ -29,9 +29,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from plugin.admission import Admission, Entry
-from plugin.cache_dir import lock_file
 from plugin.huge_pages import ask_for_huge_pages
 from plugin.instances import count_on_device, device_of, label_of
+from plugin.paths import lock_file
 from plugin.tensors import (
     BLOCK_STACK_OUTPUT,
     ERROR_REPORT_PARAMETER,

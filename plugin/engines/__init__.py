@@ -25,7 +25,7 @@ def make_engine(name: str, family: Family, cache_dir: Path | None = None, thread
     Args:
         name: a name in `ENGINES`.
         family: the family, with its blocks in place.
-        cache_dir: where compiled forms are kept; None for the default of `plugin.cache_dir.default_cache_dir`.
+        cache_dir: where compiled forms are kept; None for the default of `plugin.paths.default_cache_dir`.
         threads: threads of one engine call on a CPU, at least 1; None for all cores.
 
     Raises:

@@ -16,8 +16,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from plugin.cache_dir import default_cache_dir
 from plugin.families.base import Family
+from plugin.paths import default_cache_dir
 
 OPSET = 20
 _EXPORT_REVISION = 2  # raise it when this file changes what it writes

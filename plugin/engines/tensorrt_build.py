@@ -20,11 +20,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from plugin.cache_dir import default_cache_dir
 from plugin.engines.base import EngineError, no_gpu
 from plugin.engines.build import build_once, export_onnx, stack_key
 from plugin.engines.fp8 import DTYPE, Calibration, Quantized, Samples, check_architectures, quantize, versions
 from plugin.families.base import Family
+from plugin.paths import default_cache_dir
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # engine name -> Python package
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": DTYPE}  # -> dtype of the weights

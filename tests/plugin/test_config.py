@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.config import ModelConfig
-from plugin.pipeline_source import PipelineSource
+from plugin.config import ModelConfig, PipelineSource
 from plugin.repository import InvalidConfig
 from plugin.request import parse_request
 from taylorseer import CacheConfig

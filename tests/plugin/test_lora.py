@@ -9,10 +9,10 @@ import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
+from plugin.config import PipelineSource
 from plugin.engines.build import stack_key
 from plugin.families import family_of
 from plugin.pipeline import PipelineHost, load_pipeline
-from plugin.pipeline_source import PipelineSource
 from taylorseer import CacheConfig
 from tests.tiny import FAMILIES, latents_of
 

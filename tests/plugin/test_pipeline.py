@@ -10,9 +10,9 @@ import pytest
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxKontextPipeline, FluxPipeline
 
+from plugin.config import PipelineSource
 from plugin.packer import PackSettings
 from plugin.pipeline import PipelineHost, load_pipeline
-from plugin.pipeline_source import PipelineSource
 from plugin.transformer import StepObserver
 from taylorseer import CacheConfig, StepKind
 
