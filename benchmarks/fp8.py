@@ -27,9 +27,9 @@ from rich.table import Table
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig
-from plugin.engines.build import export_onnx
-from plugin.engines.fp8 import DTYPE, Calibration, Quantized, Samples, quantize
+from plugin.engines.export import export_onnx
 from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
+from plugin.engines.tensorrt.fp8 import DTYPE, Calibration, Quantized, Samples, quantize
 from plugin.families.base import BlockInputs, Family
 from plugin.generation import Pixels, generate
 from plugin.pipeline import PipelineHost, load_pipeline

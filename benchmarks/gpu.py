@@ -38,7 +38,7 @@ from benchmarks.random_models import MODELS, dtype_of, random_transformer
 from plugin.config import ModelConfig
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
-from plugin.engines.tensorrt_build import BuildOptions, SizeClass, build_engine
+from plugin.engines.tensorrt.build import BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.generation import generate

@@ -24,10 +24,10 @@ from benchmarks.gpu_peers import peer_cases
 from benchmarks.random_models import dtype_of, random_pipeline, random_transformer
 from plugin.config import ModelConfig
 from plugin.engines.base import Engine, EngineError
-from plugin.engines.tensorrt_build import PACKAGES, BuildOptions, SizeClass, build_engine
+from plugin.engines.batch_limit import LARGEST, find_knee
+from plugin.engines.packer import PackSettings
+from plugin.engines.tensorrt.build import PACKAGES, BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
-from plugin.knee import LARGEST, find_knee
-from plugin.packer import PackSettings
 from plugin.pipeline import PipelineHost
 from plugin.plan import architecture_of, axis_sizes, example_request
 from plugin.published import Architecture

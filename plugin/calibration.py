@@ -12,8 +12,8 @@ from diffusers import DiffusionPipeline
 from plugin.config import ModelConfig
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
-from plugin.engines.fp8 import Calibration, Samples
-from plugin.engines.tensorrt_build import NoWatch, Watch
+from plugin.engines.tensorrt.build import NoWatch, Watch
+from plugin.engines.tensorrt.fp8 import Calibration, Samples
 from plugin.families.base import BlockInputs, Family
 from plugin.pipeline import PipelineHost
 from plugin.plan import example_request

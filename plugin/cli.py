@@ -20,7 +20,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from clients import Generation
-    from plugin.engines.tensorrt_build import BuiltEngine, Profile
+    from plugin.engines.tensorrt.build import BuiltEngine, Profile
     from plugin.plan import Plan
 
 app = typer.Typer(

@@ -12,9 +12,8 @@ from diffusers import DiffusionPipeline
 
 from plugin.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig, PipelineSource
-from plugin.engines.build import optimized_onnx
-from plugin.engines.fp8 import Calibration, Samples, check_architectures, load_modelopt
-from plugin.engines.tensorrt_build import (
+from plugin.engines.export import optimized_onnx
+from plugin.engines.tensorrt.build import (
     KINDS,
     PACKAGES,
     PRECISIONS,
@@ -29,6 +28,7 @@ from plugin.engines.tensorrt_build import (
     load_package,
     present_architecture,
 )
+from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, load_modelopt
 from plugin.families import family_of
 from plugin.pipeline import denoisers, load_pipeline
 from plugin.plan import architecture_of, axis_sizes, example_request

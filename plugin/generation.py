@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from plugin.engines.packer import Ticket
 from plugin.families.base import Family
-from plugin.packer import Ticket
 from plugin.pipeline import PipelineHost
 from plugin.request import GenerationRequest
 from plugin.transformer import StepObserver, noise_levels

@@ -20,9 +20,9 @@ from transformers import AutoTokenizer
 from plugin.config import PipelineSource
 from plugin.engines import make_engine
 from plugin.engines.base import Engine, no_gpu
+from plugin.engines.packer import PackedEngine, Packer, PackSettings, Ticket
 from plugin.families import family_of
 from plugin.families.base import Family
-from plugin.packer import PackedEngine, Packer, PackSettings, Ticket
 from plugin.text_cache import TextCache
 from plugin.transformer import DenoisingRun, ForecastingTransformer, StepObserver, counting
 from taylorseer import CacheConfig

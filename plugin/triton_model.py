@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
     from plugin.config import ModelConfig
     from plugin.engines.base import EngineError
+    from plugin.engines.packer import PackSettings
     from plugin.families.base import BlockInputs
     from plugin.generation import Generation, Pixels
-    from plugin.packer import PackSettings
     from plugin.request import GenerationRequest
     from plugin.text_cache import TextCache
     from plugin.tracing import Spans
@@ -527,8 +527,8 @@ def _not_ready(message: str) -> bool:
 
 def _pack_settings(config: ModelConfig, host: Any) -> PackSettings:
     """How full steps are packed: as configured, or up to the knee of the engine at the model's own size."""
-    from plugin.knee import calibrated_rows
-    from plugin.packer import PackSettings
+    from plugin.engines.batch_limit import calibrated_rows
+    from plugin.engines.packer import PackSettings
     from plugin.plan import architecture_of_pipe, axis_sizes, example_request, feature_of
 
     settings = partial(PackSettings, max_wait_s=config.max_batch_wait_ms / 1000, lanes=config.engine_lanes)

@@ -19,8 +19,8 @@ import torch
 
 from plugin.calibration import PROMPTS
 from plugin.config import ModelConfig, presets_path
+from plugin.engines.packer import PackSettings
 from plugin.generation import Generation, Pixels, generate
-from plugin.packer import PackSettings
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.plan import example_request
 from plugin.request import GenerationRequest

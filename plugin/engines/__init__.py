@@ -12,10 +12,10 @@ ENGINES = {
     "torch": ("plugin.engines.torch_engine", "build_engine"),
     "onnxruntime": ("plugin.engines.onnxruntime_engine", "build_engine"),
     "triton": ("plugin.engines.triton_engine", "build_engine"),
-    "tensorrt": ("plugin.engines.tensorrt_engine", "load_tensorrt"),
-    "tensorrt-rtx": ("plugin.engines.tensorrt_engine", "load_tensorrt_rtx"),
-    "tensorrt-fp8": ("plugin.engines.tensorrt_engine", "load_tensorrt_fp8"),
-    "tensorrt-rtx-fp8": ("plugin.engines.tensorrt_engine", "load_tensorrt_rtx_fp8"),
+    "tensorrt": ("plugin.engines.tensorrt.engine", "load_tensorrt"),
+    "tensorrt-rtx": ("plugin.engines.tensorrt.engine", "load_tensorrt_rtx"),
+    "tensorrt-fp8": ("plugin.engines.tensorrt.engine", "load_tensorrt_fp8"),
+    "tensorrt-rtx-fp8": ("plugin.engines.tensorrt.engine", "load_tensorrt_rtx_fp8"),
 }
 
 

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 
 from plugin.engines.base import EngineError
-from plugin.engines.build import optimized_onnx
+from plugin.engines.export import optimized_onnx
 from plugin.families.base import BlockInputs, Family
 
 _ONNX_TYPES = {  # onnx.TensorProto.DataType

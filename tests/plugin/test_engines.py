@@ -14,7 +14,7 @@ import torch
 
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
-from plugin.engines.build import optimized_onnx, stack_key
+from plugin.engines.export import optimized_onnx, stack_key
 from plugin.engines.onnxruntime_engine import providers
 from plugin.families import family_of
 from plugin.pipeline import PipelineHost
@@ -147,7 +147,7 @@ def test_a_failed_build_leaves_nothing_behind(make_flux, tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("plugin.engines.build._optimize", fail)
+    monkeypatch.setattr("plugin.engines.export._optimize", fail)
     with pytest.raises(OSError, match="No space left"):
         optimized_onnx(family_of(make_flux().transformer), tmp_path)
     assert not [path for path in (tmp_path / "onnx").iterdir() if path.is_dir()]

@@ -22,9 +22,8 @@ from plugin.compile import BuildRequest, build_model
 from plugin.config import ModelConfig
 from plugin.engines import ENGINES, make_engine
 from plugin.engines.base import EngineError
-from plugin.engines.fp8 import Quantized, Samples, check_architectures, quantize
 from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
-from plugin.engines.tensorrt_build import (
+from plugin.engines.tensorrt.build import (
     KINDS,
     BuildOptions,
     NoWatch,
@@ -33,7 +32,8 @@ from plugin.engines.tensorrt_build import (
     find_engine,
     options_key,
 )
-from plugin.engines.tensorrt_engine import choose_profile
+from plugin.engines.tensorrt.engine import choose_profile
+from plugin.engines.tensorrt.fp8 import Quantized, Samples, check_architectures, quantize
 from plugin.families import family_of
 from plugin.families.base import Family
 from plugin.pipeline import load_pipeline
@@ -152,7 +152,7 @@ def kept(tmp_path, monkeypatch) -> list[tuple[Samples, Path]]:
         kept.append((samples, tmp_path / f"kept {len(kept)}" / quantized.name))
         return result
 
-    monkeypatch.setattr("plugin.engines.tensorrt_build.quantize", quantize_and_keep)
+    monkeypatch.setattr("plugin.engines.tensorrt.build.quantize", quantize_and_keep)
     monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "cache"))
     return kept
 

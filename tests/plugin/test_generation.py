@@ -16,10 +16,10 @@ import torch
 from plugin.config import ModelConfig
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
+from plugin.engines.packer import PackSettings
 from plugin.engines.packing import is_shared, joined
 from plugin.families.base import BlockInputs, Family
 from plugin.generation import NoEvents, NotFinite, Pixels, generate
-from plugin.packer import PackSettings
 from plugin.pipeline import PipelineHost
 from plugin.request import GenerationRequest
 from taylorseer import CacheConfig

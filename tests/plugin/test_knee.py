@@ -8,8 +8,8 @@ import math
 import pytest
 
 from plugin.engines import make_engine
+from plugin.engines.batch_limit import calibrated_rows, find_knee
 from plugin.families import family_of
-from plugin.knee import calibrated_rows, find_knee
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from plugin.packer import PackedEngine, Packer, PackSettings, Ticket
+from plugin.engines.packer import PackedEngine, Packer, PackSettings, Ticket
 
 
 class Family:

@@ -11,7 +11,7 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxKontextPipeline, FluxPipeline
 
 from plugin.config import PipelineSource
-from plugin.packer import PackSettings
+from plugin.engines.packer import PackSettings
 from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.transformer import StepObserver
 from taylorseer import CacheConfig, StepKind

@@ -22,7 +22,7 @@ from plugin.compile import BuildRequest, build_model
 from plugin.config import ModelConfig
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError, UnsupportedShape
-from plugin.engines.tensorrt_build import (
+from plugin.engines.tensorrt.build import (
     BuildOptions,
     BuiltEngine,
     Messages,
@@ -35,7 +35,7 @@ from plugin.engines.tensorrt_build import (
     present_architecture,
     replace_file,
 )
-from plugin.engines.tensorrt_engine import choose_profile, deserialize
+from plugin.engines.tensorrt.engine import choose_profile, deserialize
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.pipeline import load_pipeline
@@ -241,7 +241,7 @@ def test_float32_is_not_rounded_to_tf32(compiled):
     assert not config.get_flag(trt.BuilderFlag.TF32)
 
 
-RUN = {  # what plugin/engines/tensorrt_engine.py uses of TensorRT-RTX to run an engine: no GPU is here to show that
+RUN = {  # what plugin/engines/tensorrt/engine.py uses of TensorRT-RTX to run an engine: no GPU is here to show that
     "ICudaEngine": (
         "create_execution_context",
         "create_runtime_config",
@@ -275,7 +275,7 @@ RUN = {  # what plugin/engines/tensorrt_engine.py uses of TensorRT-RTX to run an
 
 @pytest.mark.parametrize("name", RUN)
 def test_the_package_has_what_runs_an_engine(name):
-    source = (Path(__file__).parents[2] / "plugin/engines/tensorrt_engine.py").read_text()
+    source = (Path(__file__).parents[2] / "plugin/engines/tensorrt/engine.py").read_text()
     assert [each for each in RUN[name] if each not in source] == [], "the table is of what is used"
     assert [each for each in RUN[name] if not hasattr(getattr(trt, name), each)] == []
 

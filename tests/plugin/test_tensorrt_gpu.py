@@ -13,7 +13,7 @@ import torch
 from plugin.engines import make_engine
 from plugin.engines.base import UnsupportedShape
 from plugin.engines.packing import joined
-from plugin.engines.tensorrt_build import PACKAGES, BuildOptions, SizeClass, build_engine
+from plugin.engines.tensorrt.build import PACKAGES, BuildOptions, SizeClass, build_engine
 from plugin.families.base import BlockInputs, Family
 from plugin.pipeline import PipelineHost
 from taylorseer import CacheConfig

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from plugin.engines.base import EngineError, no_gpu
-from plugin.engines.build import build_once, export_onnx, stack_key
-from plugin.engines.fp8 import DTYPE, Calibration, Quantized, Samples, check_architectures, quantize, versions
+from plugin.engines.export import build_once, export_onnx, stack_key
+from plugin.engines.tensorrt.fp8 import DTYPE, Calibration, Quantized, Samples, check_architectures, quantize, versions
 from plugin.families.base import Family
 from plugin.paths import default_cache_dir
 

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 
 from plugin.engines.base import EngineError
-from plugin.engines.build import OPSET
+from plugin.engines.export import OPSET
 from plugin.families.base import BlockInputs
 from plugin.request import GenerationRequest
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from plugin.engines.base import EngineError, UnsupportedShape
-from plugin.engines.tensorrt_build import (
+from plugin.engines.tensorrt.build import (
     KINDS,
     BuiltEngine,
     Messages,

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: what is built ahead, what is recorded of it, and what runs it."""
