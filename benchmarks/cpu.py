@@ -24,8 +24,8 @@ from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.peers import Peer, cached_by_cache_dit, hook, plain
 from clients import Client
 from plugin.config import ModelConfig
-from plugin.generation import NoEvents, generate
-from plugin.pipeline import PipelineHost, load_pipeline
+from plugin.denoising.generation import NoEvents, generate
+from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.server import Server, ServerConfig, free_ports
 from taylorseer import StepKind
 

@@ -26,8 +26,8 @@ from benchmarks.environment import ROOT, describe
 from benchmarks.quality import distances
 from benchmarks.scores import ScoreMissing, clip_score, fid, image_reward, vbench
 from plugin.config import ModelConfig
-from plugin.encoding import encode
-from plugin.generation import Pixels
+from plugin.denoising.generation import Pixels
+from plugin.denoising.media import encode
 from plugin.plan import example_request
 from plugin.repository import InvalidConfig
 from plugin.request import GenerationRequest

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from plugin.denoising.transformer import DenoisingRun, ForecastingTransformer
 from plugin.families.base import Family, Inputs
 from plugin.families.flux import FluxFamily
-from plugin.transformer import DenoisingRun, ForecastingTransformer
 from taylorseer import CacheSession, StepKind
 
 CHOICES = ("block stack", "its residual", "final output", "every module")

@@ -35,9 +35,9 @@ from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.config import ModelConfig
-from plugin.generation import NoEvents, generate
-from plugin.pipeline import PipelineHost, load_pipeline
-from plugin.transformer import DenoisingRun
+from plugin.denoising.generation import NoEvents, generate
+from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.transformer import DenoisingRun
 from taylorseer import CacheConfig, CacheSession, StepKind, forecast_weights
 
 MODEL = "emoji"

@@ -27,12 +27,12 @@ from rich.table import Table
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig
+from plugin.denoising.generation import Pixels, generate
+from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.engines.export import export_onnx
 from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
 from plugin.engines.tensorrt.fp8 import DTYPE, Calibration, Quantized, Samples, quantize
 from plugin.families.base import BlockInputs, Family
-from plugin.generation import Pixels, generate
-from plugin.pipeline import PipelineHost, load_pipeline
 
 MODEL = "emoji"
 PROMPTS = (  # none of them is calibrated with

@@ -36,14 +36,14 @@ from benchmarks import gpu_runs
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.random_models import MODELS, dtype_of, random_transformer
 from plugin.config import ModelConfig
+from plugin.denoising.generation import generate
+from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
 from plugin.engines.tensorrt.build import BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
-from plugin.generation import generate
 from plugin.paths import default_cache_dir
-from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.plan import architecture_of, axis_sizes, example_request, feature_of
 from plugin.published import Architecture
 from taylorseer import Anchors

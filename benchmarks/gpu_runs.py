@@ -23,16 +23,16 @@ from benchmarks.environment import ROOT, describe
 from benchmarks.gpu_peers import peer_cases
 from benchmarks.random_models import dtype_of, random_pipeline, random_transformer
 from plugin.config import ModelConfig
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.transformer import StepObserver
 from plugin.engines.base import Engine, EngineError
 from plugin.engines.batch_limit import LARGEST, find_knee
 from plugin.engines.packer import PackSettings
 from plugin.engines.tensorrt.build import PACKAGES, BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
-from plugin.pipeline import PipelineHost
 from plugin.plan import architecture_of, axis_sizes, example_request
 from plugin.published import Architecture
 from plugin.request import GenerationRequest
-from plugin.transformer import StepObserver
 from taylorseer import CacheConfig, StepKind
 
 # What is measured beside the settings of each model's config.pbtxt, and where that model or its size is too large.

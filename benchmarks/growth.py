@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.config import ModelConfig
-from plugin.generation import generate
+from plugin.denoising.generation import generate
 from plugin.plan import architecture_of, example_request, plan_request
 from plugin.request import GenerationRequest
 from plugin.tuning import offline_host

@@ -34,14 +34,14 @@ from skimage.metrics import structural_similarity
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.features import CHOICES, ChosenFeature
 from plugin.config import ModelConfig
+from plugin.denoising.generation import Pixels, generate
+from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.transformer import DenoisingRun, StepObserver
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
 from plugin.families.base import BlockInputs, Family
-from plugin.generation import Pixels, generate
-from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.plan import example_request
 from plugin.request import GenerationRequest
-from plugin.transformer import DenoisingRun, StepObserver
 from plugin.tuning import OFF, PREDICTORS, Judge, offline_host, psnr
 from taylorseer import COORDINATES, CacheConfig, CacheSession, StepKind, even_steps, full_steps
 from taylorseer.session import relative_distance

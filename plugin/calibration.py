@@ -10,15 +10,15 @@ import torch
 from diffusers import DiffusionPipeline
 
 from plugin.config import ModelConfig
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.transformer import StepObserver
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
 from plugin.engines.tensorrt.build import NoWatch, Watch
 from plugin.engines.tensorrt.fp8 import Calibration, Samples
 from plugin.families.base import BlockInputs, Family
-from plugin.pipeline import PipelineHost
 from plugin.plan import example_request
 from plugin.request import GenerationRequest
-from plugin.transformer import StepObserver
 
 PROMPTS = (  # unlike each other: people and places, text, flat colours, fine detail, movement
     "A portrait of an old fisherman in a yellow raincoat, studio light, shallow depth of field",

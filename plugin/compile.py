@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 
 from plugin.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig, PipelineSource
+from plugin.denoising.host import denoisers, load_pipeline
 from plugin.engines.export import optimized_onnx
 from plugin.engines.tensorrt.build import (
     KINDS,
@@ -30,7 +31,6 @@ from plugin.engines.tensorrt.build import (
 )
 from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, load_modelopt
 from plugin.families import family_of
-from plugin.pipeline import denoisers, load_pipeline
 from plugin.plan import architecture_of, axis_sizes, example_request
 from plugin.request import GenerationRequest
 

@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     import torch
 
     from plugin.config import ModelConfig
+    from plugin.denoising.generation import Generation, Pixels
+    from plugin.denoising.text_cache import TextCache
     from plugin.engines.base import EngineError
     from plugin.engines.packer import PackSettings
     from plugin.families.base import BlockInputs
-    from plugin.generation import Generation, Pixels
     from plugin.request import GenerationRequest
-    from plugin.text_cache import TextCache
     from plugin.tracing import Spans
     from taylorseer import StepKind
 
@@ -121,8 +121,8 @@ class StreamModel:
 
     def load_host(self) -> Any:
         """The `PipelineHost` of the configured pipeline."""
+        from plugin.denoising.host import PipelineHost, load_pipeline, only_denoiser
         from plugin.engines.triton_engine import TritonEngine
-        from plugin.pipeline import PipelineHost, load_pipeline, only_denoiser
 
         config, called = self.config, self.config.engine_model
         pb_utils.Logger.log_info(f"{self.name}: loading {config.source.pipeline}")
@@ -244,7 +244,7 @@ class StreamModel:
     def _run(self, job: _Job) -> None:
         """One request from its slot to its answer; nothing that happens here leaves it without one."""
         from plugin.deadlines import shorten_line
-        from plugin.generation import generate
+        from plugin.denoising.generation import generate
 
         outputs: dict[str, Any] = {}
         failure = None
@@ -456,10 +456,10 @@ class BlockStackModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the transformer and builds its engine; an exception here is Triton's message for the failed load."""
         ask_for_huge_pages(os.environ)
+        from plugin.denoising.host import load_pipeline, only_denoiser
         from plugin.engines import make_engine
         from plugin.engines.block_stack import BlockStack
         from plugin.families import family_of
-        from plugin.pipeline import load_pipeline, only_denoiser
 
         self.name: str = args["model_name"]
         if not json.loads(args["model_config"])["max_batch_size"]:
@@ -625,7 +625,7 @@ class _Job:
     def check_alive(self, step: int = 0, num_steps: int = 0) -> None:
         """Raises where the request has been cancelled or is late. Called at each step, and while it waits."""
         self._alive_at = time.monotonic()
-        from plugin.generation import Cancelled, DeadlinePassed
+        from plugin.denoising.generation import Cancelled, DeadlinePassed
 
         where = f"after {step} of {num_steps} steps" if num_steps else "before it began"
         now = time.perf_counter()
@@ -691,7 +691,7 @@ class _Job:
 
 
 class _JobEvents:
-    """What a running generation tells a job and asks of it: a `plugin.generation.RunEvents`, by its methods alone."""
+    """What a running generation tells a job and asks of it: a `plugin.denoising.generation.RunEvents`, by its methods alone."""
 
     def __init__(self, job: _Job) -> None:
         self._job = job
@@ -918,7 +918,7 @@ def _scalar(tensor: Any) -> Any:
 
 
 def _final_outputs(request: GenerationRequest, generation: Generation) -> dict[str, Any]:
-    from plugin.encoding import encode
+    from plugin.denoising.media import encode
     from plugin.request import ResponseFormat
 
     num_steps = generation.report.num_steps

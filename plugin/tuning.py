@@ -19,9 +19,9 @@ import torch
 
 from plugin.calibration import PROMPTS
 from plugin.config import ModelConfig, presets_path
+from plugin.denoising.generation import Generation, Pixels, generate
+from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.engines.packer import PackSettings
-from plugin.generation import Generation, Pixels, generate
-from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.plan import example_request
 from plugin.request import GenerationRequest
 from taylorseer import CacheConfig, even_steps, full_steps

@@ -11,7 +11,7 @@ from benchmarks.gpu_peers import peer_cases
 from benchmarks.peers import cached_by_cache_dit, hook, plain
 from plugin.cli import REPOSITORY
 from plugin.config import ModelConfig
-from plugin.pipeline import load_pipeline
+from plugin.denoising.host import load_pipeline
 from taylorseer import CacheConfig
 
 CONFIG = ModelConfig.from_folder(REPOSITORY / "emoji_stream")

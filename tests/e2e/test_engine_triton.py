@@ -22,8 +22,8 @@ from clients import Client, Generation, GenerationError, Progress, Unavailable
 from clients.messages import Pixels
 from plugin.config import ModelConfig
 from plugin.control import grpc_headers
-from plugin.generation import generate
-from plugin.pipeline import PipelineHost, load_pipeline
+from plugin.denoising.generation import generate
+from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.server import Server, ServerConfig, free_ports
 from taylorseer import CacheConfig, full_steps
 from tests.e2e.repository import write_pair
@@ -47,7 +47,7 @@ from torch.utils.dlpack import from_dlpack
 
 from plugin.config import ModelConfig
 from plugin.families import family_of
-from plugin.pipeline import load_pipeline
+from plugin.denoising.host import load_pipeline
 
 
 class TritonPythonModel:

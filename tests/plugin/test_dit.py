@@ -11,10 +11,10 @@ import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from plugin.config import PipelineSource
+from plugin.denoising.generation import NoEvents, Pixels, generate
+from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.engines import make_engine
 from plugin.families import family_of
-from plugin.generation import NoEvents, Pixels, generate
-from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import CacheConfig
 from tests.tiny import latents_of

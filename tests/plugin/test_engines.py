@@ -12,12 +12,12 @@ import onnx
 import pytest
 import torch
 
+from plugin.denoising.host import PipelineHost
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
 from plugin.engines.export import optimized_onnx, stack_key
 from plugin.engines.onnxruntime_engine import providers
 from plugin.families import family_of
-from plugin.pipeline import PipelineHost
 from taylorseer import CacheConfig
 
 # ONNX Runtime sums in another order than torch: float32 rounding through five blocks

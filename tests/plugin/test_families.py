@@ -11,9 +11,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from plugin.denoising.host import PipelineHost
 from plugin.families import family_of
 from plugin.families.base import once
-from plugin.pipeline import PipelineHost
 from taylorseer import CacheConfig
 from tests.taylorseer.recursion import Recursion
 from tests.tiny import FAMILIES, TinyFamily, latents_of

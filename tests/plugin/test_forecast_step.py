@@ -16,12 +16,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from plugin.denoising.generation import generate
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.transformer import StepObserver, counting
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
-from plugin.generation import generate
-from plugin.pipeline import PipelineHost
 from plugin.request import GenerationRequest, ResponseFormat
-from plugin.transformer import StepObserver, counting
 from taylorseer import CacheConfig, StepKind
 from tests.documents import ROOT, tables_of
 from tests.tiny import FAMILIES

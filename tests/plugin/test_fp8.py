@@ -20,6 +20,7 @@ import torch
 from plugin.calibration import LABELS, PROMPTS, STEPS, calibration_of, record, spread
 from plugin.compile import BuildRequest, build_model
 from plugin.config import ModelConfig
+from plugin.denoising.host import load_pipeline
 from plugin.engines import ENGINES, make_engine
 from plugin.engines.base import EngineError
 from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
@@ -36,7 +37,6 @@ from plugin.engines.tensorrt.engine import choose_profile
 from plugin.engines.tensorrt.fp8 import Quantized, Samples, check_architectures, quantize
 from plugin.families import family_of
 from plugin.families.base import Family
-from plugin.pipeline import load_pipeline
 from tests.plugin.test_cli import run
 from tests.plugin.test_tensorrt import FLAVOUR, write_model
 from tests.tiny import FAMILIES

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from plugin.config import ModelConfig
+from plugin.denoising.generation import NoEvents, NotFinite, Pixels, generate
+from plugin.denoising.host import PipelineHost
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
 from plugin.engines.packer import PackSettings
 from plugin.engines.packing import is_shared, joined
 from plugin.families.base import BlockInputs, Family
-from plugin.generation import NoEvents, NotFinite, Pixels, generate
-from plugin.pipeline import PipelineHost
 from plugin.request import GenerationRequest
 from taylorseer import CacheConfig
 from tests.tiny import FAMILIES, block_inputs_of

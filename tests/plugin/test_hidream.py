@@ -14,12 +14,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, Hi
 from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
 
 from plugin.config import PipelineSource
+from plugin.denoising.generation import NoEvents, Pixels, generate
+from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.engines import make_engine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs
 from plugin.families.hidream import DenseExperts, HiDreamFamily
-from plugin.generation import NoEvents, Pixels, generate
-from plugin.pipeline import PipelineHost, load_pipeline
 from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import CacheConfig
 from tests.tiny import latents_of

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from plugin.denoising.host import PipelineHost
 from plugin.families.hunyuan_video import HunyuanVideoFamily
-from plugin.pipeline import PipelineHost
 from plugin.request import parse_request
 from taylorseer import CacheConfig
 from tests.plugin.test_request import CONFIG

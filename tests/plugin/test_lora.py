@@ -10,9 +10,9 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from plugin.config import PipelineSource
+from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.engines.export import stack_key
 from plugin.families import family_of
-from plugin.pipeline import PipelineHost, load_pipeline
 from taylorseer import CacheConfig
 from tests.tiny import FAMILIES, latents_of
 

@@ -11,9 +11,9 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxKontextPipeline, FluxPipeline
 
 from plugin.config import PipelineSource
+from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.transformer import StepObserver
 from plugin.engines.packer import PackSettings
-from plugin.pipeline import PipelineHost, load_pipeline
-from plugin.transformer import StepObserver
 from taylorseer import CacheConfig, StepKind
 
 MAX_SEQUENCE_LENGTH = 16

@@ -12,8 +12,8 @@ import torch
 
 from plugin.cli import REPOSITORY
 from plugin.config import ModelConfig
-from plugin.generation import generate
-from plugin.pipeline import PipelineHost
+from plugin.denoising.generation import generate
+from plugin.denoising.host import PipelineHost
 from plugin.plan import Plan, architecture_of, plan_request
 from plugin.published import PUBLISHED
 from taylorseer import CacheConfig

@@ -20,6 +20,7 @@ import torch
 
 from plugin.compile import BuildRequest, build_model
 from plugin.config import ModelConfig
+from plugin.denoising.host import load_pipeline
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError, UnsupportedShape
 from plugin.engines.tensorrt.build import (
@@ -38,7 +39,6 @@ from plugin.engines.tensorrt.build import (
 from plugin.engines.tensorrt.engine import choose_profile, deserialize
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
-from plugin.pipeline import load_pipeline
 from plugin.plan import architecture_of, axis_sizes, example_request
 from tests.plugin.test_cli import run
 from tests.tiny import FAMILIES, TinyFamily, block_inputs_of

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from plugin.denoising.host import PipelineHost
 from plugin.engines import make_engine
 from plugin.engines.base import UnsupportedShape
 from plugin.engines.packing import joined
 from plugin.engines.tensorrt.build import PACKAGES, BuildOptions, SizeClass, build_engine
 from plugin.families.base import BlockInputs, Family
-from plugin.pipeline import PipelineHost
 from taylorseer import CacheConfig
 from tests.tiny import FAMILIES, block_inputs_of, latents_of
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from plugin.pipeline import PipelineHost
-from plugin.text_cache import TextCache
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.text_cache import TextCache
 from taylorseer import CacheConfig
 
 

@@ -14,6 +14,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import triton_to_np_dtype
 
 from plugin.config import EngineModel, ModelConfig
+from plugin.denoising.host import PipelineHost, load_pipeline, only_denoiser
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
 from plugin.engines.block_stack import BlockStack, with_batch_axis
@@ -21,7 +22,6 @@ from plugin.engines.packing import is_shared
 from plugin.engines.triton_engine import EngineUnavailable, TritonEngine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
-from plugin.pipeline import PipelineHost, load_pipeline, only_denoiser
 from plugin.repository import InvalidConfig
 from plugin.server import Installation, ServerConfig, ServerError, check, command, free_ports
 from taylorseer import CacheConfig

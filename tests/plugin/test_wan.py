@@ -13,10 +13,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 
-from plugin.generation import NoEvents, Pixels, generate
-from plugin.pipeline import PipelineHost
+from plugin.denoising.generation import NoEvents, Pixels, generate
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.transformer import StepObserver
 from plugin.request import GenerationRequest, ResponseFormat
-from plugin.transformer import StepObserver
 from taylorseer import CacheConfig, StepKind
 from tests.taylorseer.recursion import Recursion
 from tests.tiny import latents_of

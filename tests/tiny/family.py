@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from plugin.denoising.host import PipelineHost
 from plugin.engines import make_engine
 from plugin.families.base import BlockInputs, Family
-from plugin.pipeline import PipelineHost
 from taylorseer import CacheConfig
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.transformer import StepObserver, noise_levels
 from plugin.engines.packer import Ticket
 from plugin.families.base import Family
-from plugin.pipeline import PipelineHost
 from plugin.request import GenerationRequest
-from plugin.transformer import StepObserver, noise_levels
 from taylorseer import CacheSession, StepKind
 
 Pixels = npt.NDArray[np.uint8]
