@@ -24,7 +24,7 @@ from plugin.config import ModelConfig
 from plugin.engines.base import EngineError
 from plugin.engines.tensorrt.build import BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
-from plugin.plan import architecture_of, axis_sizes, example_request
+from plugin.serving.plan import architecture_of, axis_sizes, example_request
 
 _ONE_OF_EACH = {"num_layers": 1, "num_single_layers": 1}
 _HIDREAM = {"llama_layers": [0, 1]}  # one Llama state for each block

@@ -28,9 +28,9 @@ from benchmarks.scores import ScoreMissing, clip_score, fid, image_reward, vbenc
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Pixels
 from plugin.denoising.media import encode
-from plugin.plan import example_request
 from plugin.repository import InvalidConfig
 from plugin.request import GenerationRequest
+from plugin.serving.plan import example_request
 from plugin.tuning import OFF, Judge, offline_host
 from taylorseer import CacheConfig
 

@@ -44,8 +44,8 @@ from plugin.engines.tensorrt.build import BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.paths import default_cache_dir
-from plugin.plan import architecture_of, axis_sizes, example_request, feature_of
-from plugin.published import Architecture
+from plugin.serving.plan import architecture_of, axis_sizes, example_request, feature_of
+from plugin.serving.published import Architecture
 from taylorseer import Anchors
 from taylorseer.session import relative_distance
 

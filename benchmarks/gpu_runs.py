@@ -30,9 +30,9 @@ from plugin.engines.batch_limit import LARGEST, find_knee
 from plugin.engines.packer import PackSettings
 from plugin.engines.tensorrt.build import PACKAGES, BuildOptions, SizeClass, build_engine
 from plugin.families import family_of
-from plugin.plan import architecture_of, axis_sizes, example_request
-from plugin.published import Architecture
 from plugin.request import GenerationRequest
+from plugin.serving.plan import architecture_of, axis_sizes, example_request
+from plugin.serving.published import Architecture
 from taylorseer import CacheConfig, StepKind
 
 # What is measured beside the settings of each model's config.pbtxt, and where that model or its size is too large.

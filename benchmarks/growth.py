@@ -27,8 +27,8 @@ from rich.table import Table
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
-from plugin.plan import architecture_of, example_request, plan_request
 from plugin.request import GenerationRequest
+from plugin.serving.plan import architecture_of, example_request, plan_request
 from plugin.tuning import offline_host
 
 Point = tuple[int, GenerationRequest, int]  # where on its axis, what is asked for, and how many of it at once

@@ -42,8 +42,8 @@ from benchmarks.load_generators import (
 from benchmarks.serving import CLIENTS, MODEL, SIZES, closed_loop, embedded_server, engine_calls
 from clients import Client
 from plugin.config import ModelConfig
-from plugin.plan import example_request
 from plugin.server import Server
+from plugin.serving.plan import example_request
 
 TOOLS = {"perf_analyzer": PERF_ANALYZER, "aiperf": AIPERF}
 SHARES = (0.3, 0.6, 0.8, 0.95, 1.2)  # of the best closed loop's rate

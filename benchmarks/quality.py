@@ -40,8 +40,8 @@ from plugin.denoising.transformer import DenoisingRun, StepObserver
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
 from plugin.families.base import BlockInputs, Family
-from plugin.plan import example_request
 from plugin.request import GenerationRequest
+from plugin.serving.plan import example_request
 from plugin.tuning import OFF, PREDICTORS, Judge, offline_host, psnr
 from taylorseer import COORDINATES, CacheConfig, CacheSession, StepKind, even_steps, full_steps
 from taylorseer.session import relative_distance

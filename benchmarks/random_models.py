@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from plugin.config import ModelConfig
-from plugin.published import Architecture
+from plugin.serving.published import Architecture
 
 MODELS = ("dit_xl_2_256", "wan2_1_t2v", "flux_dev", "hunyuan_video", "hidream_full")  # from the smallest to the largest
 

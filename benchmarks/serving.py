@@ -32,9 +32,9 @@ from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.peers import Peer, hook
 from clients import Client
 from plugin.config import ModelConfig
-from plugin.plan import example_request
 from plugin.repository import variable
 from plugin.server import Server, ServerConfig, free_ports
+from plugin.serving.plan import example_request
 
 MODEL = "emoji"
 PROMPTS = (

@@ -17,8 +17,8 @@ from plugin.engines.base import EngineError
 from plugin.engines.tensorrt.build import NoWatch, Watch
 from plugin.engines.tensorrt.fp8 import Calibration, Samples
 from plugin.families.base import BlockInputs, Family
-from plugin.plan import example_request
 from plugin.request import GenerationRequest
+from plugin.serving.plan import example_request
 
 PROMPTS = (  # unlike each other: people and places, text, flat colours, fine detail, movement
     "A portrait of an old fisherman in a yellow raincoat, studio light, shallow depth of field",

@@ -21,7 +21,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from clients import Generation
     from plugin.engines.tensorrt.build import BuiltEngine, Profile
-    from plugin.plan import Plan
+    from plugin.serving.plan import Plan
 
 app = typer.Typer(
     name="triton-taylorseer",
@@ -384,8 +384,8 @@ def plan(
 ) -> None:
     """Tells what a request will cost, without loading the model."""
     from plugin.config import ModelConfig
-    from plugin.plan import architecture_of, example_request, plan_request
     from plugin.repository import InvalidConfig
+    from plugin.serving.plan import architecture_of, example_request, plan_request
 
     name = model.removesuffix("_stream")
     fields: dict[str, Any] = {

@@ -31,8 +31,8 @@ from plugin.engines.tensorrt.build import (
 )
 from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, load_modelopt
 from plugin.families import family_of
-from plugin.plan import architecture_of, axis_sizes, example_request
 from plugin.request import GenerationRequest
+from plugin.serving.plan import architecture_of, axis_sizes, example_request
 
 
 @dataclass(frozen=True)

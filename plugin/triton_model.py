@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from plugin.admission import Admission, Entry
 from plugin.huge_pages import ask_for_huge_pages
 from plugin.instances import count_on_device, device_of, label_of
 from plugin.paths import lock_file
+from plugin.serving.admission import Admission, Entry
 from plugin.tensors import (
     BLOCK_STACK_OUTPUT,
     ERROR_REPORT_PARAMETER,
@@ -83,8 +83,8 @@ class StreamModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
         ask_for_huge_pages(os.environ)
-        from plugin.deadlines import CostModel, LoadPolicy
-        from plugin.plan import architecture_of_pipe
+        from plugin.serving.deadlines import CostModel, LoadPolicy
+        from plugin.serving.plan import architecture_of_pipe
 
         self.name: str = args["model_name"]
         self.config = _configure(args)
@@ -190,7 +190,7 @@ class StreamModel:
         if PING_PARAMETER in parameters:
             self._outbox.put(partial(sender.send, flags=_FINAL))
             return
-        from plugin.deadlines import meet_deadline
+        from plugin.serving.deadlines import meet_deadline
 
         asked = self._parse(request)
         admission = self._admission
@@ -214,7 +214,7 @@ class StreamModel:
 
     def _bytes_of(self, request: GenerationRequest) -> int:
         """What a request will hold at most while it is worked on."""
-        from plugin.plan import plan_request
+        from plugin.serving.plan import plan_request
 
         planned = plan_request(self.config, self._architecture, request)
         return planned.cache_bytes + planned.working_bytes
@@ -243,8 +243,8 @@ class StreamModel:
 
     def _run(self, job: _Job) -> None:
         """One request from its slot to its answer; nothing that happens here leaves it without one."""
-        from plugin.deadlines import shorten_line
         from plugin.denoising.generation import generate
+        from plugin.serving.deadlines import shorten_line
 
         outputs: dict[str, Any] = {}
         failure = None
@@ -529,7 +529,7 @@ def _pack_settings(config: ModelConfig, host: Any) -> PackSettings:
     """How full steps are packed: as configured, or up to the knee of the engine at the model's own size."""
     from plugin.engines.batch_limit import calibrated_rows
     from plugin.engines.packer import PackSettings
-    from plugin.plan import architecture_of_pipe, axis_sizes, example_request, feature_of
+    from plugin.serving.plan import architecture_of_pipe, axis_sizes, example_request, feature_of
 
     settings = partial(PackSettings, max_wait_s=config.max_batch_wait_ms / 1000, lanes=config.engine_lanes)
     if config.fixed_batch:

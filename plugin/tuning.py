@@ -22,8 +22,8 @@ from plugin.config import ModelConfig, presets_path
 from plugin.denoising.generation import Generation, Pixels, generate
 from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.engines.packer import PackSettings
-from plugin.plan import example_request
 from plugin.request import GenerationRequest
+from plugin.serving.plan import example_request
 from taylorseer import CacheConfig, even_steps, full_steps
 
 Steps = tuple[int, ...]

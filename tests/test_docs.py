@@ -24,7 +24,7 @@ import yaml
 from plugin.cli import app
 from plugin.config import _PARAMETERS, ModelConfig
 from plugin.families.base import Family
-from plugin.plan import architecture_of, example_request, plan_request
+from plugin.serving.plan import architecture_of, example_request, plan_request
 from plugin.tensors import INPUTS
 from tests.documents import (
     DOCUMENTS,

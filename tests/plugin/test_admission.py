@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from plugin.admission import Admission, Entry, LineFull, TooLarge
+from plugin.serving.admission import Admission, Entry, LineFull, TooLarge
 
 MIB = 2**20
 

@@ -8,8 +8,8 @@ import pytest
 
 from plugin.cli import REPOSITORY
 from plugin.config import ModelConfig
-from plugin.deadlines import CostModel, DeadlineCannotBeMet, LoadPolicy, meet_deadline, shorten_line
 from plugin.request import GenerationRequest, StretchedBy
+from plugin.serving.deadlines import CostModel, DeadlineCannotBeMet, LoadPolicy, meet_deadline, shorten_line
 from taylorseer import CacheConfig
 
 FULL_S, FORECAST_S, REST_S = 0.010, 0.001, 0.020

@@ -14,8 +14,8 @@ from plugin.cli import REPOSITORY
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
-from plugin.plan import Plan, architecture_of, plan_request
-from plugin.published import PUBLISHED
+from plugin.serving.plan import Plan, architecture_of, plan_request
+from plugin.serving.published import PUBLISHED
 from taylorseer import CacheConfig
 from tests.plugin.test_cli import run
 from tests.tiny import FAMILIES

@@ -39,7 +39,7 @@ from plugin.engines.tensorrt.build import (
 from plugin.engines.tensorrt.engine import choose_profile, deserialize
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
-from plugin.plan import architecture_of, axis_sizes, example_request
+from plugin.serving.plan import architecture_of, axis_sizes, example_request
 from tests.plugin.test_cli import run
 from tests.tiny import FAMILIES, TinyFamily, block_inputs_of
 

@@ -123,7 +123,7 @@ def test_the_command_tunes_saves_and_tells(tiny):
 def judged(config: ModelConfig, cache: CacheConfig) -> float:
     """The PSNR of the second picture that the command makes, made here once more."""
     from plugin.calibration import PROMPTS
-    from plugin.plan import example_request
+    from plugin.serving.plan import example_request
 
     request = example_request(config, prompt=PROMPTS[1], seed=1001)
     return Judge(offline_host(config), [request], config.max_sequence_length).psnr(cache)

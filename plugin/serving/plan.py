@@ -13,8 +13,8 @@ import torch
 
 from plugin.config import ModelConfig
 from plugin.families import family_class
-from plugin.published import PUBLISHED, Architecture, defaults_of
 from plugin.request import GenerationRequest, parse_request
+from plugin.serving.published import PUBLISHED, Architecture, defaults_of
 
 _PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # what DiT's own folders still name
 
@@ -122,7 +122,7 @@ def architecture_of(pipeline: str) -> Architecture:
     """The architecture of a pipeline, without its weights.
 
     Args:
-        pipeline: a folder that diffusers saved, or a hub id in `plugin.published.PUBLISHED`.
+        pipeline: a folder that diffusers saved, or a hub id in `plugin.serving.published.PUBLISHED`.
 
     Raises:
         OSError: the folder lacks a configuration.

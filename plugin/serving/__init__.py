@@ -1,0 +1,1 @@
+"""Many requests on one model, without Triton: what they cost, which run, which wait."""
