@@ -25,13 +25,13 @@ from rich.table import Table
 from benchmarks.environment import ROOT, describe
 from benchmarks.quality import distances
 from benchmarks.scores import ScoreMissing, clip_score, fid, image_reward, vbench
+from plugin.building.tuning import OFF, Judge, offline_host
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Pixels
 from plugin.denoising.media import encode
 from plugin.repository import InvalidConfig
 from plugin.request import GenerationRequest
 from plugin.serving.plan import example_request
-from plugin.tuning import OFF, Judge, offline_host
 from taylorseer import CacheConfig
 
 SCORES = ("clip", "imagereward", "fid", "vbench")

@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
-from plugin.calibration import Size, calibration_of, record
+from plugin.building.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Pixels, generate
 from plugin.denoising.host import PipelineHost, load_pipeline

@@ -25,11 +25,11 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
+from plugin.building.tuning import offline_host
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, example_request, plan_request
-from plugin.tuning import offline_host
 
 Point = tuple[int, GenerationRequest, int]  # where on its axis, what is asked for, and how many of it at once
 

@@ -33,6 +33,7 @@ from skimage.metrics import structural_similarity
 
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.features import CHOICES, ChosenFeature
+from plugin.building.tuning import OFF, PREDICTORS, Judge, offline_host, psnr
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Pixels, generate
 from plugin.denoising.host import PipelineHost, load_pipeline
@@ -42,7 +43,6 @@ from plugin.engines.base import Engine
 from plugin.families.base import BlockInputs, Family
 from plugin.request import GenerationRequest
 from plugin.serving.plan import example_request
-from plugin.tuning import OFF, PREDICTORS, Judge, offline_host, psnr
 from taylorseer import COORDINATES, CacheConfig, CacheSession, StepKind, even_steps, full_steps
 from taylorseer.session import relative_distance
 

@@ -320,7 +320,7 @@ def build(
     ] = None,
 ) -> None:
     """Builds a model's engine ahead of serving it."""
-    from plugin.compile import BuildRequest, build_model
+    from plugin.building.build_model import BuildRequest, build_model
     from plugin.engines.base import EngineError
     from plugin.repository import InvalidConfig, variable
 
@@ -431,8 +431,8 @@ def tune(
     num_frames: Annotated[int | None, typer.Option(help="Frames of a video. Default: the model's.")] = None,
 ) -> None:
     """Finds the steps and the predictor that come nearest to the uncached pictures, and saves them as a preset."""
+    from plugin.building.tuning import TuneRequest, tune_model
     from plugin.repository import InvalidConfig
-    from plugin.tuning import TuneRequest, tune_model
 
     _quieten_libraries()
     fields = {

@@ -17,8 +17,8 @@ import onnx
 import pytest
 import torch
 
-from plugin.calibration import LABELS, PROMPTS, STEPS, calibration_of, record, spread
-from plugin.compile import BuildRequest, build_model
+from plugin.building.build_model import BuildRequest, build_model
+from plugin.building.calibration import LABELS, PROMPTS, STEPS, calibration_of, record, spread
 from plugin.config import ModelConfig
 from plugin.denoising.host import load_pipeline
 from plugin.engines import ENGINES, make_engine
@@ -348,7 +348,7 @@ def test_no_modelopt(tmp_path, monkeypatch):
 
 
 def test_the_gpu_here_is_too_old(tmp_path, monkeypatch):
-    monkeypatch.setattr("plugin.compile.present_architecture", lambda flavour: "SM80")
+    monkeypatch.setattr("plugin.building.build_model.present_architecture", lambda flavour: "SM80")
     model, _ = configured(tmp_path, "flux")
     with pytest.raises(EngineError, match="precision is fp8 for SM80"):
         build_model(model, BuildRequest(engine=FP8))
@@ -380,7 +380,7 @@ def test_nothing_to_quantise(tmp_path):
 
 def test_a_transformer_without_a_part_in_the_recorded_steps(flux, tmp_path, monkeypatch):
     _, config = configured(tmp_path, "flux")
-    monkeypatch.setattr("plugin.calibration.spread", lambda count, num_steps: frozenset({num_steps}))
+    monkeypatch.setattr("plugin.building.calibration.spread", lambda count, num_steps: frozenset({num_steps}))
     with pytest.raises(EngineError, match="transformer had no part in the 4 steps recorded: raise calibration-steps"):
         record(flux, calibration_of(config, [(16, 16, 1)], ["a dog"]), 16)
 

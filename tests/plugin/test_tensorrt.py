@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from plugin.compile import BuildRequest, build_model
+from plugin.building.build_model import BuildRequest, build_model
 from plugin.config import ModelConfig
 from plugin.denoising.host import load_pipeline
 from plugin.engines import make_engine
@@ -404,7 +404,7 @@ def test_inputs_of_another_dtype(compiled):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from plugin.compile import BuildRequest, build_model
+from plugin.building.build_model import BuildRequest, build_model
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 build_model(Path(sys.argv[1]), BuildRequest(targets=("SM89",)))
 """

@@ -13,10 +13,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from plugin.building.tuning import (
+    EQUAL_DB,
+    Judge,
+    TuneRequest,
+    offline_host,
+    psnr,
+    save_preset,
+    search,
+    tune,
+    tune_model,
+)
 from plugin.cli import REPOSITORY, app
 from plugin.config import ModelConfig, presets_path
 from plugin.repository import InvalidConfig
-from plugin.tuning import EQUAL_DB, Judge, TuneRequest, offline_host, psnr, save_preset, search, tune, tune_model
 from taylorseer import CacheConfig, even_steps
 from tests.e2e.repository import write_pair
 
@@ -122,7 +132,7 @@ def test_the_command_tunes_saves_and_tells(tiny):
 
 def judged(config: ModelConfig, cache: CacheConfig) -> float:
     """The PSNR of the second picture that the command makes, made here once more."""
-    from plugin.calibration import PROMPTS
+    from plugin.building.calibration import PROMPTS
     from plugin.serving.plan import example_request
 
     request = example_request(config, prompt=PROMPTS[1], seed=1001)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from plugin.calibration import PROMPTS
+from plugin.building.calibration import PROMPTS
 from plugin.config import ModelConfig, presets_path
 from plugin.denoising.generation import Generation, Pixels, generate
 from plugin.denoising.host import PipelineHost, load_pipeline

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from plugin.calibration import Size, calibration_of, record
+from plugin.building.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig, PipelineSource
 from plugin.denoising.host import denoisers, load_pipeline
 from plugin.engines.export import optimized_onnx
@@ -46,7 +46,7 @@ class BuildRequest:
         sizes: (height, width) in pixels.
         num_frames: lengths of videos; each goes with each size.
         targets, workspace_bytes, refit, weight_streaming: as in `BuildOptions`.
-        calibration_prompts, calibration_steps: for precision fp8, as in `plugin.calibration.calibration_of`.
+        calibration_prompts, calibration_steps: for precision fp8, as in `plugin.building.calibration.calibration_of`.
         calibration_sizes: (height, width, frames) of its runs.
     """
 

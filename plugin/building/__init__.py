@@ -1,0 +1,1 @@
+"""What is made ahead of serving: engines, calibration, tuned presets."""
