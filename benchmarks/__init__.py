@@ -2,6 +2,6 @@
 
 import os
 
-from plugin.huge_pages import ask_for_huge_pages
+from plugin.ops.huge_pages import ask_for_huge_pages
 
 ask_for_huge_pages(os.environ)  # here, because torch reads what it says once, before anything else can

@@ -26,7 +26,7 @@ from clients import Client
 from plugin.config import ModelConfig
 from plugin.denoising.generation import NoEvents, generate
 from plugin.denoising.host import PipelineHost, load_pipeline
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import StepKind
 
 PROMPT = "red apple, 3d"

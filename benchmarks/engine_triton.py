@@ -28,8 +28,8 @@ from rich.table import Table
 from benchmarks.environment import RESULTS, ROOT, describe
 from clients import Client, Generation
 from plugin.config import ModelConfig
+from plugin.ops.server import Server, ServerConfig, free_ports
 from plugin.repository import read_parameters
-from plugin.server import Server, ServerConfig, free_ports
 
 PROMPT = "red apple, 3d"
 REPOSITORIES = {"in_process": ROOT / "model_repository", "engine_triton": ROOT / "examples" / "engine_triton"}

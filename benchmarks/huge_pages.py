@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.environment import RESULTS, ROOT, describe
-from plugin.huge_pages import VARIABLE
+from plugin.ops.huge_pages import VARIABLE
 from taylorseer.weighted_sum import weighted_sum
 
 _WAYS = {"small_pages": "0", "huge_pages": "1"}

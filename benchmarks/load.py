@@ -42,7 +42,7 @@ from benchmarks.load_generators import (
 from benchmarks.serving import CLIENTS, MODEL, SIZES, closed_loop, embedded_server, engine_calls
 from clients import Client
 from plugin.config import ModelConfig
-from plugin.server import Server
+from plugin.ops.server import Server
 from plugin.serving.plan import example_request
 
 TOOLS = {"perf_analyzer": PERF_ANALYZER, "aiperf": AIPERF}

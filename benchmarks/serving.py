@@ -32,8 +32,8 @@ from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.peers import Peer, hook
 from clients import Client
 from plugin.config import ModelConfig
+from plugin.ops.server import Server, ServerConfig, free_ports
 from plugin.repository import variable
-from plugin.server import Server, ServerConfig, free_ports
 from plugin.serving.plan import example_request
 
 MODEL = "emoji"

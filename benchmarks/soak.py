@@ -26,7 +26,7 @@ from tritonclient.grpc import InferInput
 
 from benchmarks.environment import RESULTS, ROOT, describe
 from clients import Client, GenerationError, InvalidArgument
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, free_ports
 
 MODEL = "emoji"
 CLIENTS = 12

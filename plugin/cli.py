@@ -53,9 +53,9 @@ def serve(
     Who loads or unloads models over the network must send a key: TAYLORSEER_CONTROL_KEY of the environment, or else
     one that nobody knows.
     """
-    from plugin import control
+    from plugin.ops import control
+    from plugin.ops.server import ServerConfig, ServerError, run_foreground
     from plugin.repository import models_to_download
-    from plugin.server import ServerConfig, ServerError, run_foreground
 
     config = ServerConfig(
         model_repository.resolve(),
@@ -471,7 +471,7 @@ def tune(
 def bench(context: typer.Context) -> None:
     """Measures the embedded model on this machine's CPU; options as in `python -m benchmarks.cpu --help`."""
     import benchmarks.cpu
-    from plugin.server import ServerError
+    from plugin.ops.server import ServerError
 
     try:
         benchmarks.cpu.main(context.args)
@@ -495,7 +495,7 @@ def demo(output: Annotated[Path, typer.Option(help="Folder for the pictures.")] 
     """Starts a server, makes ten pictures with the cache off and on, and compares them."""
     from clients import GenerationError
     from clients.demo import run
-    from plugin.server import Server, ServerConfig, ServerError, free_ports
+    from plugin.ops.server import Server, ServerConfig, ServerError, free_ports
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))  # the server's `with` block then stops it

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from plugin.huge_pages import ask_for_huge_pages
 from plugin.instances import count_on_device, device_of, label_of
+from plugin.ops.huge_pages import ask_for_huge_pages
 from plugin.paths import lock_file
 from plugin.serving.admission import Admission, Entry
 from plugin.tensors import (

@@ -17,11 +17,11 @@ import pytest
 import typer
 import yaml
 
-from plugin import control
 from plugin.cli import app
 from plugin.config import ModelConfig
+from plugin.ops import control
+from plugin.ops.server import EXIT_TIMEOUT_S
 from plugin.repository import variable
-from plugin.server import EXIT_TIMEOUT_S
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.clients.throwaway import make_repository
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from clients.openai_api import create_app
-from plugin.server import free_ports
+from plugin.ops.server import free_ports
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from clients import Client
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.clients.test_client import CLIENTS
 from tests.clients.throwaway import make_repository
 

@@ -26,7 +26,7 @@ from clients import (
     Unavailable,
 )
 from clients.messages import INPUTS, Tries
-from plugin.server import Server
+from plugin.ops.server import Server
 from tests.clients.throwaway import FIELDS
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clients import Client
 from clients.openai_api import MAX_BODY_BYTES
-from plugin.server import Server
+from plugin.ops.server import Server
 from tests.clients.front import running_front
 from tests.clients.throwaway import FIELDS
 

@@ -11,8 +11,8 @@ from typing import Any
 from unittest.mock import patch
 
 from plugin.config import ModelConfig
+from plugin.ops.server import ServerConfig
 from plugin.repository import InvalidConfig
-from plugin.server import ServerConfig
 from tests.test_containers import DOCKERFILE, parsed
 
 ROOT = Path(__file__).parents[2]

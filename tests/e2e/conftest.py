@@ -15,7 +15,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from clients import Client
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.e2e.repository import make_repository
 
 

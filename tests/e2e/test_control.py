@@ -12,7 +12,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from clients import AsyncClient
-from plugin.control import grpc_headers, http_headers
+from plugin.ops.control import grpc_headers, http_headers
 
 # Each is one that anybody could call if Triton did not ask for the key.
 GRPC = {

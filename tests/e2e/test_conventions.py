@@ -21,8 +21,8 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from clients import Client, InvalidArgument
-from plugin.control import grpc_headers
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.control import grpc_headers
+from plugin.ops.server import Server, ServerConfig, free_ports
 from plugin.tensors import INPUTS, OUTPUTS, STREAM_OUTPUTS
 from tests.e2e.repository import SHIPPED, copy_model
 from tests.huge_pages import kernel_tells

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plugin import control
-from plugin.server import free_ports
+from plugin.ops import control
+from plugin.ops.server import free_ports
 from tests.documents import ROOT, Block
 from tests.e2e.conftest import Triton
 from tests.test_docs import BLOCKS, SHELL, ids, is_run

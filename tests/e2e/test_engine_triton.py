@@ -21,10 +21,10 @@ import tritonclient.grpc
 from clients import Client, Generation, GenerationError, Progress, Unavailable
 from clients.messages import Pixels
 from plugin.config import ModelConfig
-from plugin.control import grpc_headers
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost, load_pipeline
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.control import grpc_headers
+from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import CacheConfig, full_steps
 from tests.e2e.repository import write_pair
 from tests.tiny import FAMILIES

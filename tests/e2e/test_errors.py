@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from clients import Client, DeadlineExceeded, GenerationError, InvalidArgument, Unavailable
 from clients.messages import INPUTS
-from plugin.control import http_headers
+from plugin.ops.control import http_headers
 
 DTYPES = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from clients import Client, Generation, InvalidArgument, Progress
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
 from tests.e2e.repository import write_pair
 from tests.tiny import FAMILIES

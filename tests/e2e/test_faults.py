@@ -27,12 +27,12 @@ from tritonclient.utils import InferenceServerException
 
 from clients import Client, Generation, GenerationError, Progress, Unavailable
 from plugin.config import ModelConfig
-from plugin.control import ENVIRONMENT, grpc_headers
 from plugin.denoising.host import load_pipeline
 from plugin.engines.export import optimized_onnx
 from plugin.families import family_of
-from plugin.server import EXIT_TIMEOUT_S, Server, ServerConfig, find_installation, free_ports
-from plugin.watch import ping
+from plugin.ops.control import ENVIRONMENT, grpc_headers
+from plugin.ops.server import EXIT_TIMEOUT_S, Server, ServerConfig, find_installation, free_ports
+from plugin.ops.watch import ping
 from tests.e2e.conftest import Triton
 from tests.e2e.repository import SHIPPED, copy_model
 

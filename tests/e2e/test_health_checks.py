@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from plugin.server import free_ports
+from plugin.ops.server import free_ports
 from tests.clients.front import running_front
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from clients import Client, Generation
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.e2e.conftest import Triton
 from tests.e2e.repository import copy_model
 

@@ -19,8 +19,8 @@ import tritonclient.grpc
 
 from benchmarks import soak
 from clients import Cancelled, Client, DeadlineExceeded, Generation, GenerationError, InvalidArgument, Unavailable
-from plugin.control import grpc_headers
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.control import grpc_headers
+from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.e2e.conftest import Triton
 from tests.e2e.repository import copy_model
 

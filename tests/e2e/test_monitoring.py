@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from clients import Client, GenerationError
-from plugin.server import free_ports
+from plugin.ops.server import free_ports
 from tests.e2e.conftest import Triton
 
 ROOT = Path(__file__).parents[2]

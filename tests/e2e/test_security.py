@@ -21,8 +21,8 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from clients import Client, InvalidArgument
-from plugin.control import grpc_headers
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.control import grpc_headers
+from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.clients.front import running_front
 from tests.e2e.repository import copy_model
 

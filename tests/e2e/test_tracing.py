@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from clients import Client, DeadlineExceeded, InvalidArgument, Progress
-from plugin.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.clients.front import running_front
 from tests.e2e.repository import copy_model
 

@@ -19,7 +19,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from PIL import Image
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from plugin.server import Server
+from plugin.ops.server import Server
 from plugin.tensors import INPUTS
 from tests.e2e.conftest import Triton
 

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from clients import Client, Generation, GenerationError, Progress
-from plugin.server import free_ports
-from plugin.watch import ping
+from plugin.ops.server import free_ports
+from plugin.ops.watch import ping
 from tests.e2e.repository import copy_model
 
 COMMAND = str(Path(sys.executable).parent / "triton-taylorseer")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from plugin.huge_pages import VARIABLE, ask_for_huge_pages
+from plugin.ops.huge_pages import VARIABLE, ask_for_huge_pages
 from tests.huge_pages import kernel_tells
 
 ROOT = Path(__file__).parents[2]
 ASK = """
 import os
-from plugin.huge_pages import ask_for_huge_pages
+from plugin.ops.huge_pages import ask_for_huge_pages
 ask_for_huge_pages(os.environ)
 """
 LARGE = """

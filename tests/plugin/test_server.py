@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import plugin.server
+import plugin.ops.server
+from plugin.ops.server import Server, ServerConfig, ServerError, check, command, find_installation, free_ports, is_ready
 from plugin.repository import models_to_download
-from plugin.server import Server, ServerConfig, ServerError, check, command, find_installation, free_ports, is_ready
 from tests.clients.throwaway import write_model
 
 OUTPUTS = ' { name: "x", data_type: TYPE_INT32, dims: [ 1 ] }'
@@ -61,7 +61,9 @@ def wait_until_gone(argument: str) -> None:
 
 
 def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
-    installation = plugin.server.Installation(Path("/opt/tritonserver"), Path("/cache/backends"), {"PATH": "/first:/x"})
+    installation = plugin.ops.server.Installation(
+        Path("/opt/tritonserver"), Path("/cache/backends"), {"PATH": "/first:/x"}
+    )
     config = ServerConfig(
         tmp_path, "10.0.0.1", 1, 2, 3, models=("emoji", "dit_stream", "emoji"), extra_args=("--log-verbose=1",)
     )
@@ -82,18 +84,18 @@ def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
     } <= set(arguments)
     assert arguments[-1] == "--log-verbose=1"
     assert environment["PATH"] == "/first:/x"
-    assert (Path(environment["PYTHONPATH"].split(":")[0]) / "plugin/server.py").is_file()
+    assert (Path(environment["PYTHONPATH"].split(":")[0]) / "plugin/ops/server.py").is_file()
 
 
 def test_a_space_in_a_path_is_refused_where_the_server_would_hang(tmp_path):
     config = ServerConfig(tmp_path / "my models")
-    command(config, plugin.server.Installation(Path("t"), None, {}))
+    command(config, plugin.ops.server.Installation(Path("t"), None, {}))
     with pytest.raises(ServerError, match="my models' has a space, must have none for this tritonserver"):
-        command(config, plugin.server.Installation(Path("t"), Path("/cache"), {}))
+        command(config, plugin.ops.server.Installation(Path("t"), Path("/cache"), {}))
 
 
 def test_without_names_every_model_is_loaded(tmp_path):
-    arguments, _ = command(ServerConfig(tmp_path), plugin.server.Installation(Path("t"), None, {}))
+    arguments, _ = command(ServerConfig(tmp_path), plugin.ops.server.Installation(Path("t"), None, {}))
     assert "--load-model=*" in arguments
     assert not [each for each in arguments if each.startswith("--backend-directory")]
 
@@ -119,12 +121,12 @@ def test_the_default_host_is_loopback(tmp_path):
 
 def test_a_tritonserver_on_path_comes_first(tmp_path, monkeypatch):
     binary = fake_tritonserver(tmp_path, "exit 0", monkeypatch)
-    assert find_installation() == plugin.server.Installation(binary, None, {})
+    assert find_installation() == plugin.ops.server.Installation(binary, None, {})
 
 
 def test_no_tritonserver_says_how_to_get_one(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(plugin.server, "find_spec", lambda name: None)
+    monkeypatch.setattr(plugin.ops.server, "find_spec", lambda name: None)
     with pytest.raises(ServerError, match=r"not on PATH .*`pip install --no-deps nvidia-pytriton==0\.7\.0`"):
         find_installation()
 
@@ -251,7 +253,7 @@ def test_a_server_is_killed_some_time_after_what_it_grants_requests_in_flight(tm
 def test_a_server_that_does_not_end_is_killed_with_its_children(tmp_path, monkeypatch):
     marker = f"61.{os.getpid()}"
     fake_tritonserver(tmp_path, f"trap '' TERM; sleep {marker} & sleep {marker}; sleep {marker}", monkeypatch)
-    monkeypatch.setattr(plugin.server, "_LATE_S", 0.3)
+    monkeypatch.setattr(plugin.ops.server, "_LATE_S", 0.3)
     server = Server(local(tmp_path, extra_args=("--exit-timeout-secs=0",)), log=tmp_path / "log")
     server.start()
     while len(processes_with(f"sleep {marker}")) < 2:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from plugin.server import free_ports
+from plugin.ops.server import free_ports
 from plugin.tracing import Ended, Spans, TracingUnavailable
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")

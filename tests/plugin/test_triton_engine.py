@@ -22,8 +22,8 @@ from plugin.engines.packing import is_shared
 from plugin.engines.triton_engine import EngineUnavailable, TritonEngine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
+from plugin.ops.server import Installation, ServerConfig, ServerError, check, command, free_ports
 from plugin.repository import InvalidConfig
-from plugin.server import Installation, ServerConfig, ServerError, check, command, free_ports
 from taylorseer import CacheConfig
 from tests.tiny import FAMILIES, latents_of
 

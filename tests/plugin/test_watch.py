@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from tritonclient.utils import InferenceServerException
 
-import plugin.watch
+import plugin.ops.watch
+from plugin.ops.server import ServerConfig, _Foreground, free_ports
+from plugin.ops.watch import Watch, instance_processes, ping
 from plugin.repository import stream_models
-from plugin.server import ServerConfig, _Foreground, free_ports
-from plugin.watch import Watch, instance_processes, ping
 from tests.e2e.repository import copy_model
 from tests.plugin.test_server import IDLE, fake_tritonserver, repository
 
@@ -51,7 +51,7 @@ class Watched(Watch):
         self.restarts += 1
 
     def run(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(plugin.watch, "ping", lambda *_: self._answers.pop(0))
+        monkeypatch.setattr(plugin.ops.watch, "ping", lambda *_: self._answers.pop(0))
         while self._answers:
             self._look_after("a_stream")
 

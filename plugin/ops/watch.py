@@ -15,7 +15,7 @@ import psutil
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from plugin.control import grpc_headers
+from plugin.ops.control import grpc_headers
 from plugin.tensors import PING_PARAMETER
 
 _PERIOD_S = 2.0

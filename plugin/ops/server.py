@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from plugin.control import InvalidKey, check_key, new_key, restrictions
+from plugin.ops.control import InvalidKey, check_key, new_key, restrictions
 from plugin.paths import default_cache_dir, lock_file
 from plugin.repository import called_models, models_to_download, stream_models
 
@@ -51,7 +51,7 @@ class ServerConfig:
         http_port, grpc_port, metrics_port: free TCP ports, all different.
         models: the served models by name, each meaning also its `<name>_stream`; empty for all that need no download.
         extra_args: further arguments of tritonserver.
-        control_key: what whoever loads and unloads models over the network must send (`plugin.control`).
+        control_key: what whoever loads and unloads models over the network must send (`plugin.ops.control`).
         memory_prefix: how the names of the server's shared memory begin, so that it can be told from that of others.
     """
 
@@ -333,7 +333,7 @@ class _Foreground:
 
     def run(self) -> int:
         """Starts the server and returns its exit code."""
-        from plugin.watch import Watch
+        from plugin.ops.watch import Watch
 
         config = self._config
         self.restarting = False

@@ -1,0 +1,1 @@
+"""A tritonserver process: found, started, watched, stopped."""
