@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plugin.instances import count_on_device, device_of, label_of
+from plugin.triton_model.instance import count_on_device, device_of, label_of
 
 CPU = {"kind": "KIND_CPU", "count": 2}
 BOTH = {"kind": "KIND_GPU", "count": 1, "gpus": [0, 1]}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from plugin.ops.server import free_ports
-from plugin.tracing import Ended, Spans, TracingUnavailable
+from plugin.triton_model.tracing import Ended, Spans, TracingUnavailable
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
 

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from plugin.instances import count_on_device, device_of, label_of
 from plugin.ops.huge_pages import ask_for_huge_pages
 from plugin.paths import lock_file
 from plugin.serving.admission import Admission, Entry
@@ -40,6 +39,7 @@ from plugin.tensors import (
     PING_PARAMETER,
     STREAM_OUTPUTS,
 )
+from plugin.triton_model.instance import count_on_device, device_of, label_of
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from plugin.engines.packer import PackSettings
     from plugin.families.base import BlockInputs
     from plugin.request import GenerationRequest
-    from plugin.tracing import Spans
+    from plugin.triton_model.tracing import Spans
     from taylorseer import StepKind
 
 _CANCEL_PARAMETER = "taylorseer_cancel"  # a request that carries it cancels the request whose key is its value
@@ -340,14 +340,14 @@ class StreamModel:
         """Exports the spans of a request that has ended, where Triton traces it and somebody wants them."""
         if self._spans is None or context is None:
             return
-        from plugin.tracing import Ended
+        from plugin.triton_model.tracing import Ended
 
         outcome, message = ("ok", None) if error is None else (_outcome(error), _message(error))
         read = None if report is None else json.loads(report)
         self._spans.add(Ended(context, self.name, arrived, outcome, steps, message, read))
 
     def _wanted_spans(self) -> Spans | None:
-        from plugin.tracing import Spans, TracingUnavailable
+        from plugin.triton_model.tracing import Spans, TracingUnavailable
 
         try:
             return Spans.wanted_by(os.environ)
