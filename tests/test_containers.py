@@ -17,7 +17,7 @@ import pytest
 import typer
 import yaml
 
-from plugin.cli import app
+from plugin.cli.app import app
 from plugin.config import ModelConfig
 from plugin.ops import control
 from plugin.ops.server import EXIT_TIMEOUT_S
@@ -227,7 +227,7 @@ def test_the_wheel_is_whole_with_what_the_image_copies(tmp_path):
     assert {name for name in names if name.endswith(".py")} == wanted
     if shutil.which("cc"):
         assert any(name.startswith("taylorseer/_cpu_kernel") for name in names)
-    assert "triton-taylorseer = plugin.cli:app" in entry_points
+    assert "triton-taylorseer = plugin.cli.app:app" in entry_points
 
 
 def test_the_matrix_has_the_image_with_its_tensorrt_and_the_torch_that_is_tested():

@@ -35,11 +35,11 @@ def test_imports_point_one_way(path):
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_only_the_triton_model_imports_tritons_module(path):
-    assert ("triton_python_backend_utils" in imports_of(path)) == (path == Path("plugin/triton_model.py"))
+    assert ("triton_python_backend_utils" in imports_of(path)) == (path == Path("plugin/triton_model/stream.py"))
 
 
 def test_only_the_command_line_looks_at_clients_and_benchmarks():
-    users = {path for path in FILES if path.parts[0] == "plugin"} - {Path("plugin/cli.py")}
+    users = {path for path in FILES if path.parts[0] == "plugin"} - {Path("plugin/cli/app.py")}
     assert not [path for path in users if {m.split(".")[0] for m in imports_of(path)} & {"clients", "benchmarks"}]
 
 

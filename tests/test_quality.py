@@ -10,7 +10,7 @@ from benchmarks import quality
 from benchmarks.environment import describe
 from benchmarks.plots import draw_quality
 from benchmarks.quality import COUNTS, GRID, MODEL, PROMPTS, distances, markdown, methods, paper_settings
-from plugin.cli import REPOSITORY
+from plugin.cli.app import REPOSITORY
 from plugin.config import ModelConfig
 from taylorseer import full_steps
 

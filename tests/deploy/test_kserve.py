@@ -138,7 +138,7 @@ def test_the_weights_are_those_of_the_model(runtime: Manifest, service: Manifest
 
 
 def test_it_scales_by_metrics_of_the_plugin(service: Manifest):
-    plugin = (pods.ROOT / "plugin/triton_model.py").read_text()
+    plugin = (pods.ROOT / "plugin/triton_model/stream.py").read_text()
     for metric in service["spec"]["predictor"]["autoScaling"]["metrics"]:
         (name,) = re.findall(r"\((\w+)\{", metric["external"]["metric"]["query"])
         assert f'"{name}"' in plugin

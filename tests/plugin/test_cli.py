@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clients import Client
-from plugin.cli import app
+from plugin.cli.app import app
 from plugin.ops.server import Server, ServerConfig, free_ports, is_ready
 from tests.clients.throwaway import make_repository
 from tests.plugin.test_server import IDLE, fake_tritonserver, processes_with, repository, wait_until_gone

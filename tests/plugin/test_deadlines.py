@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from plugin.cli import REPOSITORY
+from plugin.cli.app import REPOSITORY
 from plugin.config import ModelConfig
 from plugin.request import GenerationRequest, StretchedBy
 from plugin.serving.deadlines import CostModel, DeadlineCannotBeMet, LoadPolicy, meet_deadline, shorten_line

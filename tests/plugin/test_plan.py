@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 
-from plugin.cli import REPOSITORY
+from plugin.cli.app import REPOSITORY
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost

@@ -24,7 +24,7 @@ from plugin.building.tuning import (
     tune,
     tune_model,
 )
-from plugin.cli import REPOSITORY, app
+from plugin.cli.app import REPOSITORY, app
 from plugin.config import ModelConfig, presets_path
 from plugin.repository import InvalidConfig
 from taylorseer import CacheConfig, even_steps
