@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from tests.tiny.flux import tiny_flux
+from tests.support.tiny.flux import tiny_flux
 
 
 @pytest.fixture(scope="session")

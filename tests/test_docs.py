@@ -26,7 +26,7 @@ from plugin.config import _PARAMETERS, ModelConfig
 from plugin.families.base import Family
 from plugin.serving.plan import architecture_of, example_request, plan_request
 from plugin.tensors import INPUTS
-from tests.documents import (
+from tests.support.documents import (
     DOCUMENTS,
     ROOT,
     WITH_COMMANDS,
@@ -37,7 +37,7 @@ from tests.documents import (
     links_of,
     tables_of,
 )
-from tests.tiny import FAMILIES
+from tests.support.tiny import FAMILIES
 
 RESULTS = ROOT / "benchmarks/results"
 BLOCKS = [block for path in WITH_COMMANDS for block in blocks_of(path)]

@@ -24,7 +24,7 @@ from transformers import (
 
 from benchmarks import evaluate, scores
 from benchmarks.scores import ScoreMissing
-from tests.e2e.repository import SHIPPED, write_pair
+from tests.support.repository import SHIPPED, write_pair
 
 
 @pytest.fixture

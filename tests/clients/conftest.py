@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from plugin.ops.server import Server, ServerConfig, free_ports
-from tests.clients.throwaway import make_repository
+from tests.support.throwaway import make_repository
 
 
 @pytest.fixture(scope="session")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the models of `tests.clients.throwaway`."""
+    """A server with the models of `tests.support.throwaway`."""
     folder = tmp_path_factory.mktemp("echo")
     with Server(
         ServerConfig(make_repository(folder / "models"), "127.0.0.1", *free_ports(3)), log=folder / "log"

@@ -13,7 +13,7 @@ import pytest
 from clients import Client
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.clients.test_client import CLIENTS
-from tests.clients.throwaway import make_repository
+from tests.support.throwaway import make_repository
 
 CALLS = 12
 

@@ -27,7 +27,7 @@ from clients import (
 )
 from clients.messages import INPUTS, Tries
 from plugin.ops.server import Server
-from tests.clients.throwaway import FIELDS
+from tests.support.throwaway import FIELDS
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
 VALUES = {"STRING": "Käse 🧀", "INT64": 2**40, "INT32": -3, "FP32": 0.5, "BOOL": True}

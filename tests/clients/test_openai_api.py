@@ -18,8 +18,8 @@ from PIL import Image
 from clients import Client
 from clients.openai_api import MAX_BODY_BYTES
 from plugin.ops.server import Server
-from tests.clients.front import running_front
-from tests.clients.throwaway import FIELDS
+from tests.support.front import running_front
+from tests.support.throwaway import FIELDS
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)  # what the throwaway models answer
 

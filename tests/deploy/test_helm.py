@@ -18,7 +18,7 @@ from clients.messages import channel_arguments
 from plugin.config import ModelConfig
 from plugin.repository import variable
 from tests.deploy import pods
-from tests.deploy.manifests import (
+from tests.support.manifests import (
     KUBERNETES,
     NPM_PACKAGES,
     OPERATORS,

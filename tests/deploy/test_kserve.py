@@ -13,7 +13,7 @@ import pytest
 
 from plugin.config import ModelConfig
 from tests.deploy import pods
-from tests.deploy.manifests import KUBERNETES, KServeTypes, Manifest, check, documents
+from tests.support.manifests import KUBERNETES, KServeTypes, Manifest, check, documents
 
 FOLDER = pods.ROOT / "deploy/kserve"
 KSERVE = "kserve==0.21.0"

@@ -16,7 +16,7 @@ import tritonclient.http
 
 from clients import Client
 from plugin.ops.server import Server, ServerConfig, free_ports
-from tests.e2e.repository import make_repository
+from tests.support.repository import make_repository
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,8 +24,8 @@ from clients import Client, InvalidArgument
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from plugin.tensors import INPUTS, OUTPUTS, STREAM_OUTPUTS
-from tests.e2e.repository import SHIPPED, copy_model
-from tests.huge_pages import kernel_tells
+from tests.support.huge_pages import kernel_tells
+from tests.support.repository import SHIPPED, copy_model
 
 ANALYZER = Path(__file__).parents[2] / "deploy/model_analyzer"
 DATATYPES = {"TYPE_STRING": "BYTES"}  # metadata names it otherwise; of the others it drops the TYPE_
@@ -67,7 +67,7 @@ LARGE_PAGES = """
 import torch
 
 from plugin.triton_model import StreamModel
-from tests.huge_pages import asks_for_huge_pages
+from tests.support.huge_pages import asks_for_huge_pages
 
 
 class TritonPythonModel(StreamModel):

@@ -26,8 +26,8 @@ from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import CacheConfig, full_steps
-from tests.e2e.repository import write_pair
-from tests.tiny import FAMILIES
+from tests.support.repository import write_pair
+from tests.support.tiny import FAMILIES
 
 EXAMPLE = Path(__file__).parents[2] / "examples/engine_triton"
 

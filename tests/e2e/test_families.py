@@ -17,8 +17,8 @@ import torch
 from clients import Client, Generation, InvalidArgument, Progress
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
-from tests.e2e.repository import write_pair
-from tests.tiny import FAMILIES
+from tests.support.repository import write_pair
+from tests.support.tiny import FAMILIES
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from plugin.ops.server import free_ports
-from tests.clients.front import running_front
+from tests.support.front import running_front
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 from clients import Client, Generation
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.e2e.conftest import Triton
-from tests.e2e.repository import copy_model
+from tests.support.repository import copy_model
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from clients import Cancelled, Client, DeadlineExceeded, Generation, GenerationE
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.e2e.conftest import Triton
-from tests.e2e.repository import copy_model
+from tests.support.repository import copy_model
 
 PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "pizza, 3d")
 SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))  # 48x80 and 80x48 have as many tokens

@@ -23,8 +23,8 @@ from tritonclient.utils import InferenceServerException
 from clients import Client, InvalidArgument
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
-from tests.clients.front import running_front
-from tests.e2e.repository import copy_model
+from tests.support.front import running_front
+from tests.support.repository import copy_model
 
 PASSWD = b"root:x:0:0"
 FORGED = 'E1124 09:00:00.000000 1 evil.cc:1] "forged"'

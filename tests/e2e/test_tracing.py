@@ -17,8 +17,8 @@ import pytest
 
 from clients import Client, DeadlineExceeded, InvalidArgument, Progress
 from plugin.ops.server import Server, ServerConfig, free_ports
-from tests.clients.front import running_front
-from tests.e2e.repository import copy_model
+from tests.support.front import running_front
+from tests.support.repository import copy_model
 
 trace_service = pytest.importorskip(
     "opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="opentelemetry-proto is not installed"

@@ -17,7 +17,7 @@ import pytest
 from clients import Client, Generation, GenerationError, Progress
 from plugin.ops.server import free_ports
 from plugin.ops.watch import ping
-from tests.e2e.repository import copy_model
+from tests.support.repository import copy_model
 
 COMMAND = str(Path(sys.executable).parent / "triton-taylorseer")
 

@@ -17,8 +17,8 @@ from plugin.engines import make_engine
 from plugin.families import family_of
 from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import CacheConfig
-from tests.tiny import latents_of
-from tests.tiny.dit import tiny_dit
+from tests.support.tiny import latents_of
+from tests.support.tiny.dit import tiny_dit
 
 OFF = CacheConfig(interval=1)
 GUIDANCE = {"none": {"guidance_scale": 1.0}, "one batch": {"guidance_scale": 4.0}}

@@ -15,8 +15,8 @@ from plugin.denoising.host import PipelineHost
 from plugin.families import family_of
 from plugin.families.base import once
 from taylorseer import CacheConfig
-from tests.taylorseer.recursion import Recursion
-from tests.tiny import FAMILIES, TinyFamily, latents_of
+from tests.support.recursion import Recursion
+from tests.support.tiny import FAMILIES, TinyFamily, latents_of
 
 OFF = CacheConfig(interval=1)
 CACHES = {

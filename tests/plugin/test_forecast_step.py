@@ -23,8 +23,8 @@ from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import CacheConfig, StepKind
-from tests.documents import ROOT, tables_of
-from tests.tiny import FAMILIES
+from tests.support.documents import ROOT, tables_of
+from tests.support.tiny import FAMILIES
 
 # For these the host waits until the GPU has done all it was asked for.
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "_linalg_check_errors", "masked_select", "_unique2", "bincount"}

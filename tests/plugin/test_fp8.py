@@ -39,7 +39,7 @@ from plugin.families import family_of
 from plugin.families.base import Family
 from tests.plugin.test_cli import run
 from tests.plugin.test_tensorrt import FLAVOUR, write_model
-from tests.tiny import FAMILIES
+from tests.support.tiny import FAMILIES
 
 FP8 = f"{FLAVOUR}-fp8"
 

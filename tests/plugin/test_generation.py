@@ -23,7 +23,7 @@ from plugin.engines.packing import is_shared, joined
 from plugin.families.base import BlockInputs, Family
 from plugin.request import GenerationRequest
 from taylorseer import CacheConfig
-from tests.tiny import FAMILIES, block_inputs_of
+from tests.support.tiny import FAMILIES, block_inputs_of
 
 
 class Overflowing:

@@ -22,8 +22,8 @@ from plugin.families.base import BlockInputs
 from plugin.families.hidream import DenseExperts, HiDreamFamily
 from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import CacheConfig
-from tests.tiny import latents_of
-from tests.tiny.hidream import tiny_hidream
+from tests.support.tiny import latents_of
+from tests.support.tiny.hidream import tiny_hidream
 
 OFF = CacheConfig(interval=1)
 TEXT = {"prompt": "a red apple", "max_sequence_length": 16, "height": 112, "width": 144}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plugin.ops.huge_pages import VARIABLE, ask_for_huge_pages
-from tests.huge_pages import kernel_tells
+from tests.support.huge_pages import kernel_tells
 
 ROOT = Path(__file__).parents[2]
 ASK = """
@@ -20,7 +20,7 @@ ask_for_huge_pages(os.environ)
 """
 LARGE = """
 import torch
-from tests.huge_pages import asks_for_huge_pages
+from tests.support.huge_pages import asks_for_huge_pages
 large = torch.ones(1 << 26, dtype=torch.uint8)
 print(asks_for_huge_pages(large.data_ptr() + (1 << 25)))
 """

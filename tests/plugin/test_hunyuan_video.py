@@ -12,8 +12,8 @@ from plugin.families.hunyuan_video import HunyuanVideoFamily
 from plugin.request import parse_request
 from taylorseer import CacheConfig
 from tests.plugin.test_request import CONFIG
-from tests.tiny import FAMILIES, latents_of
-from tests.tiny.hunyuan_video import tiny_hunyuan_video
+from tests.support.tiny import FAMILIES, latents_of
+from tests.support.tiny.hunyuan_video import tiny_hunyuan_video
 
 FAMILY = FAMILIES["hunyuan_video"]
 ARGUMENTS = {**FAMILY.arguments, **FAMILY.sizes[0], "guidance_scale": 6.0}

@@ -14,7 +14,7 @@ from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.engines.export import stack_key
 from plugin.families import family_of
 from taylorseer import CacheConfig
-from tests.tiny import FAMILIES, latents_of
+from tests.support.tiny import FAMILIES, latents_of
 
 OFF = CacheConfig(interval=1)
 TARGETS = {"flux": ["to_q", "to_v"], "wan": ["to_q", "to_v"]}

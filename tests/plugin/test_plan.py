@@ -18,7 +18,7 @@ from plugin.serving.plan import Plan, architecture_of, plan_request
 from plugin.serving.published import PUBLISHED
 from taylorseer import CacheConfig
 from tests.plugin.test_cli import run
-from tests.tiny import FAMILIES
+from tests.support.tiny import FAMILIES
 
 MIB, GIB = 2**20, 2**30
 

@@ -14,7 +14,7 @@ import pytest
 import plugin.ops.server
 from plugin.ops.server import Server, ServerConfig, ServerError, check, command, find_installation, free_ports, is_ready
 from plugin.repository import models_to_download
-from tests.clients.throwaway import write_model
+from tests.support.throwaway import write_model
 
 OUTPUTS = ' { name: "x", data_type: TYPE_INT32, dims: [ 1 ] }'
 IDLE = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"

@@ -41,7 +41,7 @@ from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
 from tests.plugin.test_cli import run
-from tests.tiny import FAMILIES, TinyFamily, block_inputs_of
+from tests.support.tiny import FAMILIES, TinyFamily, block_inputs_of
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 

@@ -17,7 +17,7 @@ from plugin.engines.packing import joined
 from plugin.engines.tensorrt.build import PACKAGES, BuildOptions, SizeClass, build_engine
 from plugin.families.base import BlockInputs, Family
 from taylorseer import CacheConfig
-from tests.tiny import FAMILIES, block_inputs_of, latents_of
+from tests.support.tiny import FAMILIES, block_inputs_of, latents_of
 
 pytestmark = [
     pytest.mark.gpu,

@@ -25,7 +25,7 @@ from plugin.families.base import BlockInputs, Family
 from plugin.ops.server import Installation, ServerConfig, ServerError, check, command, free_ports
 from plugin.repository import InvalidConfig
 from taylorseer import CacheConfig
-from tests.tiny import FAMILIES, latents_of
+from tests.support.tiny import FAMILIES, latents_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/engine_triton"

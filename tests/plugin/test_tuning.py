@@ -28,7 +28,7 @@ from plugin.cli.app import REPOSITORY, app
 from plugin.config import ModelConfig, presets_path
 from plugin.repository import InvalidConfig
 from taylorseer import CacheConfig, even_steps
-from tests.e2e.repository import write_pair
+from tests.support.repository import write_pair
 
 
 def nearness(steps: tuple[int, ...], wanted: tuple[int, ...]) -> float:

@@ -18,9 +18,9 @@ from plugin.denoising.host import PipelineHost
 from plugin.denoising.transformer import StepObserver
 from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import CacheConfig, StepKind
-from tests.taylorseer.recursion import Recursion
-from tests.tiny import latents_of
-from tests.tiny.wan import tiny_wan, tiny_wan_image_to_video
+from tests.support.recursion import Recursion
+from tests.support.tiny import latents_of
+from tests.support.tiny.wan import tiny_wan, tiny_wan_image_to_video
 
 OFF = CacheConfig(interval=1)
 SIZE = {"height": 32, "width": 48, "num_frames": 5}

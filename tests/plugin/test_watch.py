@@ -17,8 +17,8 @@ import plugin.ops.watch
 from plugin.ops.server import ServerConfig, _Foreground, free_ports
 from plugin.ops.watch import Watch, instance_processes, ping
 from plugin.repository import stream_models
-from tests.e2e.repository import copy_model
 from tests.plugin.test_server import IDLE, fake_tritonserver, repository
+from tests.support.repository import copy_model
 
 
 def test_a_server_that_is_not_there_does_not_answer():

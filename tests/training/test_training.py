@@ -15,7 +15,7 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from tests.training.made_up import CONCEPTS
+from tests.support.made_up import CONCEPTS
 from training import autoencoder, transformer
 from training.checkpoints import MAX_FILE_BYTES, last_checkpoint, read_checkpoint
 

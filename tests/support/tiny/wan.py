@@ -15,8 +15,8 @@ from diffusers import (
 )
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from tests.tiny.family import Guidance, TinyFamily
-from tests.tiny.text import t5_tokenizer
+from tests.support.tiny.family import Guidance, TinyFamily
+from tests.support.tiny.text import t5_tokenizer
 
 
 def tiny_wan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
-from tests.tiny.family import Guidance, TinyFamily
+from tests.support.tiny.family import Guidance, TinyFamily
 
 
 def tiny_dit(*, sample_size: int = 8, dtype: torch.dtype = torch.float32) -> DiTPipeline:

@@ -11,8 +11,8 @@ from diffusers import (
 )
 from transformers import LlamaConfig, LlamaModel
 
-from tests.tiny.family import Guidance, TinyFamily
-from tests.tiny.text import clip_text_model, clip_tokenizer, llama_tokenizer
+from tests.support.tiny.family import Guidance, TinyFamily
+from tests.support.tiny.text import clip_text_model, clip_tokenizer, llama_tokenizer
 
 
 def tiny_hunyuan_video(*, dtype: torch.dtype = torch.float32, guidance_embeds: bool = True) -> HunyuanVideoPipeline:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-from tests.tiny.family import Guidance, TinyFamily
-from tests.tiny.text import clip_text_model, clip_tokenizer, t5_text_model, t5_tokenizer
+from tests.support.tiny.family import Guidance, TinyFamily
+from tests.support.tiny.text import clip_text_model, clip_tokenizer, t5_text_model, t5_tokenizer
 
 
 def tiny_flux(

@@ -16,8 +16,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tests.tiny.family import Guidance, TinyFamily
-from tests.tiny.text import clip_tokenizer, llama_tokenizer, t5_text_model, t5_tokenizer
+from tests.support.tiny.family import Guidance, TinyFamily
+from tests.support.tiny.text import clip_tokenizer, llama_tokenizer, t5_text_model, t5_tokenizer
 
 
 def tiny_hidream(folder: Path, *, dtype: torch.dtype = torch.float32) -> HiDreamImagePipeline:
