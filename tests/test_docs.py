@@ -58,13 +58,13 @@ NOT_RUN = {
     r"(\.venv/bin/)?pytest ": "is part of the suite itself",
     r"triton-taylorseer serve": "stays in the foreground: tests/e2e/test_faults.py starts servers by it",
     r"(\w+=\S+ )*triton-taylorseer serve --model flux_dev": "needs a GPU and a download",
-    r"triton-taylorseer build": "needs a GPU, or compiles for minutes: tests/plugin/test_tensorrt.py, test_fp8.py",
-    r"triton-taylorseer tune": "takes three minutes and writes beside the weights: tests/plugin/test_tuning.py",
-    r"triton-taylorseer evaluate": "takes minutes: tests/test_evaluate.py",
+    r"triton-taylorseer build": "needs a GPU, or compiles for minutes: tests/plugin/engines/tensorrt/test_build.py, test_fp8.py",
+    r"triton-taylorseer tune": "takes three minutes and writes beside the weights: tests/plugin/building/test_tuning.py",
+    r"triton-taylorseer evaluate": "takes minutes: tests/plugin/building/test_evaluate.py",
     r"\S*triton-taylorseer generate .*--model (wan2_1_t2v|dit_xl_2_256)": "needs weights from a hub: "
     "tests/e2e/test_families.py asks tiny models so",
-    r"\.venv/bin/python -m benchmarks\.load": "takes eight minutes, and downloads: tests/test_load.py",
-    r"perf_analyzer ": "takes a minute and more; tests/test_load.py measures with it where it is installed",
+    r"\.venv/bin/python -m benchmarks\.load": "takes eight minutes, and downloads: tests/benchmarks/test_load.py",
+    r"perf_analyzer ": "takes a minute and more; tests/benchmarks/test_load.py measures with it where it is installed",
     r"aiperf ": "takes a minute and needs an environment of its own",
     r"(pip download|unzip|mkdir -p lib|cp \.venv|LD_LIBRARY_PATH=lib|python3 -m venv aiperf-venv)": "is a download of "
     "100 MB and more",
@@ -72,7 +72,7 @@ NOT_RUN = {
     r"OTEL_EXPORTER_OTLP_ENDPOINT=": "stays in the foreground, and needs a collector: tests/e2e/test_tracing.py",
     r"(python3 -m venv audit|python3 -c \"import tomllib|audit/bin/)": "asks a service of advisories over the network",
     r"(helm|kubectl) ": "needs a cluster: tests/deploy/ renders and checks what they install",
-    r"((HF_TOKEN|MODEL)=\S+ )*(SIZES=\S+ )?docker ": "there is no Docker here: tests/test_containers.py",
+    r"((HF_TOKEN|MODEL)=\S+ )*(SIZES=\S+ )?docker ": "there is no Docker here: tests/deploy/test_containers.py",
 }
 
 
@@ -198,7 +198,7 @@ def test_wrong_commands_are_noticed():
     with pytest.raises(AssertionError):
         check_options("benchmarks.soak", ["--hours", "1"])
     with pytest.raises(AssertionError):
-        check_tests(["tests/plugin/test_packer.py", "-k", "unheard_of"])
+        check_tests(["tests/plugin/engines/test_packer.py", "-k", "unheard_of"])
     assert [*programs_of("A=1 .venv/bin/x 'a | b' | y > z && w …")] == [["x", "a | b"], ["y"], ["z"], ["w"]]
 
 

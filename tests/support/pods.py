@@ -13,7 +13,7 @@ from unittest.mock import patch
 from plugin.config import ModelConfig
 from plugin.ops.server import ServerConfig
 from plugin.repository import InvalidConfig
-from tests.test_containers import DOCKERFILE, parsed
+from tests.deploy.test_containers import DOCKERFILE, parsed
 
 ROOT = Path(__file__).parents[2]
 MODELS = sorted(path.name.removesuffix("_stream") for path in (ROOT / "model_repository").glob("*_stream"))

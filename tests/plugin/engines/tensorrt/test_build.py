@@ -40,7 +40,7 @@ from plugin.engines.tensorrt.engine import choose_profile, deserialize
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
-from tests.plugin.test_cli import run
+from tests.plugin.cli.test_cli import run
 from tests.support.tiny import FAMILIES, TinyFamily, block_inputs_of
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")

@@ -37,8 +37,8 @@ from plugin.engines.tensorrt.engine import choose_profile
 from plugin.engines.tensorrt.fp8 import Quantized, Samples, check_architectures, quantize
 from plugin.families import family_of
 from plugin.families.base import Family
-from tests.plugin.test_cli import run
-from tests.plugin.test_tensorrt import FLAVOUR, write_model
+from tests.plugin.cli.test_cli import run
+from tests.plugin.engines.tensorrt.test_build import FLAVOUR, write_model
 from tests.support.tiny import FAMILIES
 
 FP8 = f"{FLAVOUR}-fp8"

@@ -17,7 +17,7 @@ import plugin.ops.watch
 from plugin.ops.server import ServerConfig, _Foreground, free_ports
 from plugin.ops.watch import Watch, instance_processes, ping
 from plugin.repository import stream_models
-from tests.plugin.test_server import IDLE, fake_tritonserver, repository
+from tests.plugin.ops.test_server import IDLE, fake_tritonserver, repository
 from tests.support.repository import copy_model
 
 

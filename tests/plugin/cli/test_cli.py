@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from clients import Client
 from plugin.cli.app import app
 from plugin.ops.server import Server, ServerConfig, free_ports, is_ready
-from tests.plugin.test_server import IDLE, fake_tritonserver, processes_with, repository, wait_until_gone
+from tests.plugin.ops.test_server import IDLE, fake_tritonserver, processes_with, repository, wait_until_gone
 from tests.support.throwaway import make_repository
 
 COMMAND = str(Path(sys.executable).parent / "triton-taylorseer")
