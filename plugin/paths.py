@@ -1,10 +1,13 @@
-"""Where compiled things are kept, and the lock files of running servers."""
+"""Where things are: the shipped model repository, the cache of compiled things, the lock files of running servers."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # of this package
+REPOSITORY = ROOT / "model_repository"
 
 
 def lock_file(server_pid: int, name: str) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any
 
+from plugin.errors import Outcome, RequestError
 from taylorseer import CacheConfig
 from taylorseer.schedule import MAX_STEPS
 
@@ -31,8 +32,10 @@ class StretchedBy(Enum):
     LOAD = "load"
 
 
-class InvalidRequest(ValueError):
+class InvalidRequest(RequestError, ValueError):
     """A field of a request is missing or out of its range; the message names field, value and range."""
+
+    outcome = Outcome.INVALID
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 ALLOWED = {
     "taylorseer": {"taylorseer"},
     "plugin": {"plugin", "taylorseer", "clients", "benchmarks"},  # the last two: what the command line calls

@@ -18,6 +18,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from plugin.paths import REPOSITORY
+
 if TYPE_CHECKING:
     from clients import Generation
     from plugin.engines.tensorrt.build import BuiltEngine, Profile
@@ -32,7 +34,6 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 
-REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

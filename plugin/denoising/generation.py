@@ -39,14 +39,6 @@ def clean_latents(noisier: NoisyLatents, noisy: NoisyLatents) -> torch.Tensor:
     return (a.noise * b.latents - b.noise * a.latents) / (a.noise * b.signal - b.noise * a.signal)
 
 
-class Cancelled(Exception):
-    """The client gave the request up."""
-
-
-class DeadlinePassed(Exception):
-    """The request's deadline passed before it was done."""
-
-
 class NotFinite(ArithmeticError):
     """A run's numbers overflowed, so that it has no picture; the message says what may help."""
 

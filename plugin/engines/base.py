@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from plugin.errors import Outcome, RequestError
 from plugin.families.base import BlockInputs
 
 
@@ -13,8 +14,10 @@ class EngineError(RuntimeError):
     """An engine cannot be built, loaded or run; the message says why and what helps."""
 
 
-class UnsupportedShape(ValueError):
+class UnsupportedShape(RequestError, ValueError):
     """An engine was not built for a request's size; the message lists the sizes that it was built for."""
+
+    outcome = Outcome.INVALID
 
 
 def no_gpu() -> str | None:

@@ -9,10 +9,11 @@ import torch
 
 from plugin.engines.base import EngineError
 from plugin.engines.block_stack import with_batch_axis
+from plugin.errors import Unavailable
 from plugin.families.base import BlockInputs, Family
 
 
-class EngineUnavailable(EngineError):
+class EngineUnavailable(EngineError, Unavailable):
     """The model that is to be called is not loaded; the same request may succeed later."""
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from plugin.ops.control import InvalidKey, check_key, new_key, restrictions
-from plugin.paths import default_cache_dir, lock_file
+from plugin.paths import ROOT, default_cache_dir, lock_file
 from plugin.repository import called_models, models_to_download, stream_models
 
 EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
@@ -32,7 +32,6 @@ _LATE_S = 10  # how much later it is killed: after that time 24.10 still waits f
 # What tritonserver grants a model's process until it says that it is there, 30 s by default: on a busy machine Python
 # can take longer, and 24.10 then waits for ever for that process to end.
 _STUB_TIMEOUT_S = 120
-_ROOT = Path(__file__).resolve().parent.parent
 _STUB = "triton_python_backend_stub"
 _SHARED_MEMORY = Path("/dev/shm")  # where Linux shows POSIX shared memory
 
@@ -141,7 +140,7 @@ def command(config: ServerConfig, installation: Installation) -> tuple[list[str]
             if " " in str(path):  # tritonserver 2.51 splits the command line of its stub there and then waits for ever
                 raise ServerError(f"path {str(path)!r} has a space, must have none for this tritonserver")
         arguments.append(f"--backend-directory={installation.backends}")
-    python_path = ":".join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+    python_path = ":".join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}  # their warnings drown the server's log
     environment = {**quiet, **os.environ, **installation.environment, "PYTHONPATH": python_path}
     return [*arguments, *config.extra_args], environment

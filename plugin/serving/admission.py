@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from plugin.errors import Outcome, RequestError, Unavailable
 
-class LineFull(Exception):
+
+class QueueFull(Unavailable):
     """No more requests may wait; the message says how many there are and when to try again."""
 
 
-class TooLarge(ValueError):
+class TooLarge(RequestError, ValueError):
     """A request that could never be worked on; the message has the numbers."""
+
+    outcome = Outcome.INVALID
 
 
 @dataclass(eq=False)
@@ -75,7 +79,7 @@ class Admission:
 
         Raises:
             TooLarge: it needs more than the whole budget.
-            LineFull: the line is full.
+            QueueFull: the line is full.
         """
         if entry.nbytes > self.budget_bytes:
             raise TooLarge(
@@ -84,7 +88,7 @@ class Admission:
             )
         with self._lock:
             if len(self._line) >= self.max_waiting and not (self._fits(entry) and not self._line):
-                raise LineFull(
+                raise QueueFull(
                     f"{len(self._active)} requests are in flight and {len(self._line)} wait, which is all this model "
                     f"takes: try again in {self._retry_s():.1f} s"
                 )

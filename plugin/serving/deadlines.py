@@ -6,15 +6,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from plugin.errors import DeadlineCannotBeMet
 from plugin.request import GenerationRequest, StretchedBy
 from taylorseer import SCHEDULES, CacheConfig
 
 _NEW = 0.3  # weight of the latest request in the averages
 _MARGIN = 1.1  # of the expected time: averages are passed half of the time
-
-
-class DeadlineCannotBeMet(Exception):
-    """No schedule that the model allows is fast enough; the message says what would be needed."""
 
 
 @dataclass(frozen=True)

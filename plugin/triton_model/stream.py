@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from plugin.errors import Outcome, Unavailable, message_of
 from plugin.ops.huge_pages import ask_for_huge_pages
 from plugin.paths import lock_file
 from plugin.serving.admission import Admission, Entry
@@ -186,7 +187,7 @@ class StreamModel:
             sender.send(flags=_FINAL)
             return
         if self._failure:
-            raise _Unhealthy(self._failure)
+            raise Unavailable(self._failure)
         if PING_PARAMETER in parameters:
             self._outbox.put(partial(sender.send, flags=_FINAL))
             return
@@ -262,7 +263,7 @@ class StreamModel:
             )
             outputs = _final_outputs(job.request, generation)
         except BaseException as error:
-            if _outcome(error) == "error":
+            if Outcome.of(error) is Outcome.ERROR:
                 pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
             failure = error.with_traceback(None)  # it would keep what the request held
         if failure is None:
@@ -326,7 +327,7 @@ class StreamModel:
             job.respond(pb_utils.InferenceResponse(_tensors(progress)))
 
     def _count_refused(self, error: Exception, trace_context: str | None, arrived: float) -> None:
-        self._metrics.tell(partial(_Metrics.count_request, outcome=_outcome(error)))
+        self._metrics.tell(partial(_Metrics.count_request, outcome=Outcome.of(error).label))
         self._trace(trace_context, arrived, error)
 
     def _trace(
@@ -342,7 +343,7 @@ class StreamModel:
             return
         from plugin.triton_model.tracing import Ended
 
-        outcome, message = ("ok", None) if error is None else (_outcome(error), _message(error))
+        outcome, message = Outcome.of(error).label, None if error is None else message_of(error)
         read = None if report is None else json.loads(report)
         self._spans.add(Ended(context, self.name, arrived, outcome, steps, message, read))
 
@@ -367,7 +368,7 @@ class StreamModel:
         pb_utils.Logger.log_error(f"{self.name}: {self._failure}")
         for each in list(self._jobs):
             each.failure = self._failure
-        self._answer_with_error(job, _Unhealthy(self._failure))
+        self._answer_with_error(job, Unavailable(self._failure))
         try:
             pb_utils.unload_model(self.name)  # readiness then tells; works where the server allows model control
         except Exception as refused:
@@ -384,7 +385,7 @@ class StreamModel:
         pb_utils.Logger.log_error(f"{self.name}: {self._failure}")
         for job in list(self._jobs):
             job.failure = self._failure
-            self._answer_with_error(job, _Unhealthy(self._failure))
+            self._answer_with_error(job, Unavailable(self._failure))
 
     def _answer_with_error(self, job: _Job, error: Exception) -> None:
         if job not in self._jobs:
@@ -435,7 +436,7 @@ class FrontModel:
                         pass
             return _plain_response(last)
         except pb_utils.TritonModelException as error:  # the stream model is not loaded
-            return _error_response(_Unhealthy(str(error)))
+            return _error_response(Unavailable(str(error)))
         except Exception as error:
             return _error_response(error)
 
@@ -592,10 +593,6 @@ def _with_tensors(config: Any, outputs: dict[str, tuple[str, list[int]]]) -> Any
     return config
 
 
-class _Unhealthy(Exception):
-    """The model cannot serve any more."""
-
-
 @dataclass(eq=False)
 class _Job:
     """One accepted request. Its worker thread writes it, the sender thread reads it."""
@@ -625,7 +622,7 @@ class _Job:
     def check_alive(self, step: int = 0, num_steps: int = 0) -> None:
         """Raises where the request has been cancelled or is late. Called at each step, and while it waits."""
         self._alive_at = time.monotonic()
-        from plugin.denoising.generation import Cancelled, DeadlinePassed
+        from plugin.errors import Cancelled, DeadlinePassed
 
         where = f"after {step} of {num_steps} steps" if num_steps else "before it began"
         now = time.perf_counter()
@@ -633,7 +630,7 @@ class _Job:
         if deadline_ms is not None and now - self.arrived > deadline_ms / 1000:
             raise DeadlinePassed(f"DEADLINE: deadline_ms of {deadline_ms} passed {where}")
         if self.failure:
-            raise _Unhealthy(self.failure)
+            raise Unavailable(self.failure)
         if self.cancelled or self._sender is None:
             raise Cancelled(f"cancelled {where}")
 
@@ -675,7 +672,7 @@ class _Job:
     @property
     def outcome(self) -> str:
         """The outcome label of an ended job."""
-        return "ok" if self.error is None else _outcome(self.error)
+        return Outcome.of(self.error).label
 
     def end(self, outputs: dict[str, Any], error: BaseException | None) -> None:
         """Ends with a result, or with an error."""
@@ -691,7 +688,7 @@ class _Job:
 
 
 class _JobEvents:
-    """What a running generation tells a job and asks of it: a `plugin.denoising.generation.RunEvents`, by its methods alone."""
+    """What a running generation tells a job and asks of it: a `RunEvents`, by its methods alone."""
 
     def __init__(self, job: _Job) -> None:
         self._job = job
@@ -767,7 +764,9 @@ class _Metrics:
         seconds = self._family("taylorseer_step_seconds", "Seconds of a denoising step", "HISTOGRAM")
         self._seconds = {kind: self._metric(seconds, _STEP_BUCKETS_S, kind=kind) for kind in kinds}
         requests = self._family("taylorseer_requests_total", "Requests by their outcome", "COUNTER")
-        self._requests = {outcome: self._metric(requests, outcome=outcome) for outcome in _OUTCOMES}
+        self._requests = {
+            outcome: self._metric(requests, outcome=outcome) for outcome in (each.label for each in Outcome)
+        }
         stretched = self._family("taylorseer_stretched_total", "Requests whose interval was stretched", "COUNTER")
         self._stretched = {reason: self._metric(stretched, reason=reason) for reason in ("deadline", "load")}
         texts = self._family("taylorseer_texts_total", "Encodings of prompts, by whether they were known", "COUNTER")
@@ -838,49 +837,15 @@ class _Metrics:
         return family.Metric(labels={**self._labels, **labels}, **({"buckets": list(buckets)} if buckets else {}))
 
 
-_OUTCOMES = ("ok", "invalid", "unavailable", "cancelled", "deadline", "error")
-
-
-def _outcome(error: BaseException) -> str:
-    """The outcome label of a request that ended with this error."""
-    by_name = {
-        "InvalidRequest": "invalid",
-        "UnsupportedShape": "invalid",
-        "TooLarge": "invalid",
-        "LineFull": "unavailable",
-        "_Unhealthy": "unavailable",
-        "EngineUnavailable": "unavailable",
-        "Cancelled": "cancelled",
-        "DeadlinePassed": "deadline",
-        "DeadlineCannotBeMet": "deadline",
-    }
-    return by_name.get(type(error).__name__, "error")
-
-
-_CODES = {
-    "invalid": "INVALID_ARG",
-    "unavailable": "UNAVAILABLE",
-    "cancelled": "CANCELLED",
-    "deadline": "CANCELLED",
-    "error": "INTERNAL",
-}
-
-
 def _error_response(error: BaseException, as_report: bool = False) -> Any:
     """The response that carries an error, which calls between models and streams rob of its code, or one whose report
     has both code and message."""
-    outcome = _outcome(error)
-    code = _CODES[outcome]
-    message = _message(error)
+    code, message = Outcome.of(error).code, message_of(error)
+    assert code is not None
     if as_report:
         report = json.dumps({"error": {"code": code, "message": message}})
         return pb_utils.InferenceResponse(_tensors({"report": report, "step": 0, "num_steps": 0}))
     return pb_utils.InferenceResponse(error=_named_error(code, message))
-
-
-def _message(error: BaseException) -> str:
-    """What the client is told; an error that nobody expected is named."""
-    return str(error) if _outcome(error) != "error" else f"{type(error).__name__}: {error}"
 
 
 def _trace_context(request: Any) -> str | None:
@@ -893,7 +858,7 @@ def _plain_response(response: Any) -> Any:
     if response.has_error():
         message = response.error().message()
         if _not_ready(message):
-            return _error_response(_Unhealthy(message))
+            return _error_response(Unavailable(message))
         return pb_utils.InferenceResponse(error=response.error())
     tensors = {tensor.name(): tensor for tensor in response.output_tensors()}
     report = json.loads(tensors["report"].as_numpy()[0])

@@ -9,9 +9,9 @@ from diffusers import FluxPipeline
 
 from benchmarks.gpu_peers import peer_cases
 from benchmarks.peers import cached_by_cache_dit, hook, plain
-from plugin.cli.app import REPOSITORY
 from plugin.config import ModelConfig
 from plugin.denoising.host import load_pipeline
+from plugin.paths import REPOSITORY
 from taylorseer import CacheConfig
 
 CONFIG = ModelConfig.from_folder(REPOSITORY / "emoji_stream")

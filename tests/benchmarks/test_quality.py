@@ -10,8 +10,8 @@ from benchmarks import quality
 from benchmarks.environment import describe
 from benchmarks.plots import draw_quality
 from benchmarks.quality import COUNTS, GRID, MODEL, PROMPTS, distances, markdown, methods, paper_settings
-from plugin.cli.app import REPOSITORY
 from plugin.config import ModelConfig
+from plugin.paths import REPOSITORY
 from taylorseer import full_steps
 
 

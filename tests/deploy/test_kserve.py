@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 
 from plugin.config import ModelConfig
-from tests.deploy import pods
+from tests.support import pods
 from tests.support.manifests import KUBERNETES, KServeTypes, Manifest, check, documents
 
 FOLDER = pods.ROOT / "deploy/kserve"

@@ -25,9 +25,10 @@ from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from plugin.tensors import INPUTS, OUTPUTS, STREAM_OUTPUTS
 from tests.support.huge_pages import kernel_tells
+from tests.support.paths import ROOT
 from tests.support.repository import SHIPPED, copy_model
 
-ANALYZER = Path(__file__).parents[2] / "deploy/model_analyzer"
+ANALYZER = ROOT / "deploy/model_analyzer"
 DATATYPES = {"TYPE_STRING": "BYTES"}  # metadata names it otherwise; of the others it drops the TYPE_
 
 # Version 2 of a model, which tells itself from version 1 by the steps of a request that asks for none.

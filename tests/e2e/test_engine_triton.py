@@ -26,10 +26,11 @@ from plugin.denoising.host import PipelineHost, load_pipeline
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import CacheConfig, full_steps
+from tests.support.paths import ROOT
 from tests.support.repository import write_pair
 from tests.support.tiny import FAMILIES
 
-EXAMPLE = Path(__file__).parents[2] / "examples/engine_triton"
+EXAMPLE = ROOT / "examples/engine_triton"
 
 # A batch of another size sums in another order: float32 rounding, carried through the steps and rounded to pixels.
 # With the other size's rotary tables the same requests are some 70 levels away.

@@ -34,9 +34,9 @@ from plugin.ops.control import ENVIRONMENT, grpc_headers
 from plugin.ops.server import EXIT_TIMEOUT_S, Server, ServerConfig, find_installation, free_ports
 from plugin.ops.watch import ping
 from tests.e2e.conftest import Triton
+from tests.support.paths import COMMAND
 from tests.support.repository import SHIPPED, copy_model
 
-COMMAND = str(Path(sys.executable).parent / "triton-taylorseer")
 SLOW_S = 0.5  # of an engine call while the switch `slow` is on
 
 MODEL = '''

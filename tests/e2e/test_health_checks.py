@@ -6,18 +6,16 @@ import os
 import re
 import shlex
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from plugin.ops.server import free_ports
 from tests.support.front import running_front
+from tests.support.paths import BIN, ROOT
 
-ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in the image, where the environment comes first
+PATH = f"{BIN}:{os.environ['PATH']}"  # as in the image, where the environment comes first
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

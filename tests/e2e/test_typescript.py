@@ -22,8 +22,9 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from plugin.ops.server import Server
 from plugin.tensors import INPUTS
 from tests.e2e.conftest import Triton
+from tests.support.paths import ROOT
 
-SOURCE = Path(__file__).parents[2] / "clients/typescript"
+SOURCE = ROOT / "clients/typescript"
 OLDEST_NODE = 18
 LONG = {"num_inference_steps": 1000, "cache_interval": 1}  # half a minute of work, were it not cancelled
 

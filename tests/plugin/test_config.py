@@ -8,8 +8,7 @@ from plugin.config import ModelConfig, PipelineSource
 from plugin.repository import InvalidConfig
 from plugin.request import parse_request
 from taylorseer import CacheConfig
-
-REPOSITORY = Path(__file__).parents[2] / "model_repository"
+from tests.support.paths import REPOSITORY
 
 
 def test_emoji_parameters_are_read_from_its_config():

@@ -11,7 +11,8 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 _OF_FOLDERS = [ROOT / folder / "README.md" for folder in ("examples", "training", "clients/typescript")]
 # Whose commands are to be run; those of the folders have tests of their own, or need what is not here.
 WITH_COMMANDS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

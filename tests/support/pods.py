@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -14,8 +13,8 @@ from plugin.config import ModelConfig
 from plugin.ops.server import ServerConfig
 from plugin.repository import InvalidConfig
 from tests.deploy.test_containers import DOCKERFILE, parsed
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 MODELS = sorted(path.name.removesuffix("_stream") for path in (ROOT / "model_repository").glob("*_stream"))
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SHIPPED = Path(__file__).parents[2] / "model_repository"
+from tests.support.paths import REPOSITORY
+
+SHIPPED = REPOSITORY
 
 FAULTY_MODEL = '''
 """The emoji model with faults: pictures 40 high break the engine, seed 666 breaks the response thread."""

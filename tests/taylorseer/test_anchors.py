@@ -5,8 +5,7 @@ import torch
 
 from taylorseer import Anchors
 from taylorseer.weighted_sum import weighted_sum
-
-from .recursion import Recursion
+from tests.support.recursion import Recursion
 
 
 def test_forecast_equals_the_recursion_in_float32():

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from taylorseer import PREDICTORS, forecast_weights
-
-from .recursion import Recursion
+from tests.support.recursion import Recursion
 
 STEPS = [
     pytest.param([0], id="one anchor"),

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from taylorseer import CacheConfig, CacheSession, StepKind
-
-from .recursion import Recursion
+from tests.support.recursion import Recursion
 
 
 def run(session: CacheSession, features: dict[int, torch.Tensor], branch: str = "cond") -> dict[int, torch.Tensor]:

@@ -7,15 +7,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 
 import pytest
 import torch
 
 from taylorseer import forecast_weights
 from taylorseer.weighted_sum import _kernel, weighted_sum
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 WEIGHTS_OF_ALL_ORDERS = [
     forecast_weights("taylor", order, [5 * i for i in range(order + 1)], 5 * order + 2).tolist() for order in range(9)
 ]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.training import made_up
+from tests.support import made_up
 from training.data import prepare
 
 

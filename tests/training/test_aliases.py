@@ -11,10 +11,11 @@ from diffusers import FluxPipeline
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer, T5TokenizerFast
 
+from tests.support.paths import REPOSITORY
 from training.aliases import apply, normalizer, read_aliases
 from training.data import STYLES, prompt_of, trained_concepts
 
-PIPELINE = Path(__file__).parents[2] / "model_repository" / "emoji" / "1" / "pipeline"
+PIPELINE = REPOSITORY / "emoji" / "1" / "pipeline"
 
 
 @pytest.mark.parametrize(("folder", "plain_class"), [("tokenizer", CLIPTokenizer), ("tokenizer_2", T5TokenizerFast)])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
 
+from tests.support.paths import REPOSITORY
 from training.data import STYLES, prompt_of, trained_concepts
 
 # Not imported from the training modules, which need packages that serving does not.
-PIPELINE = Path(__file__).parents[2] / "model_repository" / "emoji" / "1" / "pipeline"
+PIPELINE = REPOSITORY / "emoji" / "1" / "pipeline"
 MAX_SEQUENCE_LENGTH = 16
 PICTURE_VARIANCE = 100.0  # of 8-bit values; the flattest trained picture, a cloud, has 195
 

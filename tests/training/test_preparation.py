@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training import made_up
+from tests.support import made_up
 from training import data as module
 from training.data import (
     STYLES,

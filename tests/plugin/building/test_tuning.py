@@ -24,8 +24,9 @@ from plugin.building.tuning import (
     tune,
     tune_model,
 )
-from plugin.cli.app import REPOSITORY, app
+from plugin.cli.app import app
 from plugin.config import ModelConfig, presets_path
+from plugin.paths import REPOSITORY
 from plugin.repository import InvalidConfig
 from taylorseer import CacheConfig, even_steps
 from tests.support.repository import write_pair

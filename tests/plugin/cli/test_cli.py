@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -21,9 +19,9 @@ from clients import Client
 from plugin.cli.app import app
 from plugin.ops.server import Server, ServerConfig, free_ports, is_ready
 from tests.plugin.ops.test_server import IDLE, fake_tritonserver, processes_with, repository, wait_until_gone
+from tests.support.paths import COMMAND
 from tests.support.throwaway import make_repository
 
-COMMAND = str(Path(sys.executable).parent / "triton-taylorseer")
 WIDE = {**os.environ, "COLUMNS": "200"}
 
 

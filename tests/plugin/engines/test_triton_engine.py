@@ -25,9 +25,9 @@ from plugin.families.base import BlockInputs, Family
 from plugin.ops.server import Installation, ServerConfig, ServerError, check, command, free_ports
 from plugin.repository import InvalidConfig
 from taylorseer import CacheConfig
+from tests.support.paths import ROOT
 from tests.support.tiny import FAMILIES, latents_of
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/engine_triton"
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order at another batch size
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from plugin.ops.huge_pages import VARIABLE, ask_for_huge_pages
 from tests.support.huge_pages import kernel_tells
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 ASK = """
 import os
 from plugin.ops.huge_pages import ask_for_huge_pages

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from plugin.serving.admission import Admission, Entry, LineFull, TooLarge
+from plugin.serving.admission import Admission, Entry, QueueFull, TooLarge
 
 MIB = 2**20
 
@@ -34,7 +34,7 @@ def test_slots_then_line_then_refusal():
         entries.append(door.enter(name))
         assert (door.admission.in_flight, door.admission.waiting) == expected
     assert door.started == ["a", "b"]
-    with pytest.raises(LineFull, match=r"2 requests are in flight and 1 wait.*try again in 0\.1 s"):
+    with pytest.raises(QueueFull, match=r"2 requests are in flight and 1 wait.*try again in 0\.1 s"):
         door.enter("d")
     door.admission.leave(entries[0])
     assert door.started == ["a", "b", "c"]
@@ -45,7 +45,7 @@ def test_slots_then_line_then_refusal():
 def test_without_a_line_the_slots_are_the_limit():
     door = Door(slots=1, max_waiting=0)
     first = door.enter("a")
-    with pytest.raises(LineFull):
+    with pytest.raises(QueueFull):
         door.enter("b")
     door.admission.leave(first)
     door.enter("c")

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from plugin.cli.app import REPOSITORY
 from plugin.config import ModelConfig
+from plugin.errors import DeadlineCannotBeMet
+from plugin.paths import REPOSITORY
 from plugin.request import GenerationRequest, StretchedBy
-from plugin.serving.deadlines import CostModel, DeadlineCannotBeMet, LoadPolicy, meet_deadline, shorten_line
+from plugin.serving.deadlines import CostModel, LoadPolicy, meet_deadline, shorten_line
 from taylorseer import CacheConfig
 
 FULL_S, FORECAST_S, REST_S = 0.010, 0.001, 0.020

@@ -10,10 +10,10 @@ import diffusers
 import pytest
 import torch
 
-from plugin.cli.app import REPOSITORY
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
+from plugin.paths import REPOSITORY
 from plugin.serving.plan import Plan, architecture_of, plan_request
 from plugin.serving.published import PUBLISHED
 from taylorseer import CacheConfig

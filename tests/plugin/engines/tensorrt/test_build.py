@@ -41,6 +41,7 @@ from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
 from tests.plugin.cli.test_cli import run
+from tests.support.paths import ROOT
 from tests.support.tiny import FAMILIES, TinyFamily, block_inputs_of
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
@@ -275,7 +276,7 @@ RUN = {  # what plugin/engines/tensorrt/engine.py uses of TensorRT-RTX to run an
 
 @pytest.mark.parametrize("name", RUN)
 def test_the_package_has_what_runs_an_engine(name):
-    source = (Path(__file__).parents[2] / "plugin/engines/tensorrt/engine.py").read_text()
+    source = (ROOT / "plugin/engines/tensorrt/engine.py").read_text()
     assert [each for each in RUN[name] if each not in source] == [], "the table is of what is used"
     assert [each for each in RUN[name] if not hasattr(getattr(trt, name), each)] == []
 
