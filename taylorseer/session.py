@@ -50,26 +50,49 @@ class CacheSession:
 
     Args:
         config: the cache settings.
-        num_steps: steps of the run, at least 1.
-        noise_levels: (signal, noise) at the beginning of each step, which coordinates other than "step" need.
+        num_steps: steps of the run, as `begin` takes them; 0 where they are not known yet: `begin` comes later then.
+        noise_levels: as `begin` takes them.
+
+    Attributes:
+        num_steps: of the run that has begun; 0 before.
+        records: what each branch did at each step so far.
 
     Raises:
-        ValueError: the coordinate cannot be had of these noise levels.
+        ValueError: as `begin`.
     """
 
-    def __init__(self, config: CacheConfig, num_steps: int, noise_levels: Sequence[NoiseLevel] | None = None) -> None:
+    def __init__(
+        self, config: CacheConfig, num_steps: int = 0, noise_levels: Sequence[NoiseLevel] | None = None
+    ) -> None:
         self.config = config
-        self.num_steps = num_steps
+        self._anchors: dict[str, Anchors] = {}
+        # From reserve to write: what the audit compares with, and how many steps from its newest anchor that is.
+        self._expected: dict[str, tuple[torch.Tensor, int] | None] = {}
+        self.num_steps = 0
         self.records: list[StepRecord] = []
+        if num_steps:
+            self.begin(num_steps, noise_levels)
+
+    def begin(self, num_steps: int, noise_levels: Sequence[NoiseLevel] | None = None) -> None:
+        """Begins a run, or begins again with another schedule; nothing of an earlier run is kept.
+
+        Args:
+            num_steps: steps of the run, at least 1.
+            noise_levels: (signal, noise) at the beginning of each step, which coordinates other than "step" need.
+
+        Raises:
+            ValueError: the coordinate cannot be had of these noise levels.
+        """
+        config = self.config
+        self.clear()
+        self.num_steps = num_steps
+        self.records = []
         self._positions: tuple[float, ...] | None = None
         if config.coordinate != "step":
             if noise_levels is None:
                 raise ValueError(f"coordinate is {config.coordinate!r}, must be 'step': no noise levels are known")
             self._positions = step_positions(config.coordinate, noise_levels)
         self._planned = frozenset(config.full_steps(num_steps))
-        self._anchors: dict[str, Anchors] = {}
-        # From reserve to write: what the audit compares with, and how many steps from its newest anchor that is.
-        self._expected: dict[str, tuple[torch.Tensor, int] | None] = {}
         self._most = config.most_full_steps(num_steps)
         self._added = 0  # full steps that the schedule did not have
         self._gap = config.interval  # with max_error: from the last full step to the next, as the latest audit has it

@@ -1,27 +1,22 @@
-"""Loads a diffusers pipeline once and hands out one for each request, sharing everything but the request's state."""
+"""Takes a loaded pipeline and hands out one for each request, sharing everything but the request's state."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import diffusers
-import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import HFValidationError
-from transformers import AutoTokenizer
 
-from plugin.config import PipelineSource
+from plugin.denoising.loading import LockedTokenizer, denoisers
+from plugin.denoising.schedulers import counting
 from plugin.denoising.text_cache import TextCache
-from plugin.denoising.transformer import DenoisingRun, ForecastingTransformer, StepObserver, counting
+from plugin.denoising.transformer import DenoisingRun, ForecastingTransformer, StepObserver
 from plugin.engines import make_engine
-from plugin.engines.base import Engine, no_gpu
+from plugin.engines.base import Engine
 from plugin.engines.packer import PackedEngine, Packer, PackSettings, Ticket
 from plugin.families import family_of
 from plugin.families.base import Family
@@ -81,7 +76,7 @@ class PipelineHost:
         self._shared = copy.copy(pipe)
         for name in pipe.components:
             if name.startswith("tokenizer") and getattr(pipe, name) is not None:
-                self._shared.__dict__[name] = _LockedTokenizer(getattr(pipe, name))
+                self._shared.__dict__[name] = LockedTokenizer(getattr(pipe, name))
         self._variants: dict[type[DiffusionPipeline], DiffusionPipeline] = {type(pipe): self._shared}
         self.packer: Packer | None = None
         self.text_cache = TextCache(text_cache_bytes)
@@ -128,24 +123,39 @@ class PipelineHost:
             ticket: the call's place at the packer, where there is one.
 
         Returns:
-            A pipeline whose scheduler and transformers are its own; `pipe.transformer.session` tells what the call did.
+            A pipeline whose scheduler and transformers are its own; `pipe.transformer.session` says what the call did.
         """
+        return self.prepare(cache, observer, pipeline_class, ticket)[0]
+
+    def prepare(
+        self,
+        cache: CacheConfig,
+        observer: StepObserver | None = None,
+        pipeline_class: type[DiffusionPipeline] | None = None,
+        ticket: Ticket | None = None,
+    ) -> tuple[Any, DenoisingRun]:
+        """What `pipeline_for` returns, and the run that its call will be; `run.session` is the cache."""
         shared = self._shared if pipeline_class is None else self._variant(pipeline_class)
         pipe = copy.copy(shared)
         pipe.scheduler = counting(copy.deepcopy(shared.scheduler))
         run = DenoisingRun(pipe.scheduler, cache, observer or StepObserver())
+        ticket = ticket or Ticket()
         # Not through DiffusionPipeline.__setattr__, which would look for the stand-ins in a library of components.
         for name, family in self.families.items():
-            engine = self.engines[name]
-            if self.packer is not None:
-                packed = PackedEngine(engine, self._in_lane.get(engine, engine))
-                engine = self.packer.engine_for(packed, family, ticket := ticket or Ticket())
-            pipe.__dict__[name] = ForecastingTransformer(family, engine, run)
+            pipe.__dict__[name] = ForecastingTransformer(family, self._engine_for(name, ticket), run)
         if hasattr(pipe, "encode_prompt"):
             pipe.__dict__["encode_prompt"] = self.text_cache.wrap(pipe.encode_prompt)
         if getattr(shared, "vae", None) is not None:
             pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves
-        return pipe
+        return pipe, run
+
+    def _engine_for(self, name: str, ticket: Ticket) -> Engine:
+        """A transformer's engine as one request calls it."""
+        engine = self.engines[name]
+        if self.packer is None:
+            return engine
+        packed = PackedEngine(engine, self._in_lane.get(engine, engine))
+        return self.packer.engine_for(packed, self.families[name], ticket)
 
     def _variant(self, pipeline_class: type[DiffusionPipeline]) -> DiffusionPipeline:
         if pipeline_class not in self._variants:
@@ -155,126 +165,3 @@ class PipelineHost:
             self._variants[pipeline_class] = pipeline_class(**{name: parts[name] for name in parts if name in wanted})
             self._variants[pipeline_class].set_progress_bar_config(**getattr(self._shared, "_progress_bar_config", {}))
         return self._variants[pipeline_class]
-
-
-def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> DiffusionPipeline:
-    """Loads a pipeline by `from_pretrained`, with LoRA weights fused in where the source names some.
-
-    Args:
-        source: what to load.
-        denoisers_only: leave encoders and autoencoder out, where only the transformers are wanted.
-
-    Raises:
-        OSError: the pipeline, a component or the LoRA cannot be had; the message says which and what helps.
-        ValueError: a component is not part of the pipeline's class, or the device is a GPU that torch does not have.
-    """
-    if source.device.startswith("cuda") and (missing := no_gpu()):
-        raise ValueError(f"device is {source.device}, and {missing}, or set device to cpu")
-    path = Path(source.pipeline)
-    if path.is_absolute() and not (path / "model_index.json").is_file():
-        raise FileNotFoundError(
-            f"pipeline {source.pipeline} has no model_index.json, must be a folder that diffusers saved"
-        )
-    default = getattr(torch, source.dtype)
-    dtypes = {name: getattr(torch, dtype) for name, dtype in source.component_dtypes}
-    components: dict[str, Any] = {}
-    if denoisers_only:
-        components = dict.fromkeys(_other_components(source.pipeline))
-    elif source.components:
-        pipeline_class = _pipeline_class(source.pipeline)
-        for name, component in source.components:
-            components[name] = _load_component(pipeline_class, name, component, dtypes.get(name, default))
-    with _named(f"pipeline {source.pipeline}"):
-        pipe = DiffusionPipeline.from_pretrained(source.pipeline, dtype={"default": default, **dtypes}, **components)
-    if source.lora is not None:
-        with _named(f"lora {source.lora}"):
-            pipe.load_lora_weights(source.lora)
-        pipe.fuse_lora(lora_scale=source.lora_scale)
-        pipe.unload_lora_weights()  # what is fused stays
-    if source.vae_tiling and not denoisers_only:
-        pipe.vae.enable_tiling()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(source.device)
-
-
-def _pipeline_class(pipeline: str) -> type[DiffusionPipeline]:
-    with _named(f"pipeline {pipeline}"):
-        return getattr(diffusers, DiffusionPipeline.load_config(pipeline)["_class_name"])
-
-
-def _other_components(pipeline: str) -> list[str]:
-    """The components of a pipeline that are neither denoising transformers nor their scheduler."""
-    with _named(f"pipeline {pipeline}"):
-        index = DiffusionPipeline.load_config(pipeline)
-    kept = ("transformer", "transformer_2", "scheduler")
-    return [name for name, value in index.items() if isinstance(value, list) and name not in kept]
-
-
-def _load_component(pipeline_class: type[DiffusionPipeline], name: str, source: str, dtype: torch.dtype) -> Any:
-    """A component by the class that the pipeline's constructor declares for it."""
-    declared = get_type_hints(pipeline_class.__init__)
-    if name not in declared:
-        known = ", ".join(declared)
-        raise ValueError(f"component {name!r} is unknown to {pipeline_class.__name__}, must be one of: {known}")
-    with _named(f"component {name} {source}"):
-        if name.startswith("tokenizer"):
-            return AutoTokenizer.from_pretrained(source)
-        return declared[name].from_pretrained(source, dtype=dtype)
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Turns what a hub's library says of something that cannot be had into one sentence that says what helps."""
-    try:
-        yield
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(
-            f"{what} cannot be had ({reason}): name a folder that holds it, or a hub id that this machine can reach, "
-            "with HF_TOKEN set where its licence must be accepted"
-        ) from error
-
-
-def denoisers(pipe: DiffusionPipeline) -> tuple[str, ...]:
-    """The names of the components that are denoising transformers; Wan2.2 has two experts, and may lack either."""
-    present = [name for name in ("transformer", "transformer_2") if getattr(pipe, name, None) is not None]
-    return tuple(present) or ("transformer",)
-
-
-def only_denoiser(pipe: DiffusionPipeline, what: str) -> Any:
-    """The transformer of a pipeline that has a single one.
-
-    Args:
-        pipe: a loaded pipeline.
-        what: who wants it, for the message.
-
-    Raises:
-        ValueError: there are two.
-    """
-    names = denoisers(pipe)
-    if len(names) > 1:
-        raise ValueError(f"{what} serves pipelines of one transformer, and this one has {' and '.join(names)}")
-    return getattr(pipe, names[0])
-
-
-class _LockedTokenizer:
-    """A tokenizer for many threads: the fast ones change their padding state on each call, of `tokenize` too."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._lock = threading.RLock()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            return self._tokenizer(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._tokenizer, name)
-        if not callable(value):
-            return value
-
-        def locked(*args: Any, **kwargs: Any) -> Any:
-            with self._lock:
-                return value(*args, **kwargs)
-
-        return locked

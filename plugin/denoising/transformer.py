@@ -6,63 +6,15 @@ import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache, wraps
 from typing import Any
 
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
+from plugin.denoising.schedulers import begin_index, noise_levels
 from plugin.engines.base import Engine
 from plugin.families.base import Constants, Family, Inputs
 from taylorseer import CacheConfig, CacheSession, StepKind
-
-
-def noise_levels(scheduler: Any) -> list[tuple[float, float]]:
-    """(signal, noise) of what each step of a run begins with, latents = signal * clean + noise * gaussian.
-
-    Schedulers of flow matching mix by sigma, the others keep the products of alphas (diffusers 0.42.0). Some of them
-    keep either on the GPU, so all are read at once.
-
-    Args:
-        scheduler: with its timesteps set.
-    """
-    begin = getattr(scheduler, "begin_index", None) or 0
-    timesteps = scheduler.timesteps[begin:]
-    if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
-        alphas = scheduler.alphas_cumprod
-        return [(kept**0.5, (1 - kept) ** 0.5) for kept in alphas[timesteps.long().to(alphas.device)].tolist()]
-    return [(1 - sigma, sigma) for sigma in scheduler.sigmas[begin : begin + len(timesteps)].tolist()]
-
-
-def counting(scheduler: Any) -> Any:
-    """The same scheduler, which is the request's own, with a `step_index` as most of diffusers' schedulers have it.
-
-    DDIM and other old ones have none; there it is the number of steps taken since `set_timesteps`.
-    """
-    if not hasattr(scheduler, "step_index"):
-        kind: Any = type(scheduler)
-        scheduler.__class__ = _counting(kind)
-    return scheduler
-
-
-@cache
-def _counting(scheduler_class: Any) -> Any:
-    class Counting(scheduler_class):  # type: ignore[misc]
-        step_index: int | None = None
-
-        @wraps(scheduler_class.set_timesteps)
-        def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
-            self.step_index = None
-            return super().set_timesteps(*args, **kwargs)
-
-        @wraps(scheduler_class.step)  # pipelines look for `eta` among its parameters
-        def step(self, *args: Any, **kwargs: Any) -> Any:
-            result = super().step(*args, **kwargs)
-            self.step_index = (self.step_index or 0) + 1
-            return result
-
-    Counting.__name__ = scheduler_class.__name__
-    return Counting
 
 
 class StepObserver:
@@ -72,22 +24,46 @@ class StepObserver:
         """Called before the first transformer call of each step with what the transformer is given."""
 
     def step_computed(self, step: int, kind: StepKind) -> None:
-        """Called after each transformer call; `kind` tells whether the blocks ran."""
+        """Called after each transformer call; `kind` says whether the blocks ran."""
 
 
-@dataclass
-class _Branch:
-    """One guidance branch of one run."""
+@dataclass(eq=False)
+class Branch:
+    """One guidance branch of one run.
+
+    Attributes:
+        name: as `cache_context` names it, or numbered.
+        key: the tensor that tells it from the others where no context names it; kept alive, so that its identity stays
+            its own.
+        constants: what the family keeps from step to step.
+        forecast: the latest one, whose memory the next one takes.
+    """
 
     name: str
-    key: torch.Tensor | None  # keeps the tensor alive, so that its identity stays its own
+    key: torch.Tensor | None
     constants: Constants = field(default_factory=dict)
-    forecast: torch.Tensor | None = None  # the latest: the next one takes its memory
+    forecast: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepCall:
+    """Where in its run a call of the transformer is.
+
+    Attributes:
+        step: counted from where the run began.
+        branch: the guidance branch.
+        timestep: as the scheduler has it, known to the host; None beyond the schedule.
+    """
+
+    step: int
+    branch: Branch
+    timestep: float | None
 
 
 @dataclass(eq=False)
 class DenoisingRun:
-    """The state of one request's run, shared by the stand-ins of its transformers.
+    """One request's way through the steps, shared by the stand-ins of its transformers: which step and branch a call
+    is, and the cache of the run.
 
     Args:
         scheduler: the request's own scheduler, with a `step_index`: see `counting`.
@@ -95,19 +71,22 @@ class DenoisingRun:
         observer: follows the run.
 
     Attributes:
-        session: the cache of the present run; None before its first step.
+        session: the cache; it begins with the first call of a schedule, and again with another schedule.
     """
 
     scheduler: Any
     cache: CacheConfig
     observer: StepObserver = field(default_factory=StepObserver)
-    session: CacheSession | None = field(default=None, init=False)
+    session: CacheSession = field(init=False)
     _timesteps: torch.Tensor | None = field(default=None, init=False)
     _scheduled: list[float] = field(default_factory=list, init=False)  # the same, known to the host
-    _branches: list[_Branch] = field(default_factory=list, init=False)
+    _branches: list[Branch] = field(default_factory=list, init=False)
     _context: str | None = field(default=None, init=False)
     _last_step: int = field(default=-1, init=False)
     _family: Family | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.session = CacheSession(self.cache)
 
     @contextmanager
     def context(self, name: str) -> Iterator[None]:
@@ -118,39 +97,43 @@ class DenoisingRun:
         finally:
             self._context = None
 
-    def enter(self, family: Family, inputs: Inputs) -> tuple[CacheSession, int, _Branch, float | None]:
-        """The session, step (counted from where the run began), branch and scheduled timestep of a transformer's call.
+    def enter(self, family: Family, inputs: Inputs) -> StepCall:
+        """Where the present call of a transformer is.
 
-        A new schedule (`scheduler.set_timesteps`) begins a new session. Where another transformer takes over in the
-        middle of a run, as Wan2.2's second expert does, the anchors of the first are dropped.
+        Where another transformer takes over in the middle of a run, as Wan2.2's second expert does, the anchors of the
+        first are dropped.
         """
         scheduler = self.scheduler
-        begin = getattr(scheduler, "begin_index", None) or 0
-        if self.session is None or scheduler.timesteps is not self._timesteps:
-            self._timesteps = scheduler.timesteps
-            self._scheduled = scheduler.timesteps.tolist()  # the only time that the host reads of the run's schedule
-            self._last_step = -1
-            self._family = None
-            levels = None if self.cache.coordinate == "step" else noise_levels(scheduler)
-            self.session = CacheSession(self.cache, len(scheduler.timesteps) - begin, levels)
+        if scheduler.timesteps is not self._timesteps:
+            self._begin()
         if self._family is not family:
             self._family = family
             self._branches.clear()
             self.session.clear()
+        begin = begin_index(scheduler)
         index = begin if scheduler.step_index is None else scheduler.step_index
         step = index - begin
         if step != self._last_step:
             self._last_step = step
             self.observer.step_started(step, self.session.num_steps, inputs["hidden_states"])
-        scheduled = self._scheduled[index] if index < len(self._scheduled) else None
-        return self.session, step, self._branch(family, inputs), scheduled
+        timestep = self._scheduled[index] if index < len(self._scheduled) else None
+        return StepCall(step, self._branch(family, inputs), timestep)
 
-    def _branch(self, family: Family, inputs: Inputs) -> _Branch:
+    def _begin(self) -> None:
+        scheduler = self.scheduler
+        self._timesteps = scheduler.timesteps
+        self._scheduled = scheduler.timesteps.tolist()  # the only time that the host reads of the run's schedule
+        self._last_step = -1
+        self._family = None
+        levels = None if self.cache.coordinate == "step" else noise_levels(scheduler)
+        self.session.begin(len(self._scheduled) - begin_index(scheduler), levels)
+
+    def _branch(self, family: Family, inputs: Inputs) -> Branch:
         key = None if self._context is not None else family.branch_key(inputs)
         for branch in self._branches:
             if branch.name == self._context if key is None else branch.key is key:
                 return branch
-        branch = _Branch(self._context or f"branch {len(self._branches)}", key)
+        branch = Branch(self._context or f"branch {len(self._branches)}", key)
         self._branches.append(branch)
         return branch
 
@@ -162,10 +145,14 @@ class ForecastingTransformer:
     counted by the request's own scheduler; the guidance branch comes from `cache_context` or, in pipelines that open
     none, from the identity of the text embedding.
 
+    The features of a full step are computed in place where that can be: `session.reserve` gives the memory that the
+    anchor will keep, the engine may write into it (`out`), and `session.write` sees by its address that there is
+    nothing left to copy. An engine that returns memory of its own has it copied.
+
     Args:
         family: the shared transformer's family.
         engine: runs the block stack.
-        run: the request's state; a pipeline of two transformers has two stand-ins on one run.
+        run: the request's way through the steps; a pipeline of two transformers has two stand-ins on one run.
 
     Attributes:
         config: the diffusers transformer's configuration.
@@ -195,8 +182,8 @@ class ForecastingTransformer:
         return bound.arguments
 
     @property
-    def session(self) -> CacheSession | None:
-        """The cache of the present run; None before its first step."""
+    def session(self) -> CacheSession:
+        """The cache of the present run."""
         return self._run.session
 
     def cache_context(self, name: str, **_: Any) -> AbstractContextManager[None]:
@@ -219,9 +206,10 @@ class ForecastingTransformer:
             ValueError: the call uses something that the family does not serve.
         """
         inputs = self._arguments(*args, **kwargs)
-        session, step, branch, scheduled = self._run.enter(self._family, inputs)
+        call, session = self._run.enter(self._family, inputs), self._run.session
+        step, branch = call.step, call.branch
         kind = session.kind(step, branch.name)
-        condition = self._family.condition(inputs, branch.constants, scheduled)
+        condition = self._family.condition(inputs, branch.constants, call.timestep)
         if kind is StepKind.FULL:
             blocks = self._family.embed(inputs, condition, branch.constants)
             features = self._engine.run(blocks, session.reserve(step, branch.name, blocks["hidden_states"]))

@@ -14,7 +14,7 @@ from plugin.engines.base import Engine
 from plugin.engines.packing import joined, may_share_a_call
 from plugin.families.base import BlockInputs, Family
 
-_POLL_S = 0.02  # how often a request that waits looks whether it shall end
+_POLL_S = 0.02  # how often a request that waits checks whether it must end
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class PackSettings:
             transformer both guidance branches as one batch.
         tokens: what `max_rows` was found for: of inputs with more tokens proportionally fewer rows share a call. None
             for the same bound at every size.
-        fixed_rows: every call is filled up to so many rows, so that results are the same bits whatever the company;
+        fixed_rows: every call is padded to this many rows, so that results are bit-identical whatever else is running;
             None for calls as large as their jobs. Not above `max_rows`.
-        max_wait_s: how long a call waits at most for requests that are between two full steps.
-        lanes: calls that run at once, at least 1.
+        max_wait_s: longest time that a call waits for requests that are between two full steps.
+        lanes: concurrent engine calls, at least 1.
     """
 
     max_rows: int = 1
@@ -46,7 +46,7 @@ class PackSettings:
             raise ValueError(f"fixed_rows is {self.fixed_rows}, must be from 1 to max_rows, which is {self.max_rows}")
 
     def rows_for(self, tokens: int) -> int:
-        """Most rows of one call of inputs with so many tokens each, at least 1."""
+        """Most rows of one call of inputs with this many tokens each, at least 1."""
         if self.fixed_rows is not None:
             return self.fixed_rows
         return self.max_rows if self.tokens is None else max(1, self.max_rows * min(self.tokens, tokens) // tokens)
@@ -58,7 +58,7 @@ class PackedEngine:
 
     Attributes:
         alone: for a request that has the machine to itself.
-        in_lane: for calls beside others; on a CPU with a lane's share of the cores. Threads of one call wait for each
+        in_lane: for calls beside others; on a CPU each has its share of the cores. Threads of one call wait for each
             other at each operation, those of two calls do not.
     """
 
@@ -66,24 +66,28 @@ class PackedEngine:
     in_lane: Engine
 
 
-@dataclass(eq=False)
 class Ticket:
-    """One request's place at the packer.
+    """One request as the packer knows it; a subclass may check whether it must end, and count its calls.
 
     Attributes:
-        priority: seconds of head start: a job is served as if it had come so much earlier (or, negative, later).
-        check: called while the request waits; what it raises ends the wait and reaches the request.
+        priority: seconds of head start: a job is served as if it had come that much earlier (or, negative, later).
         batches: for each engine call whose first job was this request's, how many requests shared it.
     """
 
-    priority: float = 0.0
-    check: Callable[[], None] = lambda: None
-    batches: list[int] = field(default_factory=list)
+    priority: float
+    batches: list[int]
+
+    def __init__(self, priority: float = 0.0) -> None:
+        self.priority = priority
+        self.batches = []
+
+    def check(self) -> None:
+        """Called while the request waits; what it raises ends the wait and reaches the request."""
 
 
 @dataclass(eq=False)
-class _Job:
-    """One full step of one request."""
+class _EngineJob:
+    """One full step of one request: what the engine is to compute, and what became of it."""
 
     engine: PackedEngine
     family: Family
@@ -91,7 +95,7 @@ class _Job:
     inputs: BlockInputs
     out: torch.Tensor | None
     due: float
-    woken: threading.Event = field(default_factory=threading.Event)  # it is done, or its thread shall lead
+    woken: threading.Event = field(default_factory=threading.Event)  # set when it is done, or when its thread must make the next call
     done: bool = False
     result: torch.Tensor | None = None
     error: BaseException | None = None
@@ -102,17 +106,18 @@ class _Job:
 
 
 class Packer:
-    """Runs the engines of one model instance for all its requests, in one lane or several: the oldest job first, with
-    those that may share its call.
+    """Batches the engine calls of all requests of one model instance.
+
+    The oldest job goes first, together with the jobs that may share its call; up to `lanes` calls run at once.
 
     Jobs share a call where engine, dtypes and shapes are the same and the inputs that a family shares between requests
-    are equal in content: another height x width has other rotary tables even with as many tokens. Since each request
-    has one job at a time and comes behind those that wait, requests take turns step by step, however many steps each
-    has left.
+    are equal in content: another height x width has other rotary tables even with as many tokens. A request has one
+    job at a time, and a new job goes behind those that wait. So requests take turns step by step, however many steps
+    each has left.
 
-    The thread of the oldest job makes the call for all who share it, and then wakes them and the next one to lead. A
-    request that is alone so calls the engine itself: handing each full step to another thread and back cost 1.5 ms of
-    14 on two cores.
+    The thread of the oldest job makes the call for all jobs that share it. Then it wakes their threads, and the thread
+    that makes the next call. So a request that is alone calls the engine itself: to hand each full step to another
+    thread and back cost 1.5 ms of 14 on two cores.
 
     Args:
         settings: how to pack.
@@ -120,11 +125,11 @@ class Packer:
 
     def __init__(self, settings: PackSettings) -> None:
         self._settings = settings
-        self._changed = threading.Condition()  # whoever leads waits here for company
-        self._queue: list[_Job] = []
-        self._leaders: set[_Job] = set()  # the jobs whose threads make the present calls, or are woken to; one a lane
+        self._changed = threading.Condition()  # a leader waits here for other requests
+        self._queue: list[_EngineJob] = []
+        self._leaders: set[_EngineJob] = set()  # whose threads make the present calls, or are woken to; at most `lanes`
         self._running = 0  # jobs in the present calls
-        # Requests that are between their first job and their end, or until nobody knows them any more.
+        # Requests between their first job and their end, or until nothing refers to them.
         self._present: weakref.WeakSet[Ticket] = weakref.WeakSet()
 
     def engine_for(self, engine: PackedEngine, family: Family, ticket: Ticket) -> Engine:
@@ -132,12 +137,12 @@ class Packer:
         return _RequestEngine(self, engine, family, ticket)
 
     def leave(self, ticket: Ticket) -> None:
-        """Says that a request has no more jobs, so that nobody waits for its company."""
+        """Says that a request has no more jobs, so that no call waits for it."""
         with self._changed:
             self._present.discard(ticket)
             self._changed.notify_all()
 
-    def run(self, job: _Job) -> torch.Tensor:
+    def run(self, job: _EngineJob) -> torch.Tensor:
         """Waits for a job's turn and result, in the request's thread."""
         with self._changed:
             self._present.add(job.ticket)
@@ -157,8 +162,8 @@ class Packer:
         assert job.result is not None
         return job.result
 
-    def _lead(self, job: _Job) -> None:
-        """Makes the call of the oldest jobs, which this one is among: nobody else takes any before it has led."""
+    def _lead(self, job: _EngineJob) -> None:
+        """Takes this job and those that may share its call, runs the engine, and wakes their threads."""
         jobs = [job]
         try:
             jobs = self._take(job)
@@ -179,18 +184,18 @@ class Packer:
                 self._fill_lanes()
 
     def _fill_lanes(self) -> None:
-        """Has the threads of the oldest waiting jobs lead in lanes that are free; the lock is held."""
+        """Wakes the threads of the oldest waiting jobs to lead, up to `lanes` at once; the lock is held."""
         while len(self._leaders) < self._settings.lanes and (waiting := self._waiting()):
             leader = min(waiting, key=lambda each: each.due)
             self._leaders.add(leader)
             leader.woken.set()
 
-    def _waiting(self) -> list[_Job]:
+    def _waiting(self) -> list[_EngineJob]:
         """The jobs in the queue that lead no call themselves."""
         return [job for job in self._queue if job not in self._leaders]
 
-    def _withdraw(self, job: _Job) -> None:
-        """Takes back a job whose request has given up; one that is being run is waited for: its memory is in use."""
+    def _withdraw(self, job: _EngineJob) -> None:
+        """Takes back a job whose request has ended; one that is being run is waited for: its memory is in use."""
         with self._changed:
             waiting = job in self._queue
             if waiting:
@@ -200,7 +205,7 @@ class Packer:
         if not waiting:
             job.woken.wait()
 
-    def _take(self, leader: _Job) -> list[_Job]:
+    def _take(self, leader: _EngineJob) -> list[_EngineJob]:
         """The jobs of a leader's call, out of the queue."""
         with self._changed:
             wait_until = time.monotonic() + self._settings.max_wait_s
@@ -215,7 +220,7 @@ class Packer:
                     return jobs
                 self._changed.wait(left)
 
-    def _gather(self, first: _Job) -> list[_Job]:
+    def _gather(self, first: _EngineJob) -> list[_EngineJob]:
         """The leader's job and those that may share its call, oldest first, as many as there is room for."""
         jobs, rows, bound = [first], first.rows, self._rows_for(first)
         for job in sorted(self._waiting(), key=lambda each: each.due):
@@ -225,29 +230,29 @@ class Packer:
                 rows += job.rows
         return jobs
 
-    def _rows_for(self, job: _Job) -> int:
+    def _rows_for(self, job: _EngineJob) -> int:
         return self._settings.rows_for(job.inputs["hidden_states"].shape[1])
 
-    def _engine_of(self, job: _Job) -> Engine:
-        """The engine of a call: with other requests about, the one that leaves room for the other lanes."""
+    def _engine_of(self, job: _EngineJob) -> Engine:
+        """The engine of a call: beside other requests, the one that leaves cores to the other calls."""
         alone = len(self._present) <= 1 and self._settings.fixed_rows is None
         return job.engine.alone if alone else job.engine.in_lane
 
-    def _call(self, jobs: list[_Job], engine: Engine) -> None:
+    def _call(self, jobs: list[_EngineJob], engine: Engine) -> None:
         try:
             self._run(jobs, engine)
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].error = error
             else:
-                for job in jobs:  # one of them spoils the call: each on its own, so that only that one fails
+                for job in jobs:  # one of them breaks the call: each on its own, so that only that one fails
                     self._call([job], engine)
                 return
         jobs[0].ticket.batches.append(len(jobs))
         for job in jobs:
             job.done = True
 
-    def _run(self, jobs: list[_Job], engine: Engine) -> None:
+    def _run(self, jobs: list[_EngineJob], engine: Engine) -> None:
         first, rows = jobs[0], sum(job.rows for job in jobs)
         padding = max(0, (self._settings.fixed_rows or rows) - rows)
         if len(jobs) == 1 and not padding:
@@ -261,7 +266,7 @@ class Packer:
                 job.result = part if job.out is None else job.out.copy_(part)
         device = first.inputs["hidden_states"].device
         if device.type == "cuda":
-            # Jobs that come meanwhile shall find each other in the queue, not behind calls that are only enqueued.
+            # Jobs that come meanwhile must meet in the queue, not behind calls that are only enqueued.
             torch.cuda.current_stream(device).synchronize()
 
 
@@ -278,4 +283,4 @@ class _RequestEngine:
     def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
         """See `Engine.run`; waits for its turn."""
         due = time.monotonic() - self._ticket.priority
-        return self._packer.run(_Job(self._engine, self._family, self._ticket, inputs, out, due))
+        return self._packer.run(_EngineJob(self._engine, self._family, self._ticket, inputs, out, due))

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from plugin.config import ModelConfig
-from plugin.denoising.generation import NoEvents, NotFinite, Pixels, generate
+from plugin.denoising.run import NoEvents, Pixels
+from plugin.denoising.generation import NotFinite, generate
 from plugin.denoising.host import PipelineHost
 from plugin.engines import make_engine
 from plugin.engines.base import Engine

@@ -11,7 +11,8 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxKontextPipeline, FluxPipeline
 
 from plugin.config import PipelineSource
-from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline
 from plugin.denoising.transformer import StepObserver
 from plugin.engines.packer import PackSettings
 from taylorseer import CacheConfig, StepKind

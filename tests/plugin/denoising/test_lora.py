@@ -10,7 +10,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from plugin.config import PipelineSource
-from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline
 from plugin.engines.export import stack_key
 from plugin.families import family_of
 from taylorseer import CacheConfig

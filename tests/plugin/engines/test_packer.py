@@ -60,6 +60,17 @@ def both(engine: Any) -> PackedEngine:
     return PackedEngine(engine, engine)
 
 
+class CheckedTicket(Ticket):
+    """A ticket whose check is given."""
+
+    def __init__(self, check: Callable[[], None] = lambda: None, **options: Any) -> None:
+        super().__init__(**options)
+        self._check = check
+
+    def check(self) -> None:
+        self._check()
+
+
 class Desk:
     """A packer whose engine is held back, and requests that wait at it."""
 
@@ -75,7 +86,7 @@ class Desk:
 
     def ask(self, inputs: dict[str, torch.Tensor], **options: Any) -> Future[torch.Tensor]:
         """A job of a request of its own, which is in the queue (or at the engine) when this returns."""
-        out, ticket = options.pop("out", None), Ticket(**options)
+        out, ticket = options.pop("out", None), CheckedTicket(**options)
         self._tickets.append(ticket)
         before = self._known()
         future = self._pool.submit(self.packer.engine_for(both(self.engine), FAMILY, ticket).run, inputs, out)
@@ -426,7 +437,7 @@ def test_many_threads_that_come_go_and_give_up_all_get_their_own(lanes):
             give_up = (number + step) % 10 == 0
             check = giving_up(0.0) if give_up else (lambda: None)
             try:
-                features = packer.engine_for(both(engine), FAMILY, Ticket(check=check)).run(
+                features = packer.engine_for(both(engine), FAMILY, CheckedTicket(check=check)).run(
                     inputs_of(value, table=step % 3)
                 )
                 assert torch.equal(features, expected(value, table=step % 3))
