@@ -74,8 +74,8 @@ def environment(triton: Triton) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def front(ports: Ports, folder: Path, environment: dict[str, str]) -> Iterator[None]:
-    """The front, started by the README's command."""
-    (command,) = [each for block in SHELL for each in block.commands if FRONT.match(each)]
+    """The front, started by the documents' command, which is the same in all of them."""
+    (command,) = {each for block in SHELL for each in block.commands if FRONT.match(each)}
     process = subprocess.Popen(
         ["bash", "-c", f"exec {ports.replaced(command)}"], cwd=folder, env=environment, start_new_session=True
     )
@@ -109,7 +109,7 @@ def test_commands_run_as_written(block, ports, folder, environment):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    # curl itself is content with an answer that is an error
+    # curl ends well even if the answer is an error
     assert '{"error"' not in done.stdout, done.stdout
     for picture in re.findall(r"-o (\S+\.png)", script):
         assert Image.open(folder / picture).size == (64, 64)
