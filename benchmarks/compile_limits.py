@@ -22,7 +22,8 @@ from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.random_models import MODELS, dtype_of, random_transformer
 from plugin.config import ModelConfig
 from plugin.engines.base import EngineError
-from plugin.engines.tensorrt.build import BuildOptions, SizeClass, build_engine
+from plugin.engines.tensorrt.build import build_engine
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass
 from plugin.families import family_of
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
 

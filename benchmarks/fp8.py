@@ -27,11 +27,15 @@ from rich.table import Table
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.building.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig
-from plugin.denoising.generation import Pixels, generate
-from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.generation import generate
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline
+from plugin.denoising.run import Pixels
 from plugin.engines.export import export_onnx
 from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
-from plugin.engines.tensorrt.fp8 import DTYPE, Calibration, Quantized, Samples, quantize
+from plugin.engines.tensorrt.fp8 import Calibration, Samples, quantize
+from plugin.engines.tensorrt.package import FP8_DTYPE
+from plugin.engines.tensorrt.record import Quantized
 from plugin.families.base import BlockInputs, Family
 
 MODEL = "emoji"
@@ -61,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(num_steps: int) -> dict[str, Any]:
     """All figures of one run: PSNR in dB of each picture, and relative L2 distances of the block stack's feature."""
     config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
-    pipe = load_pipeline(replace(config.source, dtype=DTYPE))
+    pipe = load_pipeline(replace(config.source, dtype=FP8_DTYPE))
     calibration, unseen = calibration_of(config, _sizes(config)), calibration_of(config, _sizes(config), PROMPTS)
-    hosts = {"float32": PipelineHost(load_pipeline(config.source)), DTYPE: PipelineHost(pipe)}
+    hosts = {"float32": PipelineHost(load_pipeline(config.source)), FP8_DTYPE: PipelineHost(pipe)}
     with tempfile.TemporaryDirectory() as folder:
-        family = hosts[DTYPE].family
+        family = hosts[FP8_DTYPE].family
         engine, quantized = quantized_engine(family, _record(pipe, calibration, config), Path(folder))
         hosts["fp8"] = PipelineHost(pipe, lambda family: engine)
         distances = [distance(family, engine, sample) for sample in _record(pipe, unseen, config)]

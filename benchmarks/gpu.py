@@ -37,10 +37,12 @@ from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.random_models import MODELS, dtype_of, random_transformer
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
-from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
-from plugin.engines.tensorrt.build import BuildOptions, SizeClass, build_engine
+from plugin.engines.tensorrt.build import build_engine
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.paths import default_cache_dir

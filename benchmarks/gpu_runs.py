@@ -28,7 +28,9 @@ from plugin.denoising.transformer import StepObserver
 from plugin.engines.base import Engine, EngineError
 from plugin.engines.batch_limit import LARGEST, find_knee
 from plugin.engines.packer import PackSettings
-from plugin.engines.tensorrt.build import PACKAGES, BuildOptions, SizeClass, build_engine
+from plugin.engines.tensorrt.build import build_engine
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass
+from plugin.engines.tensorrt.package import PACKAGES
 from plugin.families import family_of
 from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, axis_sizes, example_request

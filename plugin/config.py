@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from plugin.engine_specs import ENGINES
 from plugin.repository import InvalidConfig, overrides, read_max_batch_size, read_parameters
 from plugin.request import GenerationRequest, Limits, ResponseFormat
 from taylorseer import CacheConfig
@@ -366,7 +367,7 @@ def _chosen(presets: Mapping[str, CacheConfig], name: str) -> CacheConfig:
 
 
 def _engine_model(engine: str, name: str | None, repository: Path) -> EngineModel | None:
-    if engine != "triton":
+    if engine not in ENGINES or not ENGINES[engine].needs_server:
         if name is not None:
             raise InvalidConfig(f"parameter 'engine_model' is {name!r}, must be left out with engine {engine}")
         return None

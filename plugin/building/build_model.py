@@ -12,24 +12,21 @@ from diffusers import DiffusionPipeline
 
 from plugin.building.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig, PipelineSource
-from plugin.denoising.host import denoisers, load_pipeline
+from plugin.denoising.loading import denoisers, load_pipeline
+from plugin.engine_specs import EngineSpec, engine_spec
 from plugin.engines.export import optimized_onnx
-from plugin.engines.tensorrt.build import (
-    KINDS,
+from plugin.engines.progress import BuildProgress, NoProgress
+from plugin.engines.tensorrt.build import build_engine
+from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, load_modelopt
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass
+from plugin.engines.tensorrt.package import (
     PACKAGES,
     PRECISIONS,
-    BuildOptions,
-    BuiltEngine,
-    EngineKind,
-    NoWatch,
-    SizeClass,
-    Watch,
-    build_engine,
     check_targets,
     load_package,
     present_architecture,
 )
-from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, load_modelopt
+from plugin.engines.tensorrt.record import BuiltEngine
 from plugin.families import family_of
 from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
@@ -81,13 +78,13 @@ class Built:
     overrides: Mapping[str, str] = field(default_factory=dict)
 
 
-def build_model(model_dir: Path, request: BuildRequest, watch: Watch | None = None) -> list[Built]:
+def build_model(model_dir: Path, request: BuildRequest, progress: BuildProgress | None = None) -> list[Built]:
     """Builds the engines of a model folder.
 
     Args:
         model_dir: a folder of the model repository with a config.pbtxt.
         request: what to build.
-        watch: follows the build.
+        progress: follows the build.
 
     Returns:
         One for each transformer; none for an engine that needs no build.
@@ -99,42 +96,43 @@ def build_model(model_dir: Path, request: BuildRequest, watch: Watch | None = No
         OSError: the pipeline cannot be had, or the cache not be written.
         ValueError: an unknown precision, or options that the engine does not have.
     """
-    watch = watch or NoWatch()
+    progress = progress or NoProgress()
     config = ModelConfig.from_folder(model_dir)
-    engine = request.engine or config.engine
-    if engine in KINDS:
-        return _build_tensorrt(config, _kind(engine, request), request, watch)
+    spec = engine_spec(request.engine or config.engine)
+    if spec.flavour is not None:
+        return _build_tensorrt(config, spec.flavour, _is_fp8(spec, request), request, progress)
     given = [name for name, value in vars(request).items() if value and name != "engine"]
     if given:
-        raise ValueError(f"{given[0]} is for the engines {', '.join(PACKAGES)}, must be left out with {engine}")
-    if engine != "onnxruntime":
+        raise ValueError(f"{given[0]} is for the engines {', '.join(PACKAGES)}, must be left out with {spec.name}")
+    if not spec.optimizes_onnx:
         return []
-    watch.stage(f"loading {config.source.pipeline}")
+    progress.stage(f"loading {config.source.pipeline}")
     pipe = load_pipeline(config.source, denoisers_only=True)
-    watch.stage("exporting and optimising the block stack")
+    progress.stage("exporting and optimising the block stack")
     return [Built(name, optimized_onnx(family_of(getattr(pipe, name)))) for name in denoisers(pipe)]
 
 
-def _kind(engine: str, request: BuildRequest) -> EngineKind:
-    """What an engine's name and a precision make together."""
-    flavour, fp8 = KINDS[engine]
-    if fp8 and request.precision not in (None, "fp8"):
-        raise ValueError(f"precision is {request.precision}, must be fp8 with engine {engine}")
-    fp8 = fp8 or request.precision == "fp8"
+def _is_fp8(spec: EngineSpec, request: BuildRequest) -> bool:
+    """Whether an engine's name and a precision together ask for fp8."""
+    if spec.fp8 and request.precision not in (None, "fp8"):
+        raise ValueError(f"precision is {request.precision}, must be fp8 with engine {spec.name}")
+    fp8 = spec.fp8 or request.precision == "fp8"
     given = [name for name, value in vars(request).items() if value is not None and value != ()]
     if not fp8 and (calibrating := [name for name in given if name.startswith("calibration_")]):
         raise ValueError(f"{calibrating[0].replace('_', '-')} is for precision fp8, must be left out without it")
-    return EngineKind(flavour, fp8)
+    return fp8
 
 
-def _build_tensorrt(config: ModelConfig, kind: EngineKind, request: BuildRequest, watch: Watch) -> list[Built]:
-    _check_machine(kind, request.targets)  # what is wrong is told before minutes of loading
+def _build_tensorrt(
+    config: ModelConfig, flavour: str, fp8: bool, request: BuildRequest, progress: BuildProgress
+) -> list[Built]:
+    _check_machine(flavour, fp8, request.targets)  # what is wrong is told before minutes of loading
     sizes = tuple(_size_classes(config, request))
-    calibration = _calibration(config, request) if kind.fp8 else None
-    source = _source(config.source, "fp8" if kind.fp8 else request.precision)
-    watch.stage(f"loading {source.pipeline}")
+    calibration = _calibration(config, request) if fp8 else None
+    source = _source(config.source, "fp8" if fp8 else request.precision)
+    progress.stage(f"loading {source.pipeline}")
     pipe = load_pipeline(source, denoisers_only=calibration is None)
-    recorded = _recorder(pipe, calibration, config.max_sequence_length, watch)
+    recorded = _recorder(pipe, calibration, config.max_sequence_length, progress)
     built = []
     for name in denoisers(pipe):
         family = family_of(getattr(pipe, name))
@@ -148,22 +146,22 @@ def _build_tensorrt(config: ModelConfig, kind: EngineKind, request: BuildRequest
             weight_streaming=request.weight_streaming,
             calibration=calibration,
         )
-        engine = build_engine(family, kind.flavour, options, None, watch, partial(recorded, name))
+        engine = build_engine(family, flavour, options, None, progress, partial(recorded, name))
         wanted = {"engine": (engine.engine, config.engine), "dtype": (source.dtype, config.source.dtype)}
         overrides = {parameter: new for parameter, (new, old) in wanted.items() if new != old}
         built.append(Built(name, engine.path, engine, overrides))
     return built
 
 
-def _check_machine(kind: EngineKind, targets: tuple[str, ...]) -> None:
+def _check_machine(flavour: str, fp8: bool, targets: tuple[str, ...]) -> None:
     """Checks that the packages are here, and the GPUs fit for them."""
-    check_targets(load_package(kind.flavour), kind.flavour, targets)
-    if kind.fp8:
+    check_targets(load_package(flavour), flavour, targets)
+    if fp8:
         load_modelopt()
         check_architectures(targets)
     if not targets:
-        architecture = present_architecture(kind.flavour)
-        if kind.fp8:
+        architecture = present_architecture(flavour)
+        if fp8:
             check_architectures([architecture])
 
 
@@ -174,14 +172,14 @@ def _calibration(config: ModelConfig, request: BuildRequest) -> Calibration:
 
 
 def _recorder(
-    pipe: DiffusionPipeline, calibration: Calibration | None, max_sequence_length: int | None, watch: Watch
+    pipe: DiffusionPipeline, calibration: Calibration | None, max_sequence_length: int | None, progress: BuildProgress
 ) -> Callable[[str], Samples]:
     """Tells the samples of a transformer; all are recorded at once, and what only that needed is then let go."""
 
     @cache
     def recorded() -> Mapping[str, Samples]:
         assert calibration is not None
-        samples = record(pipe, calibration, max_sequence_length, watch)
+        samples = record(pipe, calibration, max_sequence_length, progress)
         pipe.register_modules(**{name: None for name in pipe.components if name not in denoisers(pipe)})
         return samples
 

@@ -14,7 +14,7 @@ from plugin.denoising.host import PipelineHost
 from plugin.denoising.transformer import StepObserver
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
-from plugin.engines.tensorrt.build import NoWatch, Watch
+from plugin.engines.progress import BuildProgress, NoProgress
 from plugin.engines.tensorrt.fp8 import Calibration, Samples
 from plugin.families.base import BlockInputs, Family
 from plugin.request import GenerationRequest
@@ -67,7 +67,7 @@ def record(
     pipe: DiffusionPipeline,
     calibration: Calibration,
     max_sequence_length: int | None = None,
-    watch: Watch | None = None,
+    progress: BuildProgress | None = None,
 ) -> Mapping[str, Samples]:
     """Inputs of the block stack of each transformer, on the CPU, from real runs.
 
@@ -75,29 +75,29 @@ def record(
         pipe: the whole pipeline.
         calibration: the runs.
         max_sequence_length: text tokens, or None for the pipeline's default.
-        watch: follows the runs.
+        progress: follows the runs.
 
     Returns:
         Samples by the transformer's name: of each recorded step all its calls, those of both guidance branches.
 
     Raises:
         EngineError: an input is not finite in the pipeline's dtype, a transformer had no part in the recorded steps, or
-            the watch ended the build.
+            `progress` ended the build.
     """
-    watch = watch or NoWatch()
+    progress = progress or NoProgress()
     host = PipelineHost(pipe, _Recorder)
     recorders: dict[str, _Recorder] = host.engines  # type: ignore[assignment]
     for number, request in enumerate(calibration.requests, 1):
-        watch.stage(f"calibrating, run {number} of {len(calibration.requests)}: {_title(request)}")
-        watch.phase_started("denoising", None, request.num_inference_steps)
-        steps = _RecordedSteps(tuple(recorders.values()), calibration.steps, watch)
+        progress.stage(f"calibrating, run {number} of {len(calibration.requests)}: {_title(request)}")
+        progress.phase_started("denoising", None, request.num_inference_steps)
+        steps = _RecordedSteps(tuple(recorders.values()), calibration.steps, progress)
         host.pipeline_for(request.cache, steps)(
             **host.family.call_arguments(request, max_sequence_length),
             num_inference_steps=request.num_inference_steps,
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="latent",
         )
-        watch.phase_ended("denoising")
+        progress.phase_ended("denoising")
     for name, recorder in recorders.items():
         if not recorder.samples:
             raise EngineError(f"{name} had no part in the {calibration.steps} steps recorded: raise calibration-steps")
@@ -137,13 +137,13 @@ class _Recorder:
 class _RecordedSteps(StepObserver):
     """Turns recording on for the steps of one run that are wanted."""
 
-    def __init__(self, recorders: Sequence[_Recorder], steps: int, watch: Watch) -> None:
+    def __init__(self, recorders: Sequence[_Recorder], steps: int, progress: BuildProgress) -> None:
         self._recorders = recorders
         self._steps = steps
-        self._watch = watch
+        self._progress = progress
 
     def step_started(self, step: int, num_steps: int, latents: torch.Tensor) -> None:
-        if not self._watch.step_done("denoising", step - 1):
+        if not self._progress.step_done("denoising", step - 1):
             raise EngineError("the build was ended while it calibrated")
         for recorder in self._recorders:
             recorder.recording = step in spread(self._steps, num_steps)

@@ -19,8 +19,11 @@ import torch
 
 from plugin.building.calibration import PROMPTS
 from plugin.config import ModelConfig, presets_path
-from plugin.denoising.generation import Generation, Pixels, generate
-from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.generation import Generation, generate
+from plugin.denoising.run import Pixels
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline
+from plugin.engine_specs import engine_spec
 from plugin.engines.packer import PackSettings
 from plugin.request import GenerationRequest
 from plugin.serving.plan import example_request
@@ -205,8 +208,8 @@ def offline_host(config: ModelConfig) -> PipelineHost:
     Raises:
         ValueError: its engine runs only in a server; or as `load_pipeline`.
     """
-    if config.engine == "triton":
-        raise ValueError("engine is triton, must be one that runs outside a server")
+    if engine_spec(config.engine).needs_server:
+        raise ValueError(f"engine is {config.engine}, must be one that runs outside a server")
     host = PipelineHost(
         load_pipeline(config.source),
         config.engine,

@@ -22,7 +22,7 @@ from plugin.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from clients import Generation
-    from plugin.engines.tensorrt.build import BuiltEngine, Profile
+    from plugin.engines.tensorrt.record import BuiltEngine, Profile
     from plugin.serving.plan import Plan
 
 app = typer.Typer(
@@ -55,7 +55,8 @@ def serve(
     one that nobody knows.
     """
     from plugin.ops import control
-    from plugin.ops.server import ServerConfig, ServerError, run_foreground
+    from plugin.ops.foreground import run_foreground
+    from plugin.ops.server import ServerConfig, ServerError
     from plugin.repository import models_to_download
 
     config = ServerConfig(

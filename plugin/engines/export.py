@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import onnxruntime
 import torch
-from filelock import FileLock
 from torch import nn
 
+from plugin.engines.engine_cache import build_once
+from plugin.engines.onnxruntime_session import providers, session_options
 from plugin.families.base import Family
 from plugin.paths import default_cache_dir
 
@@ -38,10 +38,6 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
         EngineError: the family is on a GPU, and this ONNX Runtime serves none.
         OSError: the cache folder cannot be written.
     """
-    import onnxruntime
-
-    from plugin.engines.onnxruntime_engine import providers
-
     stack = family.export_stack().eval()
     # What is optimised for CUDA is another graph than what is for the CPU.
     runtime = [onnxruntime.__version__, *(name for name, _ in providers(family.device))]
@@ -58,39 +54,6 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
 
     build_once(folder, model.exists, build)
     return model
-
-
-def build_once(folder: Path, is_whole: Callable[[], bool], build: Callable[[Path], None]) -> None:
-    """Fills a folder of the cache unless it is whole: in a folder beside it that is renamed, by one process at a time.
-
-    Args:
-        folder: what to fill; what is left of a damaged one is removed.
-        is_whole: whether the folder can be used as it is.
-        build: fills the folder that it is given; what it raises leaves nothing behind.
-
-    Raises:
-        OSError: the folder cannot be written; the message says what helps.
-    """
-    if is_whole():
-        return
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f"{folder.name}.lock"):
-            if is_whole():
-                return
-            scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-            try:
-                build(scratch)
-                shutil.rmtree(folder, ignore_errors=True)
-                os.replace(scratch, folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(
-            f"no engine can be built in {folder.parent} ({reason}): make room there and let this user write there, or "
-            "name another folder with TRITON_TAYLORSEER_CACHE"
-        ) from error
 
 
 def stack_key(family: Family, stack: nn.Module, more: object = None) -> str:
@@ -139,10 +102,6 @@ def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
 
 
 def _optimize(exported: Path, optimized: Path, device: torch.device) -> None:
-    import onnxruntime
-
-    from plugin.engines.onnxruntime_engine import providers, session_options
-
     options = session_options(None, optimize=True)
     options.optimized_model_filepath = str(optimized)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")

@@ -9,8 +9,9 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from plugin.engines.base import EngineError
+from plugin.engine_specs import EngineSpec
 from plugin.engines.export import optimized_onnx
+from plugin.engines.onnxruntime_session import providers, session_options
 from plugin.families.base import BlockInputs, Family
 
 _ONNX_TYPES = {  # onnx.TensorProto.DataType
@@ -61,40 +62,9 @@ class OnnxRuntimeEngine:
         return output
 
 
-def build_engine(family: Family, cache_dir: Path | None, threads: int | None) -> OnnxRuntimeEngine:
+def load_engine(family: Family, spec: EngineSpec, cache_dir: Path | None, threads: int | None) -> OnnxRuntimeEngine:
     """Exports and optimises the family's block stack unless the cache has it, and loads it."""
     return OnnxRuntimeEngine(optimized_onnx(family, cache_dir), threads, family.device)
-
-
-def session_options(threads: int | None, *, optimize: bool) -> onnxruntime.SessionOptions:
-    """Options of a session that optimises a graph (`optimize`) or runs one that has been optimised before."""
-    levels = onnxruntime.GraphOptimizationLevel
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads or 0
-    # Threads that spin while they wait take the cores from the other requests' forecast steps: without it one request
-    # alone is a fifth slower on two cores, and two at once are twice as fast.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors; its warnings are about graph clean-up
-    return options
-
-
-def providers(device: torch.device) -> list[tuple[str, dict[str, str]]]:
-    """ONNX Runtime's providers for a device with their options, the preferred one first.
-
-    Raises:
-        EngineError: the device is a GPU, and this ONNX Runtime serves none.
-    """
-    on_cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
-    if device.type == "cpu":
-        return [on_cpu]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise EngineError(
-            f"engine onnxruntime on {device} needs an ONNX Runtime with CUDA: "
-            "`pip uninstall onnxruntime && pip install onnxruntime-gpu`, or another engine, or device cpu"
-        )
-    # Without TF32, as torch multiplies float32 by itself and TensorRT is told to here.
-    return [("CUDAExecutionProvider", {"device_id": str(device.index or 0), "use_tf32": "0"}), on_cpu]
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[str, int, int, tuple[int, ...], int]:

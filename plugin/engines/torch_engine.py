@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from plugin.engine_specs import EngineSpec
 from plugin.families.base import BlockInputs, Family
 
 
@@ -23,6 +24,6 @@ class TorchEngine:
         return self._block_stack(**inputs)
 
 
-def build_engine(family: Family, cache_dir: Path | None, threads: int | None) -> TorchEngine:
-    """The engine of a family; nothing is compiled, and torch's own thread count applies."""
+def load_engine(family: Family, spec: EngineSpec, cache_dir: Path | None, threads: int | None) -> TorchEngine:
+    """The engine of a family. Nothing is compiled, and torch's own number of threads applies."""
     return TorchEngine(family.block_stack())

@@ -7,6 +7,7 @@ from typing import NoReturn, Protocol
 
 import torch
 
+from plugin.engine_specs import EngineSpec
 from plugin.engines.base import EngineError
 from plugin.engines.block_stack import with_batch_axis
 from plugin.errors import Unavailable
@@ -78,7 +79,7 @@ class TritonEngine:
         return out
 
 
-def build_engine(family: Family, cache_dir: Path | None, threads: int | None) -> NoReturn:
+def load_engine(family: Family, spec: EngineSpec, cache_dir: Path | None, threads: int | None) -> NoReturn:
     """Outside a Triton model there is nothing to call.
 
     Raises:

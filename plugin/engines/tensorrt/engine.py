@@ -12,16 +12,11 @@ from typing import Any
 
 import torch
 
+from plugin.engine_specs import EngineSpec
 from plugin.engines.base import EngineError, UnsupportedShape
-from plugin.engines.tensorrt.build import (
-    KINDS,
-    BuiltEngine,
-    Messages,
-    find_engine,
-    load_package,
-    present_architecture,
-    replace_file,
-)
+from plugin.engines.engine_cache import replace_file
+from plugin.engines.tensorrt.package import Messages, load_package, present_architecture
+from plugin.engines.tensorrt.record import BuiltEngine, find_engine
 from plugin.families.base import BlockInputs, Family
 
 
@@ -148,36 +143,18 @@ class _RuntimeCache:
                 replace_file(self._path, content)
 
 
-def load_tensorrt(family: Family, cache_dir: Path | None, threads: int | None) -> TensorRTEngine:
-    """The engine that TensorRT built for this family's block stack and this GPU."""
-    return _load(family, "tensorrt", cache_dir)
-
-
-def load_tensorrt_rtx(family: Family, cache_dir: Path | None, threads: int | None) -> TensorRTEngine:
-    """The engine that TensorRT-RTX built for this family's block stack and this GPU."""
-    return _load(family, "tensorrt-rtx", cache_dir)
-
-
-def load_tensorrt_fp8(family: Family, cache_dir: Path | None, threads: int | None) -> TensorRTEngine:
-    """As `load_tensorrt`, of those in fp8."""
-    return _load(family, "tensorrt-fp8", cache_dir)
-
-
-def load_tensorrt_rtx_fp8(family: Family, cache_dir: Path | None, threads: int | None) -> TensorRTEngine:
-    """As `load_tensorrt_rtx`, of those in fp8."""
-    return _load(family, "tensorrt-rtx-fp8", cache_dir)
-
-
-def _load(family: Family, engine: str, cache_dir: Path | None) -> TensorRTEngine:
-    flavour, fp8 = KINDS[engine]
+def load_engine(family: Family, spec: EngineSpec, cache_dir: Path | None, threads: int | None) -> TensorRTEngine:
+    """The engine that was built for this family's block stack and its GPU."""
+    flavour = spec.flavour
+    assert flavour is not None
     load_package(flavour)
-    present_architecture(flavour)  # where there is no GPU at all, that is what to say
+    present_architecture(flavour)  # on a machine without a GPU, that is the message
     device: torch.device = family.transformer.device  # type: ignore[assignment]
     if device.type != "cuda":
-        raise EngineError(f"device is {device}, must be cuda:0 or another GPU for engine {engine}")
+        raise EngineError(f"device is {device}, must be cuda:0 or another GPU for engine {spec.name}")
     with torch.cuda.device(device):  # GPUs of one machine may differ
         architecture = present_architecture(flavour)
-        return TensorRTEngine(find_engine(family, flavour, architecture, cache_dir, fp8=fp8), device)
+        return TensorRTEngine(find_engine(family, flavour, architecture, cache_dir, fp8=spec.fp8), device)
 
 
 def choose_profile(built: BuiltEngine, inputs: BlockInputs) -> int:

@@ -16,10 +16,10 @@ import onnxruntime
 
 from plugin.engines.base import EngineError
 from plugin.engines.export import OPSET
+from plugin.engines.tensorrt.record import Quantized
 from plugin.families.base import BlockInputs
 from plugin.request import GenerationRequest
 
-DTYPE = "float16"  # of what is not quantised, inputs and output included
 OLDEST = 89  # Ada; Hopper and Blackwell follow
 _PRODUCT = "product_of_activations_"  # what the names of such matrix multiplications begin with
 
@@ -43,21 +43,6 @@ class Calibration:
             raise ValueError("calibration-prompts is empty, must hold at least one prompt")
         if self.steps < 1:
             raise ValueError(f"calibration-steps is {self.steps}, must be at least 1")
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """What became of a block stack.
-
-    Attributes:
-        matmuls: matrix multiplications of the exported block stack, those within attention included.
-        fp8_matmuls: those of them whose two factors are in fp8.
-        samples: recorded block inputs that the ranges are taken from.
-    """
-
-    matmuls: int
-    fp8_matmuls: int
-    samples: int
 
 
 def versions() -> tuple[str, str]:

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
 import onnx
@@ -13,10 +14,12 @@ import pytest
 import torch
 
 from plugin.denoising.host import PipelineHost
-from plugin.engines import make_engine
+from plugin.engine_specs import tensorrt_engine_name
+from plugin.engines import ENGINES, make_engine
 from plugin.engines.base import EngineError
 from plugin.engines.export import optimized_onnx, stack_key
-from plugin.engines.onnxruntime_engine import providers
+from plugin.engines.onnxruntime_session import providers
+from plugin.engines.tensorrt.package import PACKAGES
 from plugin.families import family_of
 from taylorseer import CacheConfig
 
@@ -174,5 +177,21 @@ def test_onnxruntime_without_cuda_says_so_before_anything_is_exported(make_flux,
 
 
 def test_engines_are_imported_only_when_asked_for():
-    code = "import sys, plugin.engines; assert 'onnxruntime' not in sys.modules; assert 'onnx' not in sys.modules"
+    """Their table loads no torch either: the command line and the configuration read it."""
+    code = "import sys, plugin.engines; assert not {'onnxruntime', 'onnx', 'torch'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_engine_can_be_loaded_by_its_name():
+    for name, spec in ENGINES.items():
+        assert spec.name == name
+        assert callable(import_module(spec.module).load_engine)
+    for flavour in PACKAGES:
+        for fp8 in (False, True):
+            spec = ENGINES[tensorrt_engine_name(flavour, fp8)]
+            assert (spec.flavour, spec.fp8) == (flavour, fp8)
+
+
+def test_an_unknown_engine_is_named(flux):
+    with pytest.raises(ValueError, match="engine is 'cuda', must be one of: torch, onnxruntime, triton, tensorrt"):
+        make_engine("cuda", family_of(flux.transformer))

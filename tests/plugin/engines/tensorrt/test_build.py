@@ -20,23 +20,17 @@ import torch
 
 from plugin.building.build_model import BuildRequest, build_model
 from plugin.config import ModelConfig
-from plugin.denoising.host import load_pipeline
+from plugin.denoising.loading import load_pipeline
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError, UnsupportedShape
-from plugin.engines.tensorrt.build import (
-    BuildOptions,
-    BuiltEngine,
-    Messages,
-    NoWatch,
-    SizeClass,
-    build_engine,
-    configure,
-    find_engine,
-    options_key,
-    present_architecture,
-    replace_file,
-)
+from plugin.engines.engine_cache import replace_file
+from plugin.engines.progress import NoProgress
+from plugin.engines.tensorrt.build import build_engine
+from plugin.engines.tensorrt.compiler import configure
 from plugin.engines.tensorrt.engine import choose_profile, deserialize
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass, options_key
+from plugin.engines.tensorrt.package import Messages, present_architecture
+from plugin.engines.tensorrt.record import BuiltEngine, find_engine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
@@ -188,7 +182,7 @@ def test_two_builders_at_once_leave_one_whole_engine(flux, tmp_path):
     assert folders == [built[0].path.parent], "no scratch folder is left"
 
 
-class Watching(NoWatch):
+class Watching(NoProgress):
     def __init__(self, stop_after: float = math.inf) -> None:
         self.stages: list[str] = []
         self.phases: list[tuple[str, str | None]] = []

@@ -14,7 +14,9 @@ from plugin.denoising.host import PipelineHost
 from plugin.engines import make_engine
 from plugin.engines.base import UnsupportedShape
 from plugin.engines.packing import joined
-from plugin.engines.tensorrt.build import PACKAGES, BuildOptions, SizeClass, build_engine
+from plugin.engines.tensorrt.build import build_engine
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass
+from plugin.engines.tensorrt.package import PACKAGES
 from plugin.families.base import BlockInputs, Family
 from taylorseer import CacheConfig
 from tests.support.tiny import FAMILIES, block_inputs_of, latents_of

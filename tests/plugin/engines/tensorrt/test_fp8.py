@@ -20,21 +20,16 @@ import torch
 from plugin.building.build_model import BuildRequest, build_model
 from plugin.building.calibration import LABELS, PROMPTS, STEPS, calibration_of, record, spread
 from plugin.config import ModelConfig
-from plugin.denoising.host import load_pipeline
-from plugin.engines import ENGINES, make_engine
+from plugin.denoising.loading import load_pipeline
+from plugin.engines import make_engine
 from plugin.engines.base import EngineError
 from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
-from plugin.engines.tensorrt.build import (
-    KINDS,
-    BuildOptions,
-    NoWatch,
-    SizeClass,
-    build_engine,
-    find_engine,
-    options_key,
-)
+from plugin.engines.progress import NoProgress
+from plugin.engines.tensorrt.build import build_engine
 from plugin.engines.tensorrt.engine import choose_profile
-from plugin.engines.tensorrt.fp8 import Quantized, Samples, check_architectures, quantize
+from plugin.engines.tensorrt.fp8 import Samples, check_architectures, quantize
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass, options_key
+from plugin.engines.tensorrt.record import Quantized, find_engine
 from plugin.families import family_of
 from plugin.families.base import Family
 from tests.plugin.cli.test_cli import run
@@ -104,7 +99,7 @@ def test_what_is_recorded_is_what_the_blocks_are_given_in_real_runs(tmp_path):
 
 
 def test_a_calibration_is_followed_and_can_be_ended(flux, tmp_path):
-    class Watching(NoWatch):
+    class Watching(NoProgress):
         def __init__(self, stop_at: int) -> None:
             self.stages: list[str] = []
             self.steps: list[int] = []
@@ -383,7 +378,3 @@ def test_a_transformer_without_a_part_in_the_recorded_steps(flux, tmp_path, monk
     monkeypatch.setattr("plugin.building.calibration.spread", lambda count, num_steps: frozenset({num_steps}))
     with pytest.raises(EngineError, match="transformer had no part in the 4 steps recorded: raise calibration-steps"):
         record(flux, calibration_of(config, [(16, 16, 1)], ["a dog"]), 16)
-
-
-def test_every_kind_of_engine_can_be_loaded_by_its_name():
-    assert {*KINDS} < {*ENGINES}

@@ -1,0 +1,58 @@
+"""The folders and files of the engine cache: each is written as a whole, by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def build_once(folder: Path, is_whole: Callable[[], bool], build: Callable[[Path], None]) -> None:
+    """Fills a folder of the cache unless it is whole.
+
+    It is safe for two processes to do this at once: one of them fills a folder beside it and renames that into place,
+    the other waits.
+
+    Args:
+        folder: what to fill; what is left of a damaged one is removed.
+        is_whole: whether the folder can be used as it is.
+        build: fills the folder that it is given. If it raises, nothing of it stays.
+
+    Raises:
+        OSError: the folder cannot be written; the message says what helps.
+    """
+    if is_whole():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{folder.name}.lock"):
+            if is_whole():
+                return
+            scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+            try:
+                build(scratch)
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(scratch, folder)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"no engine can be built in {folder.parent} ({reason}): make room there and let this user write there, or "
+            "name another folder with TRITON_TAYLORSEER_CACHE"
+        ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file in one step, so that other processes never read half of it."""
+    scratch = path.with_name(f"{path.name}.{time.monotonic_ns()}")
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)  # on a full disk, part of it is there
