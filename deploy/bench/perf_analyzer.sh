@@ -6,7 +6,7 @@
 #   http       the same over HTTP
 #   arrivals   random arrivals through gRPC streams, 1 to 3 a second
 #
-# A range among the further options has both ends, as --concurrency-range 2:2: an end that is left out stays the recipe's.
+# Give both ends of a range among the further options, as --concurrency-range 2:2: an end that is left out is the recipe's.
 #
 # From the environment: MODEL, TRITON (a host), HTTP_PORT, GRPC_PORT, REQUESTS (perf_analyzer's input data).
 set -eu
@@ -15,7 +15,7 @@ recipe=${1:-}
 model=${MODEL:-emoji}
 grpc=${TRITON:-localhost}:${GRPC_PORT:-8001}
 http=${TRITON:-localhost}:${HTTP_PORT:-8000}
-# Three windows and no more: otherwise they are repeated until they agree, and a run in which they never do fails.
+# Three windows and no more: by default they are repeated until they agree, and a run in which they never do fails.
 set -- --input-data "${REQUESTS:-benchmarks/requests.json}" --measurement-interval 10000 -s 999 -r 3 "$@"
 case $recipe in
   stream) exec perf_analyzer -m "${model}_stream" -u "$grpc" -i grpc --streaming --concurrency-range 1:8 "$@" ;;

@@ -18,6 +18,7 @@ from clients.messages import channel_arguments
 from plugin.config import ModelConfig
 from plugin.repository import variable
 from tests.support import pods
+from tests.support.commands import parsed
 from tests.support.manifests import (
     KUBERNETES,
     NPM_PACKAGES,
@@ -205,14 +206,14 @@ def test_selectors_find_their_pods_and_ports_have_names(manifests: list[Manifest
 def test_ports_are_those_that_the_commands_listen_on(name: str, ports: dict[str, str]):
     one = container(installed(VARIANTS["all"]), name)
     ((_, arguments), *_) = pods.commands(one)
-    options = pods.parsed(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    options = parsed(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     given = {port["name"]: port["containerPort"] for port in one["ports"]}
     assert given == {port: options[option] for port, option in ports.items()}
 
 
 def test_the_front_finds_all_pods():
     manifests = installed(VARIANTS["front"])
-    url = pods.parsed(container(manifests, "front")["args"])["triton"]
+    url = parsed(container(manifests, "front")["args"])["triton"]
     (headless,) = [each for each in of_kind(manifests, "Service") if each["spec"].get("clusterIP") == "None"]
     (port,) = [port["port"] for port in headless["spec"]["ports"] if port["name"] == "grpc"]
     assert url == f"dns:///{headless['metadata']['name']}.prod.svc:{port}"
@@ -230,7 +231,7 @@ def test_a_pod_ends_after_its_requests():
 def test_the_engine_is_built_first_for_the_settings_that_load_it():
     manifests = installed(VARIANTS["all"])
     builder, server = (container(manifests, name) for name in ("engine", "triton"))
-    options = pods.parsed(builder["args"])
+    options = parsed(builder["args"])
     assert options["model"] == "flux_dev"
     assert options["size"] == "1024x1024,768x1344"
     assert (options["precision"], options["workspace"]) == ("bf16", 8.0)
@@ -449,10 +450,10 @@ def test_the_notes_say_how_to_reach_it():
     assert "builds its engine" not in plain
     assert ":9000" not in plain
     assert "logs -f demo-triton-taylorseer-0 -c engine" in full
-    assert "whoever reaches port 9000 can make pictures" in full
+    assert "everybody who reaches port 9000 can make pictures" in full
     assert f"pods/*/{METRICS[0]}" in full
     (command,) = re.findall(r"^  triton-taylorseer (generate .*)$", full, re.MULTILINE)
-    assert pods.parsed(shlex.split(command))["model"] == "flux_dev"
+    assert parsed(shlex.split(command))["model"] == "flux_dev"
 
 
 def test_the_chart_has_the_projects_version():

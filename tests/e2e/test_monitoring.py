@@ -24,7 +24,7 @@ import yaml
 
 from clients import Client, GenerationError
 from plugin.ops.server import free_ports
-from tests.e2e.conftest import Triton
+from tests.support.serving import Triton
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -211,7 +211,7 @@ PROVOKED = {
     "TritonDown": ([('up{job="triton", instance="i"}', "0x30")], "2m", {"job": "triton", "instance": "i"}),
     "ModelFailing": ([(_REQUESTS % "error", "0+1x30")], "10m", {"model": "m"}),
     "RequestsRefused": ([(_REQUESTS % "ok", "0+90x30"), (_REQUESTS % "unavailable", "0+10x30")], "10m", {"model": "m"}),
-    "LineDoesNotEnd": ([('taylorseer_requests_waiting{model="m"}', "3x30")], "15m", {"model": "m"}),
+    "QueueNeverEmpty": ([('taylorseer_requests_waiting{model="m"}', "3x30")], "15m", {"model": "m"}),
     "DeadlinesMissed": ([(_REQUESTS % "ok", "0+90x30"), (_REQUESTS % "deadline", "0+10x30")], "10m", {"model": "m"}),
     "NoProgress": (
         [('taylorseer_requests_in_flight{model="m"}', "2x60"), (_REQUESTS % "ok", "7x60")],

@@ -48,7 +48,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
       key: {{ .key }}
 {{- end }}
 {{- end }}
-# What libraries would write into the home folder, which is read-only.
+# For libraries that would write into the home folder, which is read-only.
 - name: TRITON_CACHE_DIR
   value: /tmp/triton-kernels
 - name: XDG_CACHE_HOME
@@ -82,7 +82,7 @@ capabilities:
 {{/* What both kinds of pods have. */}}
 {{- define "taylorseer.pod" -}}
 automountServiceAccountToken: false
-# `serve` kills Triton 10 seconds after the time that it was granted.
+# `serve` kills Triton 10 seconds after its exit time-out.
 terminationGracePeriodSeconds: {{ add .Values.drainSeconds .Values.exitTimeoutSeconds 20 }}
 securityContext:
   runAsNonRoot: true
@@ -129,7 +129,7 @@ httpGet:
   path: /v2/health/ready
   port: http
 {{- end }}
-# Above the command's own, so that its sentence is told.
+# Above the command's own time-out, so that its message is printed.
 timeoutSeconds: {{ add .Values.probes.timeoutSeconds 5 }}
 {{- end -}}
 
