@@ -12,7 +12,7 @@ import pytest
 
 from clients import Client
 from plugin.ops.server import Server, ServerConfig, free_ports
-from tests.clients.test_client import CLIENTS
+from tests.support.both_clients import CLIENTS
 from tests.support.throwaway import make_repository
 
 CALLS = 12

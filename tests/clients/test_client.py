@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +27,7 @@ from clients import (
 )
 from clients.messages import INPUTS, Tries
 from plugin.ops.server import Server
+from tests.support.both_clients import CLIENTS
 from tests.support.throwaway import FIELDS
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
@@ -39,43 +40,6 @@ FAILURES = [
     ("late", DeadlineExceeded, "DEADLINE: deadline_ms of 5 passed"),
     ("broken", GenerationError, "it broke"),
 ]
-
-
-class AsyncioClient:
-    """An `AsyncClient` with the methods of a `Client`: the same tests hold for both."""
-
-    def __init__(self, url: str = "localhost:8001", model: str = "emoji", **options: Any) -> None:
-        self.runner = asyncio.Runner()
-
-        async def made() -> AsyncClient:
-            return AsyncClient(url, model, **options)
-
-        self.client = self.runner.run(made())
-
-    def __enter__(self) -> AsyncioClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.runner.run(self.client.close())
-        self.runner.close()
-
-    def generate(self, *given: Any, **fields: Any) -> Generation:
-        return self.runner.run(self.client.generate(*given, **fields))
-
-    def stream(self, *given: Any, **fields: Any) -> Generator[Progress | Generation]:
-        updates = self.client.stream(*given, **fields)
-        try:
-            with suppress(StopAsyncIteration):
-                while True:
-                    yield self.runner.run(self.next_of(updates))
-        finally:
-            self.runner.run(updates.aclose())
-
-    async def next_of(self, updates: Any) -> Progress | Generation:
-        return await anext(updates)
-
-
-CLIENTS = {"threads": Client, "asyncio": AsyncioClient}
 
 
 @pytest.fixture(params=list(CLIENTS))

@@ -13,17 +13,16 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
-import typer
 import yaml
 
-from plugin.cli.app import app
 from plugin.config import ModelConfig
 from plugin.ops import control
 from plugin.ops.server import EXIT_TIMEOUT_S
 from plugin.repository import variable
+from tests.support.commands import parsed
+from tests.support.image import DOCKERFILE
 from tests.support.paths import BIN, ROOT
 
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 
@@ -31,13 +30,6 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 def resolved(text: str) -> str:
     """A text of the compose file with the defaults of its variables."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
-
-
-def parsed(arguments: list[str]) -> dict[str, Any]:
-    """What our command line makes of arguments; unknown ones are an error."""
-    group = typer.main.get_command(app)
-    command = group.commands[arguments[0]]  # type: ignore[attr-defined]
-    return dict(command.make_context(arguments[0], arguments[1:]).params)
 
 
 def copied() -> list[str]:

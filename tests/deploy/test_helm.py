@@ -305,7 +305,7 @@ def test_probes_make_a_picture_or_ask_triton():
 
 
 def test_autoscalers_read_metrics_of_the_plugin():
-    plugin = (pods.ROOT / "plugin/triton_model/stream.py").read_text()
+    plugin = (pods.ROOT / "plugin/triton_model/metrics.py").read_text()
     assert all(f'"{name}"' in plugin for name in METRICS)
     (scaler,) = of_kind(installed(VARIANTS["hpa"]), "HorizontalPodAutoscaler")
     targets = [each["pods"] for each in scaler["spec"]["metrics"]]

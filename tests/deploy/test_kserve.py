@@ -13,6 +13,7 @@ import pytest
 
 from plugin.config import ModelConfig
 from tests.support import pods
+from tests.support.commands import parsed
 from tests.support.manifests import KUBERNETES, KServeTypes, Manifest, check, documents
 
 FOLDER = pods.ROOT / "deploy/kserve"
@@ -105,7 +106,7 @@ def test_the_pod_is_ours(runtime: Manifest, service: Manifest):
     (container,) = spec["containers"]
     calls = [arguments for where, arguments in pods.commands(container) if where == "args"]
     assert [arguments[0] for arguments in calls] == ["build", "serve"]
-    assert [pods.parsed(arguments)["model"] for arguments in calls] == ["flux_dev", ["flux_dev"]]
+    assert [parsed(arguments)["model"] for arguments in calls] == ["flux_dev", ["flux_dev"]]
     assert "exec triton-taylorseer serve" in container["args"][0], "else the shell keeps the signal to end from it"
 
 
@@ -115,7 +116,7 @@ def test_the_service_fits_the_runtime(runtime: Manifest, service: Manifest):
     assert model["modelFormat"]["name"] in [each["name"] for each in runtime["spec"]["supportedModelFormats"]]
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
     (port,) = model["ports"]
-    default = pods.parsed(["serve"])
+    default = parsed(["serve"])
     assert port["containerPort"] == default["grpc_port"]
     assert runtime["spec"]["annotations"]["prometheus.kserve.io/port"] == str(default["metrics_port"])
     claims = [
@@ -138,7 +139,7 @@ def test_the_weights_are_those_of_the_model(runtime: Manifest, service: Manifest
 
 
 def test_it_scales_by_metrics_of_the_plugin(service: Manifest):
-    plugin = (pods.ROOT / "plugin/triton_model/stream.py").read_text()
+    plugin = (pods.ROOT / "plugin/triton_model/metrics.py").read_text()
     for metric in service["spec"]["predictor"]["autoScaling"]["metrics"]:
         (name,) = re.findall(r"\((\w+)\{", metric["external"]["metric"]["query"])
         assert f'"{name}"' in plugin

@@ -17,9 +17,9 @@ from PIL import Image
 
 from plugin.ops import control
 from plugin.ops.server import free_ports
-from tests.e2e.conftest import Triton
 from tests.support.documented_commands import BLOCKS, SHELL, ids, is_run
 from tests.support.documents import ROOT, Block
+from tests.support.serving import Triton
 
 FRONT = re.compile(r"\S*triton-taylorseer front\b")  # stays in the foreground: the fixture starts it
 # Of docs/extending.md are parts of files: tests/test_docs.py puts them there.

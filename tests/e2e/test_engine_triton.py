@@ -22,7 +22,8 @@ from clients import Client, Generation, GenerationError, Progress, Unavailable
 from clients.messages import Pixels
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
-from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import CacheConfig, full_steps
@@ -48,7 +49,7 @@ from torch.utils.dlpack import from_dlpack
 
 from plugin.config import ModelConfig
 from plugin.families import family_of
-from plugin.denoising.host import load_pipeline
+from plugin.denoising.loading import load_pipeline
 
 
 class TritonPythonModel:

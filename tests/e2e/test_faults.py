@@ -27,15 +27,17 @@ from tritonclient.utils import InferenceServerException
 
 from clients import Client, Generation, GenerationError, Progress, Unavailable
 from plugin.config import ModelConfig
-from plugin.denoising.host import load_pipeline
+from plugin.denoising.loading import load_pipeline
 from plugin.engines.export import optimized_onnx
 from plugin.families import family_of
 from plugin.ops.control import ENVIRONMENT, grpc_headers
-from plugin.ops.server import EXIT_TIMEOUT_S, Server, ServerConfig, find_installation, free_ports
+from plugin.ops.installation import find_installation
+from plugin.ops.server import EXIT_TIMEOUT_S, Server, ServerConfig, free_ports
 from plugin.ops.watch import ping
-from tests.e2e.conftest import Triton
-from tests.support.paths import COMMAND
+from tests.support.commands import COMMAND, port_options
 from tests.support.repository import SHIPPED, copy_model
+from tests.support.serving import Triton
+from tests.support.waiting import wait_for
 
 SLOW_S = 0.5  # of an engine call while the switch `slow` is on
 
@@ -164,7 +166,7 @@ def serving(
     (version / "switches").mkdir()
     http, grpc, metrics = free_ports(3)
     server = Server(ServerConfig(folder, "127.0.0.1", http, grpc, metrics))  # for its addresses and its key
-    ports = ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)]
+    ports = port_options(http, grpc, metrics)
     command = [
         *launcher,
         COMMAND,
@@ -184,12 +186,9 @@ def serving(
     try:
         wait_for(lambda: process.poll() is not None or "ready: HTTP" in log.read_text(), timeout_s=120)
         assert process.poll() is None, log.read_text()[-3000:]
-        grpc_client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
-        client = Client(server.grpc_url)
-        triton = Triton(server, {"emoji": client}, grpc_client, None)  # type: ignore[arg-type]
+        triton = Triton(server)
         yield Faulty(triton, process, version / "switches", log)
-        client.close()
-        grpc_client.close()
+        triton.close()
     finally:
         print(log.read_text()[-3000:])
         process.terminate()
@@ -573,10 +572,3 @@ def served_again(faulty: Faulty) -> float:
             except GenerationError:
                 assert time.monotonic() - began < 120
                 time.sleep(0.2)
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -13,10 +13,9 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from clients import Client, Generation
-from plugin.ops.server import Server, ServerConfig, free_ports
-from tests.e2e.conftest import Triton
+from clients import Generation
 from tests.support.repository import copy_model
+from tests.support.serving import Triton, running
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +25,8 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     copy_model(folder, "emoji", max_in_flight="2", fixed_batch="1")
     path = folder / "emoji_stream/config.pbtxt"
     path.write_text(path.read_text().replace("count: 1", "count: 2"))
-    http_port, grpc_port, metrics_port = free_ports(3)
-    config = ServerConfig(folder, "127.0.0.1", http_port, grpc_port, metrics_port)
-    with Server(config, log=folder.parent / "triton.log") as server:
-        grpc_client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
-        client = Client(server.grpc_url, "emoji")
-        yield Triton(server, {"emoji": client}, grpc_client, None)  # type: ignore[arg-type]
-        client.close()
-        grpc_client.close()
+    with running(folder) as triton:
+        yield triton
 
 
 def of_both(metrics: dict[str, float], name: str, *labels: str) -> tuple[float, float]:
@@ -41,25 +34,14 @@ def of_both(metrics: dict[str, float], name: str, *labels: str) -> tuple[float, 
     return metrics[" ".join([name, *labels])], metrics[" ".join([name, "0_1", *labels])]
 
 
-def wait_until_idle(twin: Triton) -> dict[str, float]:
-    deadline = time.monotonic() + 20
-    while True:
-        metrics = twin.metrics()
-        names = ("requests_in_flight", "requests_waiting", "cache_bytes")
-        if not any(sum(of_both(metrics, f"taylorseer_{name}")) for name in names):
-            return metrics
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_both_work_at_once_and_are_counted(twin: Triton) -> None:
     with twin.client() as client:
         alone = [client.generate("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(8)]
-        before = wait_until_idle(twin)
+        before = twin.wait_until_idle()
         with ThreadPoolExecutor(8) as pool:
             streams = [client.stream("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(8)]
             together = [each[-1] for each in pool.map(list, streams)]
-    after = wait_until_idle(twin)
+    after = twin.wait_until_idle()
     for one, other in zip(alone, together, strict=True):
         assert isinstance(other, Generation)
         assert np.array_equal(one.image, other.image)
@@ -98,10 +80,10 @@ def test_a_plain_call_that_is_given_up_is_ended_in_whichever_instance_it_is(twin
         tensor = tritonclient.grpc.InferInput(name, [1], "BYTES" if values.dtype == object else "INT32")
         tensor.set_data_from_numpy(values)
         inputs.append(tensor)
-    before = of_both(wait_until_idle(twin), "taylorseer_requests_total", "cancelled")
+    before = of_both(twin.wait_until_idle(), "taylorseer_requests_total", "cancelled")
     with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
         twin.grpc.infer("emoji", inputs, client_timeout=0.5)
     began = time.monotonic()
-    after = of_both(wait_until_idle(twin), "taylorseer_requests_total", "cancelled")
+    after = of_both(twin.wait_until_idle(), "taylorseer_requests_total", "cancelled")
     assert time.monotonic() - began < 5, "1000 full steps take longer"
     assert sum(after) - sum(before) == 1

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.e2e.conftest import Triton
+from tests.support.serving import Triton
 
 SLOTS = 8  # the shipped max_in_flight
 STREAMS = 20

@@ -6,23 +6,20 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-import tritonclient.grpc
 
 from benchmarks import soak
 from clients import Cancelled, Client, DeadlineExceeded, Generation, GenerationError, InvalidArgument, Unavailable
-from plugin.ops.control import grpc_headers
-from plugin.ops.server import Server, ServerConfig, free_ports
-from tests.e2e.conftest import Triton
 from tests.support.repository import copy_model
+from tests.support.serving import Triton, running
+from tests.support.waiting import wait_for
 
 PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "pizza, 3d")
 SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))  # 48x80 and 80x48 have as many tokens
@@ -70,18 +67,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     copy_model(folder, "hurried", cache_preset="default", cache_interval="3", **hurried)
     copy_model(folder, "sampled", max_in_flight="12", memory_budget_mib="2")
     (folder / "sampled_stream/1/model.py").write_text(SAMPLING_MODEL)
-    http_port, grpc_port, metrics_port = free_ports(3)
-    config = ServerConfig(folder, "127.0.0.1", http_port, grpc_port, metrics_port)
-    with Server(config, log=folder.parent / "triton.log") as server:
-        grpc_client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
-        clients = {
-            model: Client(server.grpc_url, model)
-            for model in ("emoji", "packed", "fixed", "small", "hurried", "sampled")
-        }
-        yield Triton(server, clients, grpc_client, None)  # type: ignore[arg-type]
-        for client in (*clients.values(), grpc_client):
-            client.close()
-        print((folder.parent / "triton.log").read_text()[-3000:])
+    with running(folder) as triton:
+        yield triton
 
 
 def some_requests(count: int, seed: int) -> list[dict[str, Any]]:
@@ -148,11 +135,7 @@ def test_a_larger_line_of_equal_requests_is_packed(many: Triton) -> None:
 def test_memory_comes_back_whatever_becomes_of_the_requests(many: Triton) -> None:
     """300 requests, of which a third is cancelled at some step and a tenth fails; a short form of the soak. At every
     engine call all caches together are within the budget, or the request fails."""
-    worker = next(
-        each
-        for each in psutil.Process(many.server.process.pid).children(recursive=True)
-        if any("sampled_stream" in part for part in each.cmdline())
-    )
+    worker = many.process_of("sampled_stream")
     outcomes: list[str] = []
 
     def run(number: int) -> None:
@@ -324,12 +307,12 @@ def test_a_model_is_loaded_again_while_it_is_busy(many: Triton) -> None:
     threads = [threading.Thread(target=keep_asking, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
-    _wait_for(lambda: len(done) > 5)
-    config = many.server.config.model_repository / "emoji_stream/config.pbtxt"
+    wait_for(lambda: len(done) > 5)
+    config = many.repository / "emoji_stream/config.pbtxt"
     config.write_text(config.read_text() + "\n# changed, so that Triton loads it again\n")
-    many.grpc.load_model("emoji_stream", headers=grpc_headers(many.server.config.control_key))
+    many.grpc.load_model("emoji_stream", headers=many.key)
     loaded = time.monotonic()
-    _wait_for(lambda: sum(each > loaded for each in done) > 20)
+    wait_for(lambda: sum(each > loaded for each in done) > 20)
     stop.set()
     for thread in threads:
         thread.join()
@@ -340,16 +323,16 @@ def test_a_model_is_loaded_again_while_it_is_busy(many: Triton) -> None:
         return many.metrics().get("taylorseer_requests_total ok", 0)
 
     # The new instance tells what it has counted once the metrics of the old one are gone.
-    _wait_for(lambda: served - 3 <= counted() <= served + 3)
+    wait_for(lambda: served - 3 <= counted() <= served + 3)
     before = many.wait_until_idle()["taylorseer_requests_total ok"]
     with many.client() as client:
         client.generate("red apple, 3d", num_inference_steps=4)
-    _wait_for(lambda: counted() == before + 1, timeout_s=5)
+    wait_for(lambda: counted() == before + 1, timeout_s=5)
 
 
 def test_a_model_is_unloaded_while_it_is_busy_and_loaded_again(many: Triton) -> None:
     """Requests in flight are finished, later ones are told."""
-    key = grpc_headers(many.server.config.control_key)
+    key = many.key
     many.wait_until_idle("packed")
     with many.client("packed") as client:
         streams = [client.stream("red apple, 3d", seed=i, num_inference_steps=60, cache_interval=1) for i in range(3)]
@@ -383,10 +366,3 @@ def test_a_short_soak_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.
     assert overload["refused_within_s"]["p50"] < 0.05
     # Nobody waits more than his share: the line is 12 long, and 8 are worked on.
     assert overload["latency_s"]["p99"] < 2 * (12 + 8) / result["mixed"]["finished_per_s"]
-
-
-def _wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

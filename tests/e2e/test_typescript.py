@@ -21,8 +21,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from plugin.ops.server import Server
 from plugin.tensors import INPUTS
-from tests.e2e.conftest import Triton
 from tests.support.paths import ROOT
+from tests.support.serving import Triton
 
 SOURCE = ROOT / "clients/typescript"
 OLDEST_NODE = 18

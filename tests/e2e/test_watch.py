@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,9 +16,8 @@ import pytest
 from clients import Client, Generation, GenerationError, Progress
 from plugin.ops.server import free_ports
 from plugin.ops.watch import ping
+from tests.support.commands import COMMAND, port_options
 from tests.support.repository import copy_model
-
-COMMAND = str(Path(sys.executable).parent / "triton-taylorseer")
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     for name in ("killed", "neighbour"):
         copy_model(folder, name)
     http, grpc, metrics = free_ports(3)
-    ports = ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)]
+    ports = port_options(http, grpc, metrics)
     # A worker that died keeps the server from ending by itself before its time is up.
     arguments = [COMMAND, "serve", "--model-repository", str(folder), *ports, "--", "--exit-timeout-secs=3"]
     log = folder.parent / "log"

@@ -6,4 +6,3 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
 BIN = Path(sys.executable).parent
-COMMAND = str(BIN / "triton-taylorseer")

@@ -12,7 +12,8 @@ from unittest.mock import patch
 from plugin.config import ModelConfig
 from plugin.ops.server import ServerConfig
 from plugin.repository import InvalidConfig
-from tests.deploy.test_containers import DOCKERFILE, parsed
+from tests.support.commands import parsed
+from tests.support.image import DOCKERFILE
 from tests.support.paths import ROOT
 
 MODELS = sorted(path.name.removesuffix("_stream") for path in (ROOT / "model_repository").glob("*_stream"))

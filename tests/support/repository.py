@@ -41,6 +41,7 @@ class TritonPythonModel(StreamModel):
 
 def make_repository(folder: Path) -> Path:
     """A repository with `emoji` as shipped and `faulty`, which has 2 slots, room for 1 to wait, and faults."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("emoji", "emoji_stream"):
         (folder / name).symlink_to(SHIPPED / name)
     for suffix in ("", "_stream"):
@@ -66,7 +67,7 @@ def _copy(folder: Path, source: str, target: str) -> None:
     (folder / target / "1").mkdir(parents=True)
     (folder / target / "1/model.py").write_text((SHIPPED / source / "1/model.py").read_text())
     config = (SHIPPED / source / "config.pbtxt").read_text().replace(f'name: "{source}"', f'name: "{target}"')
-    (folder / target / "config.pbtxt").write_text(config.replace("count: 8", "count: 4"))
+    (folder / target / "config.pbtxt").write_text(config)
 
 
 def _set_parameters(path: Path, **parameters: str) -> None:

@@ -13,13 +13,11 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from clients import Client
-from plugin.cli.app import app
 from plugin.ops.server import Server, ServerConfig, free_ports, is_ready
-from tests.plugin.ops.test_server import IDLE, fake_tritonserver, processes_with, repository, wait_until_gone
-from tests.support.paths import COMMAND
+from tests.support.commands import COMMAND, free_port_options, port_options, run
+from tests.support.fake_server import IDLE, fake_tritonserver, processes_with, repository, wait_until_gone
 from tests.support.throwaway import make_repository
 
 WIDE = {**os.environ, "COLUMNS": "200"}
@@ -31,12 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = ServerConfig(make_repository(folder / "models"), "127.0.0.1", *free_ports(3), models=("emoji",))
     with Server(config, log=folder / "log") as server:
         yield server
-
-
-def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(each) for each in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), "one sentence, no traceback"
-    return result.exit_code, result.output
 
 
 def generate(server: Server, *arguments: object) -> tuple[int, str]:
@@ -175,7 +167,7 @@ def test_ctrl_c_cancels_the_request(server, tmp_path):
 def test_serve_tells_when_ready_and_ends_with_the_signal(tmp_path, number):
     models = repository(tmp_path / "models", a=IDLE, a_stream=IDLE)
     http, grpc, metrics = free_ports(3)
-    ports = ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)]
+    ports = port_options(http, grpc, metrics)
     arguments = [COMMAND, "serve", "--model-repository", models, *ports, "--model", "a", "--", "--log-info=false"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=log, env=WIDE)
@@ -197,9 +189,8 @@ def test_serve_tells_when_ready_and_ends_with_the_signal(tmp_path, number):
 
 def test_serve_exits_with_the_servers_code(tmp_path, monkeypatch):
     fake_tritonserver(tmp_path, 'echo "given: $@"; exit 7', monkeypatch)
-    http, grpc, metrics = free_ports(3)
-    arguments = ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics, "--model-repository", tmp_path]
-    command = [COMMAND, "serve", *map(str, arguments), "--", "--log-verbose=1", "--strict-readiness=true"]
+    arguments = [*free_port_options(), "--model-repository", str(tmp_path)]
+    command = [COMMAND, "serve", *arguments, "--", "--log-verbose=1", "--strict-readiness=true"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert process.returncode == 7
     assert process.stdout.rstrip().endswith("--log-verbose=1 --strict-readiness=true")

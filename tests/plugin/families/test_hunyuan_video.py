@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from plugin.config import ModelConfig
 from plugin.denoising.host import PipelineHost
 from plugin.families.hunyuan_video import HunyuanVideoFamily
 from plugin.request import parse_request
 from taylorseer import CacheConfig
-from tests.plugin.test_request import CONFIG
 from tests.support.tiny import FAMILIES, latents_of
 from tests.support.tiny.hunyuan_video import tiny_hunyuan_video
 
@@ -56,7 +57,8 @@ def test_an_engine_that_owns_the_blocks_serves_without_them(engine_cache):
 
 
 def test_a_negative_prompt_turns_the_embedded_guidance_off():
-    request = parse_request({"prompt": b"a cat", "guidance_scale": 6.0}, CONFIG.defaults, CONFIG.limits, 0)
+    config = ModelConfig.from_parameters({"pipeline": "hub/id"}, Path())
+    request = parse_request({"prompt": b"a cat", "guidance_scale": 6.0}, config.defaults, config.limits, 0)
     family = HunyuanVideoFamily(tiny_hunyuan_video().transformer)
     assert family.call_arguments(request, None)["guidance_scale"] == 6.0
     arguments = family.call_arguments(replace(request, negative_prompt="dog"), 256)

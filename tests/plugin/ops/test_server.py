@@ -11,59 +11,19 @@ from pathlib import Path
 
 import pytest
 
+import plugin.ops.installation
 import plugin.ops.server
-from plugin.ops.server import Server, ServerConfig, ServerError, check, command, find_installation, free_ports, is_ready
+from plugin.ops.installation import Installation, find_installation
+from plugin.ops.server import Server, ServerConfig, ServerError, check, command, free_ports, is_ready
 from plugin.repository import models_to_download
-from tests.support.throwaway import write_model
+from tests.support.fake_server import IDLE, fake_tritonserver, local, processes_with, repository, wait_until_gone
 
-OUTPUTS = ' { name: "x", data_type: TYPE_INT32, dims: [ 1 ] }'
-IDLE = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
 BROKEN = f"{IDLE}\n    def initialize(self, args):\n        raise RuntimeError('broken on purpose')\n"
 SLOW = f"{IDLE}\n    def initialize(self, args):\n        import time; time.sleep(4)\n"
 
 
-def repository(folder: Path, **models: str) -> Path:
-    for name, code in models.items():
-        write_model(folder, name, code, {"prompt": "STRING"}, OUTPUTS)
-    return folder
-
-
-def local(folder: Path, **options) -> ServerConfig:
-    return ServerConfig(folder, "127.0.0.1", *free_ports(3), **options)
-
-
-def fake_tritonserver(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    binary = folder / "tritonserver"
-    binary.write_text(f"#!/bin/sh\n{script}\n")
-    binary.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return binary
-
-
-def processes_with(argument: str) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            arguments = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it has just ended
-            continue
-        if argument in arguments:
-            found.append(arguments)
-    return found
-
-
-def wait_until_gone(argument: str) -> None:
-    """Waits until no process has the argument: a killed one stays visible for a moment."""
-    deadline = time.monotonic() + 3
-    while left := processes_with(argument):
-        assert time.monotonic() < deadline, f"left behind: {left}"
-        time.sleep(0.02)
-
-
 def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
-    installation = plugin.ops.server.Installation(
-        Path("/opt/tritonserver"), Path("/cache/backends"), {"PATH": "/first:/x"}
-    )
+    installation = Installation(Path("/opt/tritonserver"), Path("/cache/backends"), {"PATH": "/first:/x"})
     config = ServerConfig(
         tmp_path, "10.0.0.1", 1, 2, 3, models=("emoji", "dit_stream", "emoji"), extra_args=("--log-verbose=1",)
     )
@@ -89,13 +49,13 @@ def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
 
 def test_a_space_in_a_path_is_refused_where_the_server_would_hang(tmp_path):
     config = ServerConfig(tmp_path / "my models")
-    command(config, plugin.ops.server.Installation(Path("t"), None, {}))
+    command(config, Installation(Path("t"), None, {}))
     with pytest.raises(ServerError, match="my models' has a space, must have none for this tritonserver"):
-        command(config, plugin.ops.server.Installation(Path("t"), Path("/cache"), {}))
+        command(config, Installation(Path("t"), Path("/cache"), {}))
 
 
 def test_without_names_every_model_is_loaded(tmp_path):
-    arguments, _ = command(ServerConfig(tmp_path), plugin.ops.server.Installation(Path("t"), None, {}))
+    arguments, _ = command(ServerConfig(tmp_path), Installation(Path("t"), None, {}))
     assert "--load-model=*" in arguments
     assert not [each for each in arguments if each.startswith("--backend-directory")]
 
@@ -121,12 +81,12 @@ def test_the_default_host_is_loopback(tmp_path):
 
 def test_a_tritonserver_on_path_comes_first(tmp_path, monkeypatch):
     binary = fake_tritonserver(tmp_path, "exit 0", monkeypatch)
-    assert find_installation() == plugin.ops.server.Installation(binary, None, {})
+    assert find_installation() == Installation(binary, None, {})
 
 
 def test_no_tritonserver_says_how_to_get_one(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(plugin.ops.server, "find_spec", lambda name: None)
+    monkeypatch.setattr(plugin.ops.installation, "find_spec", lambda name: None)
     with pytest.raises(ServerError, match=r"not on PATH .*`pip install --no-deps nvidia-pytriton==0\.7\.0`"):
         find_installation()
 

@@ -17,7 +17,7 @@ from plugin.paths import REPOSITORY
 from plugin.serving.plan import Plan, architecture_of, plan_request
 from plugin.serving.published import PUBLISHED
 from taylorseer import CacheConfig
-from tests.plugin.cli.test_cli import run
+from tests.support.commands import run
 from tests.support.tiny import FAMILIES
 
 MIB, GIB = 2**20, 2**30

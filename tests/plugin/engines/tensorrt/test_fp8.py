@@ -32,8 +32,8 @@ from plugin.engines.tensorrt.options import BuildOptions, SizeClass, options_key
 from plugin.engines.tensorrt.record import Quantized, find_engine
 from plugin.families import family_of
 from plugin.families.base import Family
-from tests.plugin.cli.test_cli import run
-from tests.plugin.engines.tensorrt.test_build import FLAVOUR, write_model
+from tests.support.commands import run
+from tests.support.models import FLAVOUR, write_model
 from tests.support.tiny import FAMILIES
 
 FP8 = f"{FLAVOUR}-fp8"
@@ -258,7 +258,7 @@ def test_what_is_recorded_is_in_the_key(tmp_path):
 # The command
 
 
-def test_the_command_tells_what_is_in_fp8_and_how_to_serve_it(tmp_path, monkeypatch):
+def test_the_command_prints_what_is_in_fp8_and_how_to_serve_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "cache"))
     model, _ = configured(tmp_path, "flux")
     prompts = tmp_path / "prompts.txt"
@@ -277,61 +277,30 @@ def test_the_command_tells_what_is_in_fp8_and_how_to_serve_it(tmp_path, monkeypa
 # Failures, each with its sentence
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (
-            ["--precision", "fp8", "--target", "SM86"],
-            "precision is fp8 for SM86, must be bf16, fp16 or fp32 there: GPUs",
-        ),
-        (["--precision", "fp8", "--target", "SM89,SM80"], "precision is fp8 for SM80, must be"),
-        (
-            ["--engine", FP8, "--precision", "bf16", "--target", "SM89"],
-            f"precision is bf16, must be fp8 with engine {FP8}",
-        ),
-        (["--target", "SM89", "--calibration-steps", "4"], "calibration-steps is for precision fp8, must be left out"),
-        (
-            ["--target", "SM89", "--calibration-sizes", "8x8"],
-            "calibration-sizes is for precision fp8, must be left",
-        ),
-        (
-            ["--precision", "fp8", "--target", "SM89", "--calibration-steps", "0"],
-            "calibration-steps is 0, must be at least",
-        ),
-        (
-            ["--precision", "fp8", "--target", "SM89", "--calibration-sizes", "8"],
-            "calibration-sizes is '8', must be HEIGHT",
-        ),
-        (
-            ["--precision", "fp8", "--target", "SM89", "--calibration-sizes", "17x16"],
-            "height is 17, must be a multiple of 8",
-        ),
-        (
-            ["--precision", "fp8", "--target", "SM89", "--calibration-prompts", "{empty}"],
-            "which is empty: must hold a prom",
-        ),
-        (
-            ["--precision", "fp8", "--target", "SM89", "--calibration-prompts", "nowhere"],
-            "No such file or directory: 'now",
-        ),
-        (
-            ["--precision", "fp8", "--target", "SM89", "--calibration-prompts", "{long}"],
-            "prompt is 9000 bytes long, must be",
-        ),
-        (["--engine", "onnxruntime", "--precision", "fp8"], "precision is for the engines tensorrt, tensorrt-rtx"),
-    ],
-)
-def test_options_that_cannot_be(tmp_path, arguments, sentence):
+def test_options_that_cannot_be(tmp_path):
     model, _ = configured(tmp_path, "flux")
-    files = {"empty": "\n\n", "long": "x" * 9000}
-    for name, text in files.items():
+    for name, text in {"empty": "\n\n", "long": "x" * 9000}.items():
         (tmp_path / name).write_text(text)
-    given = [each.format(**{name: tmp_path / name for name in files}) for each in arguments]
-    code, output = run("build", "flux", "--model-repository", str(model.parent), *given)
-    assert code == 1
-    assert sentence in " ".join(output.split()), output
-    assert "loading" not in output, "it is told before minutes of loading"
-    assert "Traceback" not in output
+    fp8 = "--precision fp8 --target SM89"
+    for arguments, sentence in (
+        ("--precision fp8 --target SM86", "precision is fp8 for SM86, must be bf16, fp16 or fp32 there: GPUs"),
+        ("--precision fp8 --target SM89,SM80", "precision is fp8 for SM80, must be"),
+        (f"--engine {FP8} --precision bf16 --target SM89", f"precision is bf16, must be fp8 with engine {FP8}"),
+        ("--target SM89 --calibration-steps 4", "calibration-steps is for precision fp8, must be left out"),
+        ("--target SM89 --calibration-sizes 8x8", "calibration-sizes is for precision fp8, must be left"),
+        (f"{fp8} --calibration-steps 0", "calibration-steps is 0, must be at least"),
+        (f"{fp8} --calibration-sizes 8", "calibration-sizes is '8', must be HEIGHT"),
+        (f"{fp8} --calibration-sizes 17x16", "height is 17, must be a multiple of 8"),
+        (f"{fp8} --calibration-prompts {tmp_path}/empty", "which is empty: must hold a prom"),
+        (f"{fp8} --calibration-prompts nowhere", "No such file or directory: 'now"),
+        (f"{fp8} --calibration-prompts {tmp_path}/long", "prompt is 9000 bytes long, must be"),
+        ("--engine onnxruntime --precision fp8", "precision is for the engines tensorrt, tensorrt-rtx"),
+    ):
+        code, output = run("build", "flux", "--model-repository", str(model.parent), *arguments.split())
+        assert code == 1, arguments
+        assert sentence in " ".join(output.split()), output
+        assert "loading" not in output, "it is reported before minutes of loading"
+        assert "Traceback" not in output, arguments
 
 
 def test_no_modelopt(tmp_path, monkeypatch):
@@ -355,7 +324,7 @@ def test_a_server_in_another_dtype(flux, tmp_path):
         find_engine(family_of(flux.transformer), FLAVOUR, "SM89", tmp_path, fp8=True)
 
 
-def test_what_modelopt_raises_is_told(tmp_path):
+def test_what_modelopt_raises_is_reported(tmp_path):
     (tmp_path / "model.onnx").write_bytes(onnx.ModelProto().SerializeToString())
     with pytest.raises(EngineError, match=r"nvidia-modelopt [\d.]+ cannot quantise the block stack: \w+"):
         quantize(tmp_path / "model.onnx", [{"hidden_states": torch.zeros(1)}], tmp_path / "fp8.onnx")
