@@ -29,26 +29,19 @@ SAMPLING_MODEL = '''
 """The emoji model, whose engine looks at every call whether all caches together are within the budget."""
 
 from plugin.triton_model import StreamModel
-
-
-class SamplingEngine:
-    def __init__(self, engine, model):
-        self.name = engine.name
-        self._engine, self._model = engine, model
-
-    def run(self, inputs, out=None):
-        admission = self._model._admission
-        held = sum(job.cache_bytes for job in list(self._model._jobs))
-        if held > admission.budget_bytes or admission.held_bytes > admission.budget_bytes:
-            raise RuntimeError(f"{held} bytes of caches, {admission.held_bytes} set aside: over the budget")
-        return self._engine.run(inputs, out)
+from tests.support.engines import GuardedEngine
 
 
 class TritonPythonModel(StreamModel):
     def load_host(self):
         host = super().load_host()
-        host.engines["transformer"] = SamplingEngine(host.engines["transformer"], self)
+        host.engines["transformer"] = GuardedEngine(host.engines["transformer"], self.check_budget)
         return host
+
+    def check_budget(self, _):
+        held = sum(job.cache_bytes for job in list(self.answers.jobs))
+        if held > self.admission.budget_bytes or self.admission.held_bytes > self.admission.budget_bytes:
+            raise RuntimeError(f"{held} bytes of caches, {self.admission.held_bytes} set aside: over the budget")
 '''
 
 

@@ -13,23 +13,18 @@ FAULTY_MODEL = '''
 """The emoji model with faults: pictures 40 high break the engine, seed 666 breaks the response thread."""
 
 from plugin.triton_model import StreamModel
+from tests.support.engines import GuardedEngine
 
 
-class FaultyEngine:
-    def __init__(self, engine):
-        self.name = engine.name
-        self._engine = engine
-
-    def run(self, inputs, out=None):
-        if inputs["hidden_states"].shape[1] == 5 * 8:
-            raise RuntimeError("the engine broke on purpose")
-        return self._engine.run(inputs, out)
+def break_at_a_height_of_40(inputs):
+    if inputs["hidden_states"].shape[1] == 5 * 8:
+        raise RuntimeError("the engine broke on purpose")
 
 
 class TritonPythonModel(StreamModel):
     def load_host(self):
         host = super().load_host()
-        host.engines["transformer"] = FaultyEngine(host.engines["transformer"])
+        host.engines["transformer"] = GuardedEngine(host.engines["transformer"], break_at_a_height_of_40)
         return host
 
     def send(self, job):

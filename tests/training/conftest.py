@@ -1,3 +1,5 @@
+"""A prepared folder of made-up emoji, which the tests of training share."""
+
 from __future__ import annotations
 
 import sys

@@ -14,6 +14,7 @@ from plugin.denoising.host import PipelineHost
 from plugin.engines import make_engine
 from plugin.families.base import BlockInputs, Family
 from taylorseer import CacheConfig
+from tests.support.engines import RecordingEngine
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,7 @@ def block_inputs_of(family: TinyFamily, pipe: Any, arguments: Mapping[str, Any])
     """The pipeline's family, and the first inputs of the block stack in a call with these arguments."""
     host = PipelineHost(pipe)
     served = host.families[family.transformer]
-    engine = _Recording(served)
+    engine = RecordingEngine(make_engine("torch", served))
     host.engines[family.transformer] = engine
     latents_of(host.pipeline_for(CacheConfig(interval=1)), steps=2, **arguments)
     return served, engine.inputs[0]
-
-
-class _Recording:
-    """The torch engine, which keeps the inputs that it is given."""
-
-    name = "recording"
-
-    def __init__(self, family: Family) -> None:
-        self.inputs: list[BlockInputs] = []
-        self._engine = make_engine("torch", family)
-
-    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
-        self.inputs.append(inputs)
-        return self._engine.run(inputs, out)
