@@ -41,7 +41,11 @@ STREAM_OUTPUTS: dict[str, tuple[str, list[int]]] = OUTPUTS | {
     "preview": ("TYPE_UINT8", [-1, -1, 3]),  # height, width
 }
 
-PING_PARAMETER = "taylorseer_ping"  # a request that carries it is answered at once, by the thread that answers all
+# Request parameters between the models of a pair, and from `serve` to both.
+PING_PARAMETER = "taylorseer_ping"  # is answered at once, by the thread that answers all; it does no work
+KEY_PARAMETER = "taylorseer_key"  # the key under which the request of a plain call can be cancelled
+CANCEL_PARAMETER = "taylorseer_cancel"  # cancels the request whose key is its value
+QUIET_PARAMETER = "taylorseer_quiet"  # present where heartbeats are wanted in place of progress
 
 # A stream that carries it gets an error as the report of its last response, {"error": {"code": …, "message": …}}:
 # Triton keeps the code of a stream's error only with a header with which 24.10 can crash.

@@ -11,11 +11,12 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from plugin.config import ModelConfig
 from plugin.denoising.loading import LockedTokenizer, denoisers
 from plugin.denoising.schedulers import counting
 from plugin.denoising.text_cache import TextCache
 from plugin.denoising.transformer import DenoisingRun, ForecastingTransformer, StepObserver
-from plugin.engines import make_engine
+from plugin.engines import ENGINES, make_engine
 from plugin.engines.base import Engine
 from plugin.engines.packer import PackedEngine, Packer, PackSettings, Ticket
 from plugin.families import family_of
@@ -67,8 +68,8 @@ class PipelineHost:
 
         self.engines = {name: made(family, engine_threads) for name, family in self.families.items()}
         self._in_lane: dict[Engine, Engine] = {}  # what takes an engine's place in calls beside others
-        # Only ONNX Runtime has threads of its own; its second session holds the weights a second time.
-        if engine_lanes > 1 and engine == "onnxruntime":
+        # Its second session holds the weights a second time.
+        if engine_lanes > 1 and not callable(engine) and ENGINES[engine].has_own_threads:
             self._in_lane = {alone: made(self.families[name], lane_threads) for name, alone in self.engines.items()}
         if release_blocks:
             for family in self.families.values():
@@ -80,6 +81,26 @@ class PipelineHost:
         self._variants: dict[type[DiffusionPipeline], DiffusionPipeline] = {type(pipe): self._shared}
         self.packer: Packer | None = None
         self.text_cache = TextCache(text_cache_bytes)
+
+    @classmethod
+    def from_config(
+        cls, pipe: DiffusionPipeline, config: ModelConfig, engine: Callable[[Family], Engine] | None = None
+    ) -> PipelineHost:
+        """The host of a loaded pipeline with a served model's settings.
+
+        Args:
+            pipe: loaded from `config.source`.
+            config: the settings.
+            engine: what makes a transformer's engine; None for the configured one.
+        """
+        return cls(
+            pipe,
+            engine or config.engine,
+            engine_threads=config.engine_threads or None,
+            engine_lanes=config.engine_lanes,
+            text_cache_bytes=config.text_cache_mib * 2**20,
+            release_blocks=engine is not None or not ENGINES[config.engine].keeps_torch_blocks,
+        )
 
     @property
     def family(self) -> Family:

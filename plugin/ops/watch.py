@@ -1,17 +1,14 @@
-"""Looks after a running server: a model whose process no longer answers is loaded again, or the server is restarted."""
+"""Watches a running server: a model whose process no longer answers is loaded again, or the server is restarted."""
 
 from __future__ import annotations
 
-import json
 import queue
-import re
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-import psutil
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
@@ -19,28 +16,23 @@ from plugin.ops.control import grpc_headers
 from plugin.tensors import PING_PARAMETER
 
 _PERIOD_S = 2.0
-_TIMEOUT_S = 10.0  # of one ping; no load keeps a living process from answering so long
+_TIMEOUT_S = 10.0  # of one ping; no load keeps a living process from answering for that long
 _IN_A_ROW = 2  # failed pings that are too many
 _AMONG_LATEST = 3  # the same among the latest six: of several instances one may be dead while the others answer
 _RELOAD_TIMEOUT_S = 120.0
-_STREAM = "_stream"
-_LOADED_ANEW = "loaded_anew"  # a parameter that says when, and nobody reads
 
 
 class Watch:
-    """Asks each loaded model in turn whether its processes are alive.
+    """Asks each loaded model in turn whether its process is alive.
 
-    Triton's own health endpoints stay green when a Python model's process has died, and requests in flight there are
-    never answered. A ping does no work and takes no place in line, so a busy model is not mistaken for a dead one. Of a
-    plain model, where pings would wait behind calls and be counted with them, the processes are counted instead.
+    Triton's own health endpoints still report ready when a Python model's process has died, and streams in flight there
+    are never answered. A ping does no work and is never queued, so a busy model is not mistaken for a dead one.
 
     Args:
         grpc_url: host:port.
-        models: the stream models to look after with their plain models, where they are loaded; others would not know
-            what a ping is.
-        server_pid: of tritonserver, whose children the models' processes are.
+        models: the stream models to watch, with their plain models; other models do not know what a ping is.
         restart: called where loading a model again did not help.
-        say: told what is wrong and what is done.
+        say: called with a sentence: what is wrong and what is done.
         control_key: the server's.
     """
 
@@ -51,24 +43,21 @@ class Watch:
         restart: Callable[[], None],
         say: Callable[[str], None],
         *,
-        server_pid: int,
         control_key: str,
     ) -> None:
         self._url = grpc_url
-        self._watched = models
+        self._stream_models = frozenset(models)
+        self._plain_models = frozenset(model.removesuffix("_stream") for model in models)
         self._restart = restart
         self._say = say
-        self._server_pid = server_pid
         self._headers = grpc_headers(control_key)
         self._failed: dict[str, deque[bool]] = {}
-        self._whole: set[str] = set()  # the plain models that have had all their processes since they were loaded
-        self._lacked = Counter[str]()  # looks in a row at which one of these lacked a process
-        self._left_over: dict[str, set[int]] = {}  # processes of a plain model from before it was loaded anew
+        self._answered: set[str] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Begins to look."""
+        """Begins to watch."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -79,60 +68,40 @@ class Watch:
         while not self._stopped.wait(_PERIOD_S):
             with suppress(InferenceServerException):  # the server is busy with something else, or gone
                 loaded = self._loaded()
-                for stream_model in loaded.intersection(self._watched):
-                    self._look_after(stream_model)
-                    if (plain_model := stream_model.removesuffix(_STREAM)) in loaded:
-                        self._look_after_plain(plain_model)
+                for model in sorted(loaded & (self._stream_models | self._plain_models)):
+                    self._look_after(model)
 
     def _loaded(self) -> set[str]:
         with triton.InferenceServerClient(self._url) as client:
             index = client.get_model_repository_index(headers=self._headers, client_timeout=_TIMEOUT_S).models
         return {model.name for model in index if model.state == "READY"}
 
-    def _look_after_plain(self, model: str) -> None:
-        wanted, there = self._processes(model)
-        missing = wanted - len(there - self._left_over.get(model, set()))
-        if missing <= 0:
-            self._whole.add(model)
-            self._lacked[model] = 0
-        elif model in self._whole:  # one that never was is counted wrongly, and to load it anew would be no help
-            self._lacked[model] += 1
-        if self._lacked[model] < _IN_A_ROW or self._stopped.is_set():
-            return
-        lack = f"{model} lacks {missing} of {wanted} processes"
-        self._say(f"{lack}: it is loaded anew, and those that are left finish their calls")
-        self._lacked[model] = 0
-        try:
-            self._load_beside(model)
-            self._left_over[model] = there
-            self._whole.discard(model)
-        except InferenceServerException as error:
-            self._say(f"{model} could not be loaded anew: {error}")
-
-    def _processes(self, model: str) -> tuple[int, set[int]]:
-        """How many processes a plain model shall have, and those that live, left over ones among them."""
-        with triton.InferenceServerClient(self._url) as client:
-            config = client.get_model_config(model, headers=self._headers, client_timeout=_TIMEOUT_S).config
-        wanted = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
-        return wanted, instance_processes(self._server_pid, [group.name for group in config.instance_group])
-
-    def _load_beside(self, model: str) -> None:
-        # With another config Triton loads the model beside the old one, which takes no more calls and ends with its
-        # last. To unload it first would refuse calls meanwhile; to load it as it is does nothing.
-        with triton.InferenceServerClient(self._url) as client:
-            config = client.get_model_config(model, headers=self._headers, client_timeout=_TIMEOUT_S, as_json=True)
-            config = config["config"]
-            config.setdefault("parameters", {})[_LOADED_ANEW] = {"string_value": f"{time.time():.3f}"}
-            client.load_model(model, headers=self._headers, config=json.dumps(config), client_timeout=_RELOAD_TIMEOUT_S)
-
     def _look_after(self, model: str) -> None:
         problem = ping(self._url, model)
+        if problem is None:
+            self._answered.add(model)
+        elif model in self._plain_models and model not in self._answered:
+            return  # a plain model that is not ours has never answered a ping
+        if self._has_failed(model, problem is not None) and not self._stopped.is_set():
+            self._mend(model, str(problem))
+
+    def _has_failed(self, model: str, failed_now: bool) -> bool:
+        """Whether this ping of a model was one too many that failed."""
         failed = self._failed.setdefault(model, deque(maxlen=6))
-        failed.append(problem is not None)
+        failed.append(failed_now)
         too_many = (all([*failed][-_IN_A_ROW:]) and len(failed) >= _IN_A_ROW) or sum(failed) >= _AMONG_LATEST
-        if problem is None or not too_many or self._stopped.is_set():
+        if failed_now and too_many:
+            failed.clear()
+        return failed_now and too_many
+
+    def _mend(self, model: str, problem: str) -> None:
+        stream_model = f"{model}_stream"
+        if model in self._plain_models and ping(self._url, stream_model) is not None:
+            # Triton (24.10) waits forever to hand the dead process a response, in the thread that sends all responses
+            # of the stream model: nothing but a restart ends the requests in flight there.
+            self._say(f"{model} and {stream_model} do not answer ({problem}): the server is restarted")
+            self._restart()
             return
-        failed.clear()
         self._say(f"{model} does not answer ({problem}): it is loaded again")
         if not self._load_again(model) and not self._stopped.is_set():
             self._say(f"{model} could not be loaded again: the server is restarted")
@@ -151,26 +120,20 @@ class Watch:
         return False
 
 
-def instance_processes(server_pid: int, groups: Collection[str]) -> set[int]:
-    """The ids of the living processes that a server has for the instances of these groups, by the groups' names."""
-    named = re.compile(rf"(?:{'|'.join(map(re.escape, groups))})_\d+")  # as Triton names its instances to them
-    found = set()
-    with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(server_pid).children(recursive=True):
-            with suppress(psutil.Error):  # it has ended since
-                if any(named.fullmatch(part) for part in process.cmdline()):
-                    found.add(process.pid)
-    return found
-
-
 def ping(grpc_url: str, model: str, timeout_s: float = _TIMEOUT_S) -> str | None:
-    """None where a stream model's process answers, else what is wrong."""
+    """None where the process of a stream model or a plain one answers, else what is wrong.
+
+    Args:
+        grpc_url: host:port.
+        model: the model's name.
+        timeout_s: how long to wait for the answer.
+    """
     answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
     answered = False
     with triton.InferenceServerClient(grpc_url) as client:
         try:
             client.start_stream(lambda result, error: answers.put(error), stream_timeout=timeout_s)
-            with suppress(InferenceServerException):  # a stream that broke at once tells why as its answer
+            with suppress(InferenceServerException):  # a stream that broke at once says why in its answer
                 client.async_stream_infer(
                     model, [], parameters={PING_PARAMETER: True}, enable_empty_final_response=True
                 )
@@ -182,6 +145,6 @@ def ping(grpc_url: str, model: str, timeout_s: float = _TIMEOUT_S) -> str | None
         except InferenceServerException as error:
             return str(error)
         finally:
-            # A stream that is cancelled just as it ends may have Triton (24.10) hold on to its request and the model: a
-            # server that is stopped waits out its exit time-out.
+            # A stream that is cancelled just as it ends may have Triton (24.10) keep its request and with it the model:
+            # a server that is stopped then waits out its exit time-out.
             client.stop_stream(cancel_requests=not answered)

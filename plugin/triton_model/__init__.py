@@ -1,17 +1,28 @@
 """What runs inside Triton's Python backend; the only folder that imports its module.
 
-`from plugin.triton_model import StreamModel` loads what that model needs and no more: the front never loads torch.
+In reading order: `stream` (accepts and runs requests), `job` (one request), `answers` (what is sent, and when the model
+has failed), `loading`, `front` (the plain model), `block_stack` and `model_call` (engine triton), `responses` (the
+wire), `reporting`, `metrics`, `tracing`, `instance`, `backend` (Triton's objects).
+
+`from plugin.triton_model import StreamModel` imports what that model needs and no more: the plain model's process never
+loads torch.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
-_MODELS = {"StreamModel": "stream", "FrontModel": "stream", "BlockStackModel": "stream"}
+from plugin.ops.huge_pages import ask_for_huge_pages
+
+_FILES = {"StreamModel": "stream", "FrontModel": "front", "BlockStackModel": "block_stack"}
+
+__all__ = ["BlockStackModel", "FrontModel", "StreamModel"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODELS:
+    if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODELS[name]}"), name)
+    ask_for_huge_pages(os.environ)  # before anything imports torch, which reads it once
+    return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)

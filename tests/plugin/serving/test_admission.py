@@ -1,21 +1,33 @@
-"""Who is worked on and who waits: slots, bytes, order, refusals."""
+"""Which requests run and which wait: slots, bytes, order, refusals."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 
-from plugin.serving.admission import Admission, Entry, QueueFull, TooLarge
+from plugin.serving.admission import Admission, QueueFull, TooLarge
 
 MIB = 2**20
 
 
+@dataclass(eq=False)
+class Entry:
+    """A request as admission knows it."""
+
+    nbytes: int
+    due: float
+    start: Callable[[], None]
+    began: float | None = None
+
+
 class Door:
-    """An admission that writes down who was started."""
+    """An admission that writes down which requests were started."""
 
     def __init__(self, slots: int, max_waiting: int, budget: int = 100) -> None:
         self.admission = Admission(slots, max_waiting, budget)
@@ -27,7 +39,7 @@ class Door:
         return entry
 
 
-def test_slots_then_line_then_refusal():
+def test_slots_then_queue_then_refusal():
     door = Door(slots=2, max_waiting=1)
     entries = []
     for name, expected in (("a", (1, 0)), ("b", (2, 0)), ("c", (2, 1))):
@@ -42,7 +54,7 @@ def test_slots_then_line_then_refusal():
     assert (door.admission.in_flight, door.admission.waiting) == (2, 1)
 
 
-def test_without_a_line_the_slots_are_the_limit():
+def test_without_a_queue_the_slots_are_the_limit():
     door = Door(slots=1, max_waiting=0)
     first = door.enter("a")
     with pytest.raises(QueueFull):

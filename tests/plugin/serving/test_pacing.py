@@ -10,7 +10,8 @@ from plugin.config import ModelConfig
 from plugin.errors import DeadlineCannotBeMet
 from plugin.paths import REPOSITORY
 from plugin.request import GenerationRequest, StretchedBy
-from plugin.serving.deadlines import CostModel, LoadPolicy, meet_deadline, shorten_line
+from plugin.serving.costs import CostModel
+from plugin.serving.pacing import LoadPolicy, meet_deadline, shorten_queue
 from taylorseer import CacheConfig
 
 FULL_S, FORECAST_S, REST_S = 0.010, 0.001, 0.020
@@ -98,7 +99,9 @@ def test_a_deadline_takes_the_additions_of_an_error_budget_before_it_stretches_t
 
 
 def test_what_cannot_be_met_is_refused_with_what_would_be_needed(costs, request_):
-    with pytest.raises(DeadlineCannotBeMet, match=r"deadline_ms is 50, must be at least \d+ for now: 30 ms in line"):
+    with pytest.raises(
+        DeadlineCannotBeMet, match=r"deadline_ms is 50, must be at least \d+ for now: 30 ms in the queue"
+    ):
         meet_deadline(replace(request_, deadline_ms=50), costs, 0.03, 10)
 
 
@@ -115,23 +118,23 @@ def test_nothing_is_stretched_without_need(costs, request_):
 
 def test_intervals_grow_with_the_line_from_where_the_policy_begins_to_where_it_is_full(request_):
     policy = LoadPolicy(from_waiting=3, max_waiting=7, largest_interval=10)
-    intervals = [shorten_line(request_, policy, waiting).cache.interval for waiting in range(9)]
+    intervals = [shorten_queue(request_, policy, waiting).cache.interval for waiting in range(9)]
     assert intervals == [5, 5, 5, 6, 7, 8, 9, 10, 10]
-    assert shorten_line(request_, policy, 2).stretched_by is None
-    assert shorten_line(request_, policy, 3).stretched_by is StretchedBy.LOAD
+    assert shorten_queue(request_, policy, 2).stretched_by is None
+    assert shorten_queue(request_, policy, 3).stretched_by is StretchedBy.LOAD
 
 
 def test_the_load_changes_nothing_where_the_cache_is_off_the_interval_is_large_or_there_is_no_policy(request_):
     policy = LoadPolicy(from_waiting=1, max_waiting=1, largest_interval=10)
     for cache in (replace(request_.cache, interval=1), replace(request_.cache, interval=12)):
         same = replace(request_, cache=cache)
-        assert shorten_line(same, policy, 1) is same
-    assert shorten_line(request_, LoadPolicy(0, 64, 10), 64) is request_
+        assert shorten_queue(same, policy, 1) is same
+    assert shorten_queue(request_, LoadPolicy(0, 64, 10), 64) is request_
 
 
 def test_what_a_deadline_has_stretched_is_stretched_further_by_the_load(costs, request_):
     urgent = meet_deadline(replace(request_, deadline_ms=int(1100 * seconds(9)) + 1), costs, 0.0, 10)
     assert urgent.stretched_by is StretchedBy.DEADLINE
     assert urgent.cache.interval > 5
-    busy = shorten_line(urgent, LoadPolicy(1, 1, 20), 1)
+    busy = shorten_queue(urgent, LoadPolicy(1, 1, 20), 1)
     assert (busy.cache.interval, busy.stretched_by) == (20, StretchedBy.LOAD)
