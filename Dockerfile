@@ -2,13 +2,13 @@
 #
 #   docker build -t triton-taylorseer .
 #
-# 25.10 has CUDA 13.0 and Python 3.12, as torch's own wheels of 2.13.0 want (docs/containers.md has the matrix).
+# 25.10 has CUDA 13.0 and Python 3.12, which torch's own wheels of 2.13.0 need (docs/containers.md has the matrix).
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:25.10-py3
 
 FROM ${TRITON_IMAGE} AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE NOTICE ./
-# On their own, so that a change of our source does not install gigabytes again.
+# In a step of their own, so that a change of our source does not install gigabytes again.
 RUN python3 -c "import pathlib, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 pathlib.Path('/requirements.txt').write_text('\n'.join(project['dependencies'])); \
@@ -20,17 +20,17 @@ COPY clients clients
 COPY benchmarks benchmarks
 RUN PIP_CONSTRAINT=/constraints.txt python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
-# An environment of its own: pip cannot replace what the distribution installed, and torch wants a newer setuptools. Its
-# Python is the system's, which the Python backend is built for. First on PATH, it is where the backend finds modules.
+# A virtual environment: pip cannot replace what the distribution installed, and torch needs a newer setuptools. Its Python is
+# the system's, which the Python backend is built for. It is first on PATH, so the backend finds its modules.
 FROM ${TRITON_IMAGE} AS environment
-# pip comes from outside, as the image need not have ensurepip.
+# pip comes from the system's Python, as the image may lack ensurepip.
 RUN python3 -m venv --without-pip /opt/taylorseer/venv \
     && python3 -m pip --python /opt/taylorseer/venv/bin/python install --no-cache-dir pip==26.3 wheel==0.48.0
 ENV PATH=/opt/taylorseer/venv/bin:${PATH} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY --from=wheel /requirements.txt /constraints.txt /tmp/
 RUN pip install -c /tmp/constraints.txt -r /tmp/requirements.txt
-# TensorRT's Python module alone, of exactly the version of the image's libraries: another one cannot load its engines.
-# With its dependencies pip would bring libraries of its own along, gigabytes from NVIDIA's index.
+# TensorRT's Python module alone, in exactly the version of the image's libraries: another one cannot load its engines.
+# With its dependencies pip would also install the libraries, gigabytes from NVIDIA's index.
 ARG TENSORRT=10.13.3.9
 RUN NVIDIA_TENSORRT_DISABLE_INTERNAL_PIP=1 pip install --no-deps --no-build-isolation \
         "tensorrt-cu13==$TENSORRT" "tensorrt-cu13-bindings==$TENSORRT"
@@ -58,21 +58,21 @@ RUN chmod -R a+rX /served
 FROM ${TRITON_IMAGE}
 COPY --from=environment /opt/taylorseer/venv /opt/taylorseer/venv
 ENV PATH=/opt/taylorseer/venv/bin:${PATH}
-# After the environment, which is gigabytes and seldom changes.
+# After the environment, which is gigabytes and rarely changes.
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     pip install --no-cache-dir --no-deps --disable-pip-version-check /wheel/*.whl
 COPY --from=served /served /opt/taylorseer
-# Owned by the user that runs: a new named volume takes over what is there.
+# Owned by the user that runs: a new named volume takes its owner from here.
 RUN useradd --no-log-init --create-home --uid 10001 taylorseer \
     && mkdir -p /engines /weights \
     && chown taylorseer /engines /weights
-# By number, so that Kubernetes can tell that it is not root.
+# By number, so that Kubernetes can see that it is not root.
 USER 10001
-# Where it may write: the root can be read-only.
+# Where it writes: the root can be read-only.
 ENV TRITON_TAYLORSEER_CACHE=/engines TRITON_CACHE_DIR=/engines/kernels HF_HOME=/weights
 EXPOSE 8000 8001 8002
-# The health endpoint stays green when a worker process has died: a tiny picture tells.
-# In a shell's form, for its variable.
+# Triton's health endpoint still reports ready when a worker process has died, so the check makes a picture of one step.
+# In shell form, for the variable.
 # hadolint ignore=DL3025
 HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --retries=3 \
     CMD triton-taylorseer health --model "${TAYLORSEER_HEALTH_MODEL:-emoji}"
