@@ -1,16 +1,11 @@
-"""Starts and stops a tritonserver: the one on PATH (a container's), or else the one in the nvidia-pytriton wheel."""
+"""Starts and stops a tritonserver: how it is configured, its command line, and `Server`, a context manager."""
 
 from __future__ import annotations
 
 import os
 import re
 import secrets
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
 import urllib.error
@@ -18,26 +13,31 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 from plugin.ops.control import InvalidKey, check_key, new_key, restrictions
-from plugin.paths import ROOT, default_cache_dir, lock_file
-from plugin.repository import called_models, models_to_download, stream_models
+from plugin.ops.installation import Installation, ServerError, find_installation
+from plugin.ops.process import ServerProcess
+from plugin.paths import ROOT
+from plugin.repository import called_models, models_to_download
 
-EXIT_TIMEOUT_S = 30  # what tritonserver grants requests in flight when it is told to stop
-_LATE_S = 10  # how much later it is killed: after that time 24.10 still waits for streams that are open
-# What tritonserver grants a model's process until it says that it is there, 30 s by default: on a busy machine Python
-# can take longer, and 24.10 then waits for ever for that process to end.
+__all__ = [
+    "EXIT_TIMEOUT_S",
+    "Server",
+    "ServerConfig",
+    "ServerError",
+    "check",
+    "command",
+    "free_ports",
+    "is_ready",
+    "wait_for_metrics",
+]
+
+EXIT_TIMEOUT_S = 30  # how long tritonserver waits for the requests in flight when it is asked to stop
+_LATE_S = 10  # it is killed that much later: after EXIT_TIMEOUT_S 24.10 still waits for streams that are open
+# How long tritonserver waits for a model's process to report that it is there, 30 s by default: on a busy machine
+# Python can take longer, and 24.10 then waits forever for that process to end.
 _STUB_TIMEOUT_S = 120
-_STUB = "triton_python_backend_stub"
-_SHARED_MEMORY = Path("/dev/shm")  # where Linux shows POSIX shared memory
-
-
-class ServerError(Exception):
-    """The server cannot be started or has died; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class ServerConfig:
         http_port, grpc_port, metrics_port: free TCP ports, all different.
         models: the served models by name, each meaning also its `<name>_stream`; empty for all that need no download.
         extra_args: further arguments of tritonserver.
-        control_key: what whoever loads and unloads models over the network must send (`plugin.ops.control`).
-        memory_prefix: how the names of the server's shared memory begin, so that it can be told from that of others.
+        control_key: what requests that load and unload models over the network must carry (`plugin.ops.control`).
+        memory_prefix: how the names of the server's shared memory begin, different for each server.
     """
 
     model_repository: Path
@@ -68,53 +68,16 @@ class ServerConfig:
 
     @property
     def stop_timeout_s(self) -> float:
-        """Seconds that a server has to end in: what it grants requests in flight, and some more."""
+        """Seconds after which a server that was asked to end is killed."""
         given = re.findall(r"--exit-timeout-secs[= ](\d+)", " ".join(self.extra_args))
         return float(given[-1] if given else EXIT_TIMEOUT_S) + _LATE_S
-
-
-@dataclass(frozen=True)
-class Installation:
-    """A tritonserver that was found: its binary, its backends (None for its own), and the environment it needs."""
-
-    binary: Path
-    backends: Path | None
-    environment: dict[str, str]
-
-
-def find_installation() -> Installation:
-    """The tritonserver to run.
-
-    Raises:
-        ServerError: none is installed, or the wheel has none for this Python version.
-    """
-    on_path = shutil.which("tritonserver")
-    if on_path:
-        return Installation(Path(on_path), None, {})
-    spec = find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise ServerError(
-            "tritonserver is not on PATH and the wheel that ships one is not installed: "
-            "run in NVIDIA's Triton container, or `pip install --no-deps nvidia-pytriton==0.7.0`"
-        )
-    package = Path(spec.submodule_search_locations[0])
-    libraries = [str(package.parent / "nvidia_pytriton.libs")]
-    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        # The stub must load the libpython of this very interpreter, not whichever the system has.
-        libraries.insert(0, sysconfig.get_config_var("LIBDIR"))
-    libraries.append(os.environ.get("LD_LIBRARY_PATH", ""))
-    environment = {
-        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-    }
-    return Installation(package / "tritonserver/bin/tritonserver", _prepare_backends(package), environment)
 
 
 def command(config: ServerConfig, installation: Installation) -> tuple[list[str], dict[str, str]]:
     """The argument list and the whole environment of a tritonserver process.
 
-    Model control is explicit, so that a model that has failed can leave service by itself and readiness tells; from
-    outside it takes the key.
+    Model control is explicit: the watch can then load a model that has failed again, and readiness reports the failure.
+    From outside, model control needs the key.
 
     Raises:
         ServerError: the wheel's server would have to load from a path with a space in it.
@@ -136,9 +99,7 @@ def command(config: ServerConfig, installation: Installation) -> tuple[list[str]
         f"--backend-config=python,shm-region-prefix-name={config.memory_prefix}",
     ]
     if installation.backends:
-        for path in (config.model_repository, installation.backends):
-            if " " in str(path):  # tritonserver 2.51 splits the command line of its stub there and then waits for ever
-                raise ServerError(f"path {str(path)!r} has a space, must have none for this tritonserver")
+        _check_spaces(config.model_repository, installation.backends)
         arguments.append(f"--backend-directory={installation.backends}")
     python_path = ":".join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}  # their warnings drown the server's log
@@ -157,26 +118,12 @@ def check(config: ServerConfig) -> None:
         check_key(config.control_key)
     except InvalidKey as error:
         raise ServerError(str(error)) from None
-    if not config.model_repository.is_dir():
-        raise ServerError(f"model repository {config.model_repository} is not a folder")
-    for name in _models_to_load(config):
-        if name != "*" and not (config.model_repository / name / "config.pbtxt").is_file():
-            known = sorted(path.parent.name for path in config.model_repository.glob("*/config.pbtxt"))
-            raise ServerError(f"model {name!r} is not in {config.model_repository}, must be one of: {', '.join(known)}")
+    _check_models(config)
     ports = {"http": config.http_port, "grpc": config.grpc_port, "metrics": config.metrics_port}
     if len(set(ports.values())) < len(ports):
         raise ServerError(f"ports are {', '.join(f'{name} {port}' for name, port in ports.items())}, must all differ")
     for name, port in ports.items():
-        if not 1 <= port <= 65535:
-            raise ServerError(f"{name} port is {port}, must be from 1 to 65535")
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((config.host, port))
-            except OSError as error:
-                raise ServerError(
-                    f"{name} port {port} on {config.host} cannot be used ({error.strerror}): choose --{name}-port"
-                ) from None
+        _check_port(config.host, name, port)
 
 
 def free_ports(count: int) -> list[int]:
@@ -190,20 +137,23 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Server:
-    """A tritonserver process of ours; a context manager that starts it, waits for it and stops it.
+    """A tritonserver; a context manager that starts it, waits until it is ready and stops it.
 
     Args:
         config: how to start it.
         log: a file for what it prints; None for a temporary one.
         ready_timeout_s: seconds that loading may take within `with`.
         on_progress: called with a sentence while models load.
+
+    Attributes:
+        process: the process, from `start` on.
     """
 
     config: ServerConfig
     log: Path | None = None
     ready_timeout_s: float = 600.0
     on_progress: Callable[[str], None] | None = None
-    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    process: ServerProcess | None = field(default=None, init=False)
 
     @property
     def http_url(self) -> str:
@@ -245,7 +195,7 @@ class Server:
             os.close(descriptor)
             self.log = Path(path)
         with self.log.open("wb") as output:
-            self.process = _spawn(arguments, environment, output)
+            self.process = ServerProcess(arguments, environment, self.config.memory_prefix, output)
 
     def wait_ready(self, timeout_s: float) -> None:
         """Returns once all models are loaded.
@@ -263,23 +213,20 @@ class Server:
             if self.on_progress:
                 self.on_progress(self._stage())
             time.sleep(0.1)
-        _wait_for_metrics(self.config)
+        wait_for_metrics(self.config)
 
     def stop(self) -> None:
-        """Stops the process by its id: asks, waits, then kills it and what it has left behind in its own group."""
+        """Asks the process to end, waits, kills it where that takes too long, and removes what it has left behind."""
         if self.process is None:
             return
-        self.process.terminate()
+        self.process.terminate(kill_after_s=self.config.stop_timeout_s)
         try:
-            self.process.wait(self.config.stop_timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
             self.process.wait()
         finally:
-            _clean_up(self.process.pid, self.config.memory_prefix)
+            self.process.clean_up()
 
     def failure(self) -> str:
-        """Why loading failed, as the log tells: the first error of a model or option, else the log's end."""
+        """Why loading failed, from the log: the first error of a model or option, else the last lines."""
         assert self.log is not None
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         errors = [line for line in lines if "failed to load '" in line and "version" in line]
@@ -290,91 +237,8 @@ class Server:
     def _stage(self) -> str:
         assert self.log is not None
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        told = [line.split('"')[1] for line in lines if '"' in line and "_stream: " in line]
-        return told[-1] if told else "starting tritonserver"
-
-
-def run_foreground(config: ServerConfig, on_ready: Callable[[], None], say: Callable[[str], None]) -> int:
-    """Runs a server on this terminal until it ends or a signal asks it to, and looks after its models meanwhile.
-
-    SIGTERM, SIGINT and SIGHUP are handed on as SIGTERM: tritonserver then finishes the requests in flight. One that has
-    not ended `config.stop_timeout_s` later is killed.
-
-    Args:
-        config: how to start it.
-        on_ready: called once it is ready.
-        say: told when a model is loaded again, or the server restarted.
-
-    Returns:
-        The server's exit code, 128 + n where signal n killed it.
-    """
-    check(config)
-    foreground = _Foreground(config, on_ready, say)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: foreground.stop())
-    code = foreground.run()
-    while foreground.restarting:
-        code = foreground.run()
-    return code if code >= 0 else 128 - code
-
-
-class _Foreground:
-    """A server on this terminal; `stop` and `restart` may be called from a signal handler or another thread."""
-
-    def __init__(self, config: ServerConfig, on_ready: Callable[[], None], say: Callable[[str], None]) -> None:
-        self._config = config
-        self._on_ready = on_ready
-        self._say = say
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stopping = False
-        self._kill_at = float("inf")
-        self.restarting = False
-
-    def run(self) -> int:
-        """Starts the server and returns its exit code."""
-        from plugin.ops.watch import Watch
-
-        config = self._config
-        self.restarting = False
-        self._kill_at = float("inf")
-        models = stream_models(config.model_repository)
-        url = f"{config.host}:{config.grpc_port}"
-        self._process = process = _spawn(*command(config, find_installation()), None)
-        watch = Watch(url, models, self.restart, self._say, server_pid=process.pid, control_key=config.control_key)
-        if self._stopping:  # asked to between two runs
-            process.terminate()
-        try:
-            told = False
-            while process.poll() is None:
-                if not told and is_ready(f"{config.host}:{config.http_port}"):
-                    told = True
-                    _wait_for_metrics(config)
-                    self._on_ready()
-                    watch.start()
-                if time.monotonic() > self._kill_at:
-                    process.kill()
-                time.sleep(0.2)
-            return process.returncode
-        finally:
-            watch.stop()
-            _clean_up(process.pid, config.memory_prefix)
-
-    def stop(self) -> None:
-        """Asks the server to end, after the requests in flight."""
-        self._stopping = True
-        self.restarting = False
-        self._end()
-
-    def restart(self) -> None:
-        """Ends the server, to be run again."""
-        if not self._stopping:
-            self.restarting = True
-            self._end()
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-        self._kill_at = min(self._kill_at, time.monotonic() + self._config.stop_timeout_s)
+        stages = [line.split('"')[1] for line in lines if '"' in line and "_stream: " in line]
+        return stages[-1] if stages else "starting tritonserver"
 
 
 def is_ready(http_url: str) -> bool:
@@ -386,14 +250,43 @@ def is_ready(http_url: str) -> bool:
         return False
 
 
-def _wait_for_metrics(config: ServerConfig, timeout_s: float = 2.0) -> None:
-    """Waits until a server that is ready has its metrics up too: Triton starts them last, or not at all where an option
-    says so."""
+def wait_for_metrics(config: ServerConfig, timeout_s: float = 2.0) -> None:
+    """Waits until the metrics of a server that is ready answer too, which Triton starts last. Returns without an error
+    where they do not: an option can turn them off."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         with suppress(OSError), socket.create_connection((config.host, config.metrics_port), timeout=timeout_s):
             return
         time.sleep(0.02)
+
+
+def _check_models(config: ServerConfig) -> None:
+    if not config.model_repository.is_dir():
+        raise ServerError(f"model repository {config.model_repository} is not a folder")
+    for name in _models_to_load(config):
+        if name != "*" and not (config.model_repository / name / "config.pbtxt").is_file():
+            known = sorted(path.parent.name for path in config.model_repository.glob("*/config.pbtxt"))
+            raise ServerError(f"model {name!r} is not in {config.model_repository}, must be one of: {', '.join(known)}")
+
+
+def _check_port(host: str, name: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise ServerError(f"{name} port is {port}, must be from 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServerError(
+                f"{name} port {port} on {host} cannot be used ({error.strerror}): choose --{name}-port"
+            ) from None
+
+
+def _check_spaces(*paths: Path) -> None:
+    """Refuses a space where tritonserver 2.51 would split the command line of its stub, and then wait forever."""
+    for path in paths:
+        if " " in str(path):
+            raise ServerError(f"path {str(path)!r} has a space, must have none for this tritonserver")
 
 
 def _models_to_load(config: ServerConfig) -> list[str]:
@@ -410,61 +303,5 @@ def _models_to_load(config: ServerConfig) -> list[str]:
 
 
 def _parts_of(name: str, repository: Path) -> list[str]:
-    """The models that one served model is made of, those that others call first."""
+    """The models that one served model is made of, each after those that it calls."""
     return [*called_models(repository, name, os.environ), f"{name}_stream", name]
-
-
-def _spawn(arguments: list[str], environment: dict[str, str], output: IO[bytes] | None) -> subprocess.Popen[bytes]:
-    # A session of its own: a Ctrl-C on the terminal reaches the server once, through us, and not its stubs.
-    return subprocess.Popen(
-        arguments,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT if output else None,
-        start_new_session=True,
-    )
-
-
-def _clean_up(pid: int, memory_prefix: str) -> None:
-    """Ends what a server that has ended leaves behind in its own process group, and removes its lock files and, where
-    it was killed, its shared memory: a megabyte or more of each process, which is nobody's any more."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-    locks = lock_file(pid, "*")
-    for path in (*locks.parent.glob(locks.name), *_SHARED_MEMORY.glob(f"{memory_prefix}*")):
-        path.unlink(missing_ok=True)
-
-
-def _prepare_backends(package: Path) -> Path:
-    """A writable copy of the wheel's Python backend with this Python's stub in it."""
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    source = package / "tritonserver"
-    stub = source / "python_backend_stubs" / python / _STUB
-    if not stub.is_file():
-        known = sorted(path.name for path in (source / "python_backend_stubs").iterdir())
-        raise ServerError(f"the wheel's server has no stub for Python {python}, must be one of: {', '.join(known)}")
-    target = default_cache_dir() / f"backends-{version('nvidia-pytriton')}-py{python}"
-    if not target.exists():
-        try:
-            _copy_backends(source / "backends" / "python", stub, target)
-        except OSError as error:
-            raise ServerError(
-                f"the server's backends cannot be copied to {target} ({error.strerror}): "
-                "name a writable folder in TRITON_TAYLORSEER_CACHE"
-            ) from error
-    return target
-
-
-def _copy_backends(backend: Path, stub: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
-    try:
-        shutil.copytree(backend, scratch / "python")
-        shutil.copy(stub, scratch / "python" / _STUB)
-        (scratch / "python" / _STUB).chmod(0o755)
-        scratch.rename(target)
-    except OSError:
-        shutil.rmtree(scratch)
-        if not target.exists():  # else another process was faster
-            raise

@@ -14,7 +14,8 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import triton_to_np_dtype
 
 from plugin.config import EngineModel, ModelConfig
-from plugin.denoising.host import PipelineHost, load_pipeline, only_denoiser
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline, only_denoiser
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
 from plugin.engines.block_stack import BlockStack, with_batch_axis
@@ -22,7 +23,8 @@ from plugin.engines.packing import is_shared
 from plugin.engines.triton_engine import EngineUnavailable, TritonEngine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
-from plugin.ops.server import Installation, ServerConfig, ServerError, check, command, free_ports
+from plugin.ops.installation import Installation
+from plugin.ops.server import ServerConfig, ServerError, check, command, free_ports
 from plugin.repository import InvalidConfig
 from taylorseer import CacheConfig
 from tests.support.paths import ROOT

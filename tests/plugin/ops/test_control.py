@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from plugin.ops.control import InvalidKey, check_key, grpc_headers, http_headers, new_key, restrictions
-from plugin.ops.server import Installation, ServerConfig, ServerError, check, command
+from plugin.ops.installation import Installation
+from plugin.ops.server import ServerConfig, ServerError, check, command
 
 
 def test_new_keys_differ_and_are_valid():
