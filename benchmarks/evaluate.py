@@ -27,7 +27,7 @@ from benchmarks.quality import distances
 from benchmarks.scores import ScoreMissing, clip_score, fid, image_reward, vbench
 from plugin.building.tuning import OFF, Judge, offline_host
 from plugin.config import ModelConfig
-from plugin.denoising.generation import Pixels
+from plugin.denoising.run import Pixels
 from plugin.denoising.media import encode
 from plugin.repository import InvalidConfig
 from plugin.request import GenerationRequest

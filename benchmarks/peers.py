@@ -12,7 +12,7 @@ import torch
 from diffusers import TaylorSeerCacheConfig
 
 from plugin.config import ModelConfig
-from plugin.denoising.host import load_pipeline
+from plugin.denoising.loading import load_pipeline
 from taylorseer import CacheConfig
 
 

@@ -35,8 +35,10 @@ from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.features import CHOICES, ChosenFeature
 from plugin.building.tuning import OFF, PREDICTORS, Judge, offline_host, psnr
 from plugin.config import ModelConfig
-from plugin.denoising.generation import Pixels, generate
-from plugin.denoising.host import PipelineHost, load_pipeline
+from plugin.denoising.run import Pixels
+from plugin.denoising.generation import generate
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline
 from plugin.denoising.transformer import DenoisingRun, StepObserver
 from plugin.engines import make_engine
 from plugin.engines.base import Engine

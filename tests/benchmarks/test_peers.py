@@ -10,7 +10,7 @@ from diffusers import FluxPipeline
 from benchmarks.gpu_peers import peer_cases
 from benchmarks.peers import cached_by_cache_dit, hook, plain
 from plugin.config import ModelConfig
-from plugin.denoising.host import load_pipeline
+from plugin.denoising.loading import load_pipeline
 from plugin.paths import REPOSITORY
 from taylorseer import CacheConfig
 
