@@ -23,9 +23,10 @@ import typer
 import yaml
 
 from plugin.cli.app import app
-from plugin.config import _PARAMETERS, ModelConfig
+from plugin.config import ModelConfig
 from plugin.denoising.generation import Report
 from plugin.families.base import Family
+from plugin.parameters import PARAMETERS
 from plugin.serving.plan import architecture_of, example_request, plan_request
 from plugin.tensors import INPUTS, STREAM_OUTPUTS
 from tests.support.documented_commands import BLOCKS, NOT_RUN, RUN, SHELL, ids, is_run, reason_of
@@ -288,7 +289,7 @@ def test_every_output_and_every_field_of_the_report_is_in_the_reference():
 
 def test_every_parameter_is_in_the_reference():
     named = set(names_in(reference("Model parameters")))
-    assert {name for name in _PARAMETERS if not name.startswith("cache_")} <= named
+    assert {name for name in PARAMETERS if not name.startswith("cache_")} <= named
 
 
 def test_every_metric_is_in_the_reference():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -18,13 +17,14 @@ import numpy as np
 import torch
 
 from plugin.building.calibration import PROMPTS
-from plugin.config import ModelConfig, presets_path
+from plugin.config import ModelConfig
 from plugin.denoising.generation import Generation, generate
 from plugin.denoising.run import Pixels
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
 from plugin.engine_specs import engine_spec
 from plugin.engines.packer import PackSettings
+from plugin.presets import presets_path, save_preset
 from plugin.request import GenerationRequest
 from plugin.serving.plan import example_request
 from taylorseer import CacheConfig, even_steps, full_steps
@@ -320,21 +320,3 @@ def _requests(config: ModelConfig, request: TuneRequest) -> list[GenerationReque
         chosen = {"prompt" if takes_prompt else "class_label": subject}
         made.append(example_request(config, **chosen, seed=_FIRST_SEED + i, **request.fields))
     return made
-
-
-def save_preset(path: Path, name: str, cache: CacheConfig, about: Mapping[str, Any]) -> None:
-    """Writes a preset into a file, among those that are there; one of the same name is replaced.
-
-    Args:
-        path: as `plugin.config.presets_path` has it.
-        name: of the preset, as requests choose it.
-        cache: its settings; what is as `CacheConfig` has it by default is left out.
-        about: how it was found, for people.
-    """
-    presets = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    plain = {each.name: each.default for each in fields(CacheConfig)}
-    settings = {key: value for key, value in asdict(cache).items() if value != plain[key]}
-    presets[name] = {"cache": settings, "about": dict(about)}
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(presets, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)

@@ -19,15 +19,14 @@ from plugin.building.tuning import (
     TuneRequest,
     offline_host,
     psnr,
-    save_preset,
     search,
     tune,
     tune_model,
 )
 from plugin.cli.app import app
-from plugin.config import ModelConfig, presets_path
+from plugin.config import ModelConfig
 from plugin.paths import REPOSITORY
-from plugin.repository import InvalidConfig
+from plugin.presets import presets_path
 from taylorseer import CacheConfig, even_steps
 from tests.support.repository import write_pair
 
@@ -83,31 +82,6 @@ def test_psnr_is_that_of_the_mean_square_and_bounded():
     picture = np.full((1, 4, 4, 3), 100, dtype=np.uint8)
     assert psnr(picture, picture + 5) == pytest.approx(10 * np.log10(255**2 / 25))
     assert psnr(picture, picture) == EQUAL_DB
-
-
-def test_presets_are_kept_by_name_and_read_with_the_model(tmp_path):
-    model, weights = tmp_path / "tiny_stream", tmp_path / "weights"
-    model.mkdir()
-    weights.mkdir()
-    path = presets_path(str(weights), model)
-    assert path.parent == weights
-    assert presets_path("someone/else", model).parent == model, "weights of a hub"
-    first, second = CacheConfig(order=2, schedule="0 4 of 9"), CacheConfig(predictor="newton", schedule="0 1 of 9")
-    save_preset(path, "a", first, {"psnr": 1.0})
-    save_preset(path, "b", first, {})
-    save_preset(path, "b", second, {})
-    parameters = {"pipeline": str(weights), "cache_preset": "b"}
-    config = ModelConfig.from_parameters(parameters, model)
-    assert config.presets == {"default": CacheConfig(), "a": first, "b": second}
-    assert config.defaults.cache == second
-    assert json.loads(path.read_text())["a"]["about"] == {"psnr": 1.0}
-    assert not list(weights.glob("*.unfinished"))
-    with pytest.raises(InvalidConfig, match="parameter 'cache_preset' is 'c', must be one of: default, a, b"):
-        ModelConfig.from_parameters(parameters | {"cache_preset": "c"}, model)
-    for text in ("{", "[]", '{"a": {}}', '{"a": {"cache": {"pace": 3}}}', '{"a": {"cache": {"order": 12}}}'):
-        path.write_text(text)
-        with pytest.raises(InvalidConfig, match=r"cache_presets.json cannot be read, must be as .* writes it"):
-            ModelConfig.from_parameters(parameters, model)
 
 
 @pytest.fixture
