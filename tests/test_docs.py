@@ -287,9 +287,25 @@ def test_every_output_and_every_field_of_the_report_is_in_the_reference():
     assert set(names_in(reference("Outputs"))) == {*STREAM_OUTPUTS, *(each.name for each in fields(Report))}
 
 
-def test_every_parameter_is_in_the_reference():
-    named = set(names_in(reference("Model parameters")))
-    assert {name for name in PARAMETERS if not name.startswith("cache_")} <= named
+def test_every_parameter_is_in_the_reference_with_its_default():
+    shown: dict[str, str] = {}
+    for names, defaults, _ in reference("Model parameters"):
+        shown |= zip(names_in([[names]]), defaults.replace("`", "").split(", "), strict=True)
+    preset = shown.pop("cache_preset_")  # `cache_preset_<name>`, as many as a model wants
+    assert preset == "none"
+    none = {"(required)": "none", "the pipeline's": "none"}
+    assert {name: none.get(text, text) for name, text in shown.items()} == {
+        name: as_text(parameter.default) for name, parameter in PARAMETERS.items()
+    }
+
+
+def as_text(default: object) -> str:
+    """A parameter's default as a document writes it."""
+    if default is None or default == ():
+        return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def test_every_metric_is_in_the_reference():
