@@ -46,19 +46,21 @@ RESULTS = ROOT / "benchmarks/results"
 LANGUAGES = {"bash", "python", "pycon", "text", "json", "yaml", "typescript"}
 
 
-def failures(check: Callable[[Any], None], cases: Iterable[Any], place: Callable[[Any], object]) -> list[str]:
-    """What `check` finds wrong, one line a case: where, and the error that was raised."""
-    found = []
+def check_each(check: Callable[[Any], None], cases: Iterable[Any], place: Callable[[Any], object]) -> None:
+    """Checks every case, and fails with all that is wrong: a line for each, with its place."""
+    wrong = []
     for case in cases:
         try:
             check(case)
         except Exception as error:  # an assertion of ours, or what the command line's parser raises
-            found.append(f"{place(case)}: {error!r}")
-    return found
+            wrong.append(f"{place(case)}: {' '.join(str(error).split())}")
+    assert not wrong, "\n".join(wrong)
 
 
-def in_documents(check: Callable[[Path], None]) -> list[str]:
-    return failures(check, DOCUMENTS, lambda path: path.relative_to(ROOT))
+def check_documents(items_of: Callable[[Path], Iterable[Any]], check: Callable[[Path, Any], None]) -> None:
+    """Checks the items of all documents."""
+    cases = [(path, item) for path in DOCUMENTS for item in items_of(path)]
+    check_each(lambda case: check(*case), cases, lambda case: case[0].relative_to(ROOT))
 
 
 # Commands
@@ -106,21 +108,21 @@ def commands_of(path: Path) -> Iterator[list[str]]:
 
 
 def test_commands_of_ours_have_the_options_that_are_given():
-    assert not in_documents(check_commands)
+    check_documents(commands_of, check_command)
 
 
-def check_commands(path: Path) -> None:
-    for program, *words in commands_of(path):
-        match program, words:
-            case "triton-taylorseer", [name, *arguments]:
-                check_ours(name, arguments)
-            case "python", ["-m", module, *arguments] if module.startswith("benchmarks."):
-                check_options(module, arguments)
-            case "pytest", arguments:
-                check_tests(arguments)
-            case "make", targets:
-                known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-                assert {target for target in targets if not target.startswith(".venv")} <= {*known}
+def check_command(_: Path, words: list[str]) -> None:
+    match words:
+        case ["triton-taylorseer", name, *arguments]:
+            check_ours(name, arguments)
+        case ["python", "-m", module, *arguments] if module.startswith("benchmarks."):
+            check_options(module, arguments)
+        case ["pytest", *arguments]:
+            check_tests(arguments)
+        case ["make", *targets]:
+            known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            unknown = {target for target in targets if not target.startswith(".venv")} - {*known}
+            assert not unknown, f"make has no target {unknown}"
 
 
 def check_ours(name: str, arguments: list[str]) -> None:
@@ -180,32 +182,34 @@ def test_wrong_commands_are_noticed():
 
 
 def test_links_lead_somewhere():
-    assert not in_documents(check_links)
+    check_documents(links_of, check_link)
 
 
-def check_links(path: Path) -> None:
-    for link in links_of(path):
-        if re.match(r"https?:", link):
-            continue
-        target, _, anchor = link.partition("#")
-        file = (path.parent / target).resolve() if target else path
-        assert file.exists(), link
-        if anchor:
-            assert anchor in anchors_of(file), link
+def check_link(path: Path, link: str) -> None:
+    if re.match(r"https?:", link):
+        return
+    target, _, anchor = link.partition("#")
+    file = (path.parent / target).resolve() if target else path
+    assert file.exists(), link
+    assert not anchor or anchor in anchors_of(file), link
 
 
 def test_paths_of_this_repository_exist():
-    assert not in_documents(check_paths)
-
-
-def check_paths(path: Path) -> None:
     folders = {each.name for each in ROOT.iterdir() if each.is_dir() and each.name not in ("out", ".venv", "build")}
-    texts = [*inline_code_of(path), *(each for block in blocks_of(path) for each in block.text.split())]
-    for text in texts:
+
+    def check_path(_: Path, text: str) -> None:
         found = re.fullmatch(r"(?:\.\./)*((\.?\w[\w-]*)/[\w./-]*)", text.strip("'\"()"))
         # `model_repository/emoji/1/model.py` is checked, `benchmarks/results/<name>.json` is not
         if found and found[2] in folders and found[1] != "training/cache":
             assert (ROOT / found[1]).exists(), text
+
+    check_documents(words_in_code_of, check_path)
+
+
+def words_in_code_of(path: Path) -> Iterator[str]:
+    yield from inline_code_of(path)
+    for block in blocks_of(path):
+        yield from block.text.split()
 
 
 # What is quoted
@@ -232,6 +236,7 @@ def stands_in_code(message: str) -> bool:
 
 
 def quoted_messages() -> list[str]:
+    """Of the tables of docs/troubleshooting.md, without that of others' messages."""
     tables = tables_of(ROOT / "docs/troubleshooting.md")
     assert len(tables) == 6
     ours = [row for heading, rows in tables.items() if heading != "Messages of Triton and others" for row in rows]
@@ -239,7 +244,8 @@ def quoted_messages() -> list[str]:
 
 
 def test_quoted_messages_stand_in_the_code():
-    assert not [message for message in quoted_messages() if not stands_in_code(message)]
+    gone = [message for message in quoted_messages() if not stands_in_code(message)]
+    assert not gone, "\n".join(gone)
 
 
 def test_a_message_that_the_code_does_not_have_is_noticed():
@@ -315,7 +321,7 @@ def test_every_metric_is_in_the_reference():
 
 def test_python_sessions_answer_what_is_written():
     blocks = [block for block in BLOCKS if block.language == "pycon"]
-    assert not failures(check_session, blocks, ids)
+    check_each(check_session, blocks, ids)
 
 
 def check_session(block: Block) -> None:
