@@ -23,3 +23,9 @@ def lock_file(server_pid: int, name: str) -> Path:
 def default_cache_dir() -> Path:
     """`$TRITON_TAYLORSEER_CACHE`, else `~/.cache/triton-taylorseer`."""
     return Path(os.environ.get("TRITON_TAYLORSEER_CACHE") or Path.home() / ".cache" / "triton-taylorseer")
+
+
+def exports_dir() -> Path | None:
+    """`$TRITON_TAYLORSEER_EXPORTS`, where exported block stacks are kept; None if it is not set: none is kept."""
+    folder = os.environ.get("TRITON_TAYLORSEER_EXPORTS")
+    return Path(folder) if folder else None

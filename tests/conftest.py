@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def flux(make_flux: Callable[..., FluxPipeline]) -> FluxPipeline:
 def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for compiled engines that all tests share."""
     return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of exported block stacks, which all tests and all workers share: none is exported twice."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_TAYLORSEER_EXPORTS", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,17 @@ from pathlib import Path
 from filelock import FileLock
 
 
-def build_once(folder: Path, is_whole: Callable[[], bool], build: Callable[[Path], None]) -> None:
+class CannotWrite(OSError):
+    """A folder of the cache cannot be written; the message says what helps."""
+
+
+def build_once(
+    folder: Path,
+    is_whole: Callable[[], bool],
+    build: Callable[[Path], None],
+    *,
+    setting: str = "TRITON_TAYLORSEER_CACHE",
+) -> None:
     """Fills a folder of the cache unless it is whole.
 
     It is safe for two processes to do this at once: one of them fills a folder beside it and renames that into place,
@@ -22,9 +32,10 @@ def build_once(folder: Path, is_whole: Callable[[], bool], build: Callable[[Path
         folder: what to fill; what is left of a damaged one is removed.
         is_whole: whether the folder can be used as it is.
         build: fills the folder that it is given. If it raises, nothing of it stays.
+        setting: the environment variable that names the folder, for the message of an error.
 
     Raises:
-        OSError: the folder cannot be written; the message says what helps.
+        CannotWrite: the folder cannot be written.
     """
     if is_whole():
         return
@@ -40,11 +51,13 @@ def build_once(folder: Path, is_whole: Callable[[], bool], build: Callable[[Path
                 os.replace(scratch, folder)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+    except CannotWrite:  # another folder, which `build` itself fills
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OSError(
+        raise CannotWrite(
             f"no engine can be built in {folder.parent} ({reason}): make room there and let this user write there, or "
-            "name another folder with TRITON_TAYLORSEER_CACHE"
+            f"name another folder with {setting}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Exports a block stack to ONNX and keeps the optimised form under a key of everything that decides its content."""
+"""The block stack as ONNX: exported, optimised for ONNX Runtime, and kept under a key of everything that decides it."""
 
 from __future__ import annotations
 
@@ -17,53 +17,86 @@ from torch import nn
 from plugin.engines.engine_cache import build_once
 from plugin.engines.onnxruntime_session import providers, session_options
 from plugin.families.base import Family
-from plugin.paths import default_cache_dir
+from plugin.paths import default_cache_dir, exports_dir
 
 OPSET = 20
 _EXPORT_REVISION = 2  # raise it when this file changes what it writes
 _PACKAGES = ("torch", "diffusers", "onnx", "onnxscript")
+_CHECKSUMS = "sha256.json"  # of a kept export: file name -> SHA-256
 
 
 def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
     """The path of the block stack's optimised ONNX file, exported and optimised now if the cache lacks it.
 
-    Two processes that start at once are safe: one builds in a folder of its own and renames it into place, the other
-    waits for it.
+    Two processes may ask for it at once: one builds, the other waits (`build_once`).
 
     Args:
         family: the family, with its blocks in place.
         cache_dir: None for `default_cache_dir()`.
 
     Raises:
-        EngineError: the family is on a GPU, and this ONNX Runtime serves none.
+        EngineError: the family is on a GPU, and this ONNX Runtime does not support GPUs.
         OSError: the cache folder cannot be written.
     """
     stack = family.export_stack().eval()
-    # What is optimised for CUDA is another graph than what is for the CPU.
+    # The graph that is optimised for CUDA differs from the one for the CPU.
     runtime = [onnxruntime.__version__, *(name for name, _ in providers(family.device))]
     processor = [*runtime, platform.machine(), torch.backends.cpu.get_cpu_capability()]
     folder = (cache_dir or default_cache_dir()) / "onnx" / stack_key(family, stack, processor)
     model = folder / "optimized.onnx"
 
     def build(scratch: Path) -> None:
-        exported = scratch / "exported" / "model.onnx"
-        exported.parent.mkdir()
-        export_onnx(family, stack, exported)
-        _optimize(exported, scratch / "optimized.onnx", family.device)
-        shutil.rmtree(exported.parent)  # as large as the weights, and not needed any more
+        unoptimized = scratch / "exported"
+        unoptimized.mkdir()
+        _optimize(exported_onnx(family, stack, unoptimized), scratch / "optimized.onnx", family.device)
+        shutil.rmtree(unoptimized)
 
     build_once(folder, model.exists, build)
     return model
 
 
+def exported_onnx(family: Family, stack: nn.Module, scratch: Path) -> Path:
+    """The block stack as an ONNX file with its weights beside it: a kept export, or one that is made now.
+
+    An export is as large as the weights, and who builds one engine needs it once. So it is written to `scratch`, which
+    the caller removes. If `$TRITON_TAYLORSEER_EXPORTS` names a folder, the export is kept there under `stack_key`, and
+    every engine that is built from the same weights uses it: TensorRT for other sizes, targets and options, fp8 beside
+    fp16, ONNX Runtime. A kept export that is damaged is made again.
+
+    Args:
+        family: the family, with its blocks in place.
+        stack: its `export_stack`.
+        scratch: a folder to write to if the export is not kept.
+
+    Returns:
+        The file's path. Others may be reading it: it must not be changed, and neither must its folder.
+
+    Raises:
+        OSError: a folder cannot be written.
+    """
+    kept = exports_dir()
+    if kept is None:
+        export_onnx(family, stack, scratch / "model.onnx")
+        return scratch / "model.onnx"
+    folder = kept / stack_key(family, stack)
+
+    def build(new: Path) -> None:
+        export_onnx(family, stack, new / "model.onnx")
+        checksums = {path.name: _checksum(path) for path in new.iterdir()}
+        (new / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
+
+    build_once(folder, lambda: _is_whole(folder), build, setting="TRITON_TAYLORSEER_EXPORTS")
+    return folder / "model.onnx"
+
+
 def stack_key(family: Family, stack: nn.Module, more: object = None) -> str:
-    """A hash of all that decides the exported block stack: weights with what LoRA changed in them, their dtype, the
-    architecture, the export and its packages' versions.
+    """A hash of everything that decides the exported block stack: the weights with the LoRA fused into them, their
+    dtype, the architecture, the export and the versions of its packages.
 
     Args:
         family: the stack's family.
         stack: in the form that is exported.
-        more: what else shall change the key; anything that JSON can hold.
+        more: what else the key depends on; anything that JSON can hold.
     """
     config: Mapping[str, object] = family.transformer.config  # type: ignore[assignment]
     description = {
@@ -82,7 +115,7 @@ def stack_key(family: Family, stack: nn.Module, more: object = None) -> str:
 
 
 def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
-    """Writes the block stack as ONNX: opset 20, weights in an external file beside it, axes of `block_axes` dynamic."""
+    """Writes the block stack as ONNX: opset 20, weights in a file beside it, the axes of `block_axes` dynamic."""
     inputs = family.example_inputs()
     axes = {name: dict.fromkeys(family.block_axes[name], torch.export.Dim.DYNAMIC) for name in inputs}
     with torch.no_grad():
@@ -106,3 +139,17 @@ def _optimize(exported: Path, optimized: Path, device: torch.device) -> None:
     options.optimized_model_filepath = str(optimized)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
     onnxruntime.InferenceSession(str(exported), options, providers=providers(device))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a kept export has the files that it was written with."""
+    try:
+        checksums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        return all(_checksum(folder / name) == checksum for name, checksum in checksums.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

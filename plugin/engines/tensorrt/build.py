@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from plugin.engines.engine_cache import build_once
-from plugin.engines.export import export_onnx, stack_key
+from plugin.engines.export import exported_onnx, stack_key
 from plugin.engines.progress import BuildProgress, NoProgress
 from plugin.engines.tensorrt.compiler import Compiler
 from plugin.engines.tensorrt.fp8 import Samples, check_architectures, quantize
@@ -121,10 +121,12 @@ def _export(
         assert samples is not None, "a calibration comes with its samples"
         recorded = samples()
     progress.stage("exporting the block stack")
-    exported = folder / "model.onnx"
-    export_onnx(family, stack, exported)
+    exported = exported_onnx(family, stack, folder)
     if options.calibration is None:
         return exported, None
+    if exported.parent != folder:  # kept for others, and the quantiser writes beside it
+        shutil.copytree(exported.parent, folder, dirs_exist_ok=True)
+        exported = folder / exported.name
     progress.stage(f"quantising with {len(recorded)} recorded inputs")
     return folder / "fp8.onnx", quantize(exported, recorded, folder / "fp8.onnx")
 

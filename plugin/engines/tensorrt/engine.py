@@ -1,4 +1,4 @@
-"""The block stack as a compiled engine of TensorRT or TensorRT-RTX, on an NVIDIA GPU."""
+"""Runs a block stack that TensorRT or TensorRT-RTX compiled, on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from plugin.families.base import BlockInputs, Family
 
 
 class TensorRTEngine:
-    """A compiled block stack; one call at a time, each on the engine's own stream.
+    """A compiled block stack. It runs one call at a time, on a CUDA stream of its own.
 
-    Inputs are read where torch has them and the output is written where the caller wants it, so nothing is copied on
-    the way in or out. Every optimization profile has its execution context, and all share one scratch memory.
+    Inputs are read from torch's memory and the output is written where the caller wants it, so nothing is copied. Each
+    optimization profile has an execution context; all contexts share one scratch memory.
 
     Args:
         built: the engine in the cache.
         device: the GPU.
 
     Raises:
-        EngineError: the file is damaged, the driver or the GPU does not take it, or memory does not suffice.
+        EngineError: the file is damaged, the driver or the GPU cannot load it, or there is not enough memory.
     """
 
     def __init__(self, built: BuiltEngine, device: torch.device) -> None:
@@ -75,7 +75,7 @@ class TensorRTEngine:
                 context.set_tensor_address(name, output.data_ptr())
             self._stream.wait_stream(caller)
             done = context.execute_async_v3(self._stream.cuda_stream)
-            # The caller's stream waits too, so memory that it frees or writes after this call is not in use any more.
+            # The caller's stream waits too, so that memory it frees or writes after this call is no longer in use.
             caller.wait_stream(self._stream)
             if done and (shapes := tuple(tensor.shape for tensor in held.values())) not in self._seen:
                 self._seen.add(shapes)
@@ -89,7 +89,7 @@ class TensorRTEngine:
         if self._built.flavour == "tensorrt-rtx":
             config = self._engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(managed)
-            # By default a shape runs with other kernels until its own are compiled: equal calls would give other bits.
+            # By default a shape first runs with other kernels, until its own are compiled: then its bits would change.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             self._runtime_cache.attach(config)
             context = self._engine.create_execution_context(config)
@@ -100,7 +100,7 @@ class TensorRTEngine:
         return context
 
     def _allocate_scratch(self) -> torch.Tensor:
-        """Memory that all contexts share: calls follow each other on one stream."""
+        """Memory that all contexts share: calls run one after another on one stream."""
         wanted = max(
             self._engine.get_device_memory_size_for_profile_v2(index) for index in range(len(self._built.profiles))
         )
@@ -132,7 +132,7 @@ class _RuntimeCache:
         config.set_runtime_cache(self._cache)
 
     def save(self) -> None:
-        """Writes what has been added, if the folder can be written: it only saves time."""
+        """Writes what has been added. A folder that cannot be written is no error: the cache only saves time."""
         if self._cache is None:
             return
         serialized = self._cache.serialize()
@@ -162,7 +162,7 @@ def choose_profile(built: BuiltEngine, inputs: BlockInputs) -> int:
 
     Raises:
         UnsupportedShape: none does; the message lists the sizes that the engine was built for.
-        EngineError: an input has another dtype than the engine reads: it would take its bytes for something else.
+        EngineError: an input has another dtype than the engine reads; its bytes would be misread.
     """
     for name, tensor in inputs.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -186,7 +186,7 @@ def choose_profile(built: BuiltEngine, inputs: BlockInputs) -> int:
 
 
 def deserialize(runtime: Any, messages: Messages, built: BuiltEngine) -> Any:
-    """The ICudaEngine of a file in the cache, once its checksum holds.
+    """The ICudaEngine of a file in the cache, if its checksum is right.
 
     Raises:
         EngineError: the file is damaged, or the package refuses it; the message has the reason.
@@ -208,7 +208,7 @@ def deserialize(runtime: Any, messages: Messages, built: BuiltEngine) -> Any:
 
 
 def not_enough_memory(engine: str, wanted: int, device: torch.device) -> str:
-    """A sentence that says how much GPU memory an engine wants and how much is free."""
+    """A sentence with the GPU memory that an engine needs and the memory that is free, both in GiB."""
     free, _ = torch.cuda.mem_get_info(device)
     return (
         f"engine {engine} needs {wanted / 2**30:.1f} GiB of GPU memory and {free / 2**30:.1f} GiB are free: "

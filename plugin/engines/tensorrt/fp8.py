@@ -1,5 +1,5 @@
-"""Quantises an exported block stack: its linear layers in fp8 (E4M3), by nvidia-modelopt, from inputs recorded in runs
-of the model itself."""
+"""Quantises the linear layers of an exported block stack to fp8 (E4M3) with nvidia-modelopt, from inputs recorded in
+runs of the model itself."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from plugin.families.base import BlockInputs
 from plugin.request import GenerationRequest
 
 OLDEST = 89  # Ada; Hopper and Blackwell follow
-_PRODUCT = "product_of_activations_"  # what the names of such matrix multiplications begin with
+_PRODUCT = "product_of_activations_"  # prefix of the names of such matrix multiplications
 
 Samples = Sequence[BlockInputs]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The runs of the model that tell the ranges of its activations.
+    """The runs of the model from which the ranges of its activations are taken.
 
     Attributes:
-        requests: each is run with the cache off, at least one.
+        requests: at least one; each is run with the cache off.
         steps: how many steps of each run are recorded, evenly spread from the first to the last; at least 1.
+
+    Raises:
+        ValueError: there is no request, or no step.
     """
 
     requests: tuple[GenerationRequest, ...]
@@ -46,7 +49,7 @@ class Calibration:
 
 
 def versions() -> tuple[str, str]:
-    """Of the packages that decide what is quantised and how."""
+    """The versions of the packages that decide what is quantised and how."""
     return version("nvidia-modelopt"), onnxruntime.__version__
 
 
@@ -84,15 +87,16 @@ def check_architectures(architectures: Sequence[str]) -> None:
 
 
 def quantize(exported: Path, samples: Samples, quantized: Path) -> Quantized:
-    """Writes the fp8 form of an exported block stack: its linear layers multiply fp8 by fp8, the rest is as before.
+    """Writes the fp8 form of an exported block stack: its linear layers multiply fp8 by fp8, the rest is unchanged.
 
-    Each activation has one scale, from the largest value in the samples; weights have one for each channel.
-    The products within attention stay in float16: in fp8 they cost the embedded model more quality than its linear
-    layers. So do layers of one row for each request, such as those that modulate by the timestep: they take next to no
+    Each activation has one scale, from the largest value in the samples; weights have one for each channel. The
+    products within attention stay in float16: in fp8 they cost the embedded model more quality than its linear layers.
+    Layers of one row for each request, such as those that modulate by the timestep, stay too: they take hardly any
     time.
 
     Args:
-        exported: the ONNX file in float16; its folder takes intermediate files as large as the weights.
+        exported: the ONNX file in float16. It is changed, and intermediate files as large as the weights are written to
+            its folder.
         samples: inputs of the block stack.
         quantized: the file to write, its weights beside it.
 
@@ -111,8 +115,8 @@ def quantize(exported: Path, samples: Samples, quantized: Path) -> Quantized:
                 calibration_eps=_execution_providers(),
                 op_types_to_quantize=["MatMul"],
                 nodes_to_exclude=[_PRODUCT],
-                # Its own searches for attention and for vectors miss some, and then leave out whatever has a name that
-                # begins like the name of one that they found.
+                # Its own searches for attention and for vectors miss some, and then also exclude every node whose name
+                # begins with the name of one that they found.
                 disable_mha_qdq=True,
                 enable_gemv_detection_for_trt=False,
                 high_precision_dtype="fp16",
@@ -123,7 +127,7 @@ def quantize(exported: Path, samples: Samples, quantized: Path) -> Quantized:
             )
     except OSError:  # the disk is full
         raise
-    except Exception as error:  # whatever a library of many parts raises
+    except Exception as error:  # the library and its parts raise many kinds
         raise EngineError(
             f"nvidia-modelopt {version('nvidia-modelopt')} cannot quantise the block stack: "
             f"{type(error).__name__}: {error}"
@@ -135,7 +139,7 @@ def quantize(exported: Path, samples: Samples, quantized: Path) -> Quantized:
 
 
 class _Reader:
-    """Recorded inputs in the form of ONNX Runtime's CalibrationDataReader."""
+    """Recorded inputs, with the interface of ONNX Runtime's CalibrationDataReader."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
@@ -159,14 +163,12 @@ def _as_arrays(sample: BlockInputs) -> dict[str, npt.NDArray[Any]]:
 
 
 def _execution_providers() -> list[str]:
-    """What the exported stack is run on: the GPU where the installed ONNX Runtime has it."""
-    from onnxruntime import get_available_providers
-
-    return ["cuda:0", "cpu"] if "CUDAExecutionProvider" in get_available_providers() else ["cpu"]
+    """Where the exported stack is run: on the GPU if the installed ONNX Runtime supports it."""
+    return ["cuda:0", "cpu"] if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else ["cpu"]
 
 
 def _name_products(exported: Path) -> None:
-    """Names the matrix multiplications without a weight, all with the same number of digits."""
+    """Names the matrix multiplications without a weight; all names have the same length, so none is a prefix."""
     model = onnx.load(str(exported), load_external_data=False)
     weights = {tensor.name for tensor in model.graph.initializer}
     products = (node for node in model.graph.node if node.op_type == "MatMul" and not weights.intersection(node.input))
@@ -176,7 +178,7 @@ def _name_products(exported: Path) -> None:
 
 
 def _count(quantized: Path) -> tuple[int, int]:
-    """The matrix multiplications of a file, and those of them whose factors are both dequantised."""
+    """The numbers of matrix multiplications in a file, and of those whose factors are both dequantised."""
     nodes = onnx.load(str(quantized), load_external_data=False).graph.node
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     matmuls = [node for node in nodes if node.op_type in ("MatMul", "Gemm")]
