@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-INPUTS = {  # all of shape [1] and optional
-    "prompt": "TYPE_STRING",
-    "negative_prompt": "TYPE_STRING",
-    "class_label": "TYPE_INT64",
-    "seed": "TYPE_INT64",
-    "num_inference_steps": "TYPE_INT32",
-    "guidance_scale": "TYPE_FP32",
-    "height": "TYPE_INT32",
-    "width": "TYPE_INT32",
-    "num_frames": "TYPE_INT32",
-    "cache_preset": "TYPE_STRING",
-    "cache_interval": "TYPE_INT32",
-    "cache_order": "TYPE_INT32",
-    "cache_warmup_steps": "TYPE_INT32",
-    "cache_cooldown_steps": "TYPE_INT32",
-    "cache_predictor": "TYPE_STRING",
-    "cache_schedule": "TYPE_STRING",
-    "cache_coordinate": "TYPE_STRING",
-    "cache_max_error": "TYPE_FP32",
-    "cache_min_interval": "TYPE_INT32",
-    "cache_max_full_steps": "TYPE_INT32",
-    "deadline_ms": "TYPE_INT32",
-    "priority": "TYPE_INT32",
-    "response_format": "TYPE_STRING",
-    "preview": "TYPE_BOOL",
-}
+from plugin.fields import FIELDS
+
+INPUTS = {field.name: field.type for field in FIELDS}  # all of them optional
 
 OUTPUTS: dict[str, tuple[str, list[int]]] = {
     "image": ("TYPE_UINT8", [-1, -1, -1, 3]),  # frames, height, width
