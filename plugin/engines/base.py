@@ -15,13 +15,13 @@ class EngineError(RuntimeError):
 
 
 class UnsupportedShape(RequestError, ValueError):
-    """An engine was not built for a request's size; the message lists the sizes that it was built for."""
+    """The engine was not built for a request's size; the message lists the sizes that it was built for."""
 
     outcome = Outcome.INVALID
 
 
 def no_gpu() -> str | None:
-    """Why torch has no NVIDIA GPU here and what helps, or None where it has one."""
+    """Why torch has no NVIDIA GPU here and what helps; None if it has one."""
     if torch.cuda.is_available():
         return None
     why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no GPU and driver"
@@ -29,7 +29,7 @@ def no_gpu() -> str | None:
 
 
 class Engine(Protocol):
-    """Runs the block stack of one model for any number of threads.
+    """Runs the block stack of one model; any number of threads may call it.
 
     Attributes:
         name: the engine's name, as in the model's configuration and in reports.
@@ -42,11 +42,11 @@ class Engine(Protocol):
 
         Args:
             inputs: the arguments of the family's block stack, by name.
-            out: contiguous memory of the shape, dtype and device of `hidden_states`, which an engine that can compute
-                into given memory uses; None for memory of its own.
+            out: contiguous memory with the shape, dtype and device of `hidden_states`. An engine that can compute into
+                given memory uses it. None for the engine's own memory.
 
         Returns:
-            The feature, like `hidden_states`: `out`, or memory that the next call may reuse.
+            The feature, in the shape and dtype of `hidden_states`: `out`, or memory that the next call may reuse.
 
         Raises:
             EngineError: it cannot be run; the message says why.

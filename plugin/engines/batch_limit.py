@@ -1,4 +1,4 @@
-"""Finds the knee of an engine: the batch beyond which larger ones bring hardly more throughput."""
+"""Finds the batch limit of an engine: the batch beyond which throughput hardly rises."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from plugin.engines.base import Engine, UnsupportedShape
 from plugin.families.base import BlockInputs, Family
 from plugin.paths import default_cache_dir
 
-LARGEST = 8  # rows that are tried at most
-TOLERANCE = 0.05  # a larger batch must bring so much more throughput
+LARGEST = 8  # rows: larger batches are not tried
+TOLERANCE = 0.05  # a larger batch must raise throughput by at least this share
 _REPEATS = 3
 _LONG_S = 1.0  # a call that takes longer is timed once
 
 
-def find_knee(seconds_of: Callable[[int], float], largest: int = LARGEST, tolerance: float = TOLERANCE) -> int:
+def find_batch_limit(seconds_of: Callable[[int], float], largest: int = LARGEST, tolerance: float = TOLERANCE) -> int:
     """The smallest of 1, 2, 4, ... rows whose throughput is within `tolerance` of the best one tried.
 
-    Trying ends with the first doubling that brings less than `tolerance`: where one row fills the device, larger
-    batches only take long.
+    Trying ends with the first doubling that raises throughput by less than `tolerance`: if one row fills the device,
+    larger batches only take longer.
 
     Args:
-        seconds_of: the time of one call of so many rows; infinite where it cannot be run.
-        largest: rows to try at most, at least 1.
+        seconds_of: the time of one call with that many rows; infinite if it cannot be run.
+        largest: the most rows to try, at least 1.
         tolerance: a share, above 0.
     """
     throughput = {1: 1 / seconds_of(1)}
@@ -56,7 +56,7 @@ def calibrated_rows(
     *,
     lanes: int = 1,
 ) -> int:
-    """The knee of a block stack at one size, measured now unless the cache knows it.
+    """The batch limit of a block stack at one size, in rows; measured now unless the cache has it.
 
     Args:
         engine: runs the stack.
@@ -64,7 +64,7 @@ def calibrated_rows(
         axes: the length of every dynamic axis but the batch.
         threads: of one engine call on a CPU; None for all cores.
         cache_dir: None for `default_cache_dir()`.
-        lanes: calls that run at once.
+        lanes: concurrent engine calls.
     """
     device: torch.device = family.transformer.device  # type: ignore[assignment]
     description = {
@@ -80,7 +80,7 @@ def calibrated_rows(
         "rule": [LARGEST, TOLERANCE],
     }
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
-    path = (cache_dir or default_cache_dir()) / "knees" / f"{family.name}-{key}.json"
+    path = (cache_dir or default_cache_dir()) / "batch-limits" / f"{family.name}-{key}.json"
     with suppress(OSError, ValueError, KeyError):
         return int(json.loads(path.read_text(encoding="utf-8"))["rows"])
     seconds: dict[int, float] = {}
@@ -89,15 +89,15 @@ def calibrated_rows(
         seconds[rows] = _time(engine, family, {**axes, "batch": rows}, lanes)
         return seconds[rows]
 
-    rows = find_knee(seconds_of)
-    with suppress(OSError):  # it only saves time
+    rows = find_batch_limit(seconds_of)
+    with suppress(OSError):  # keeping it only saves time
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"rows": rows, "seconds": seconds, **description}, indent=1), encoding="utf-8")
     return rows
 
 
 def _time(engine: Engine, family: Family, lengths: Mapping[str, int], lanes: int) -> float:
-    """Seconds of as many calls as there are lanes, side by side."""
+    """Seconds of one call in each lane, all at once."""
     inputs = family.inputs_of_size(lengths)
     seconds: list[float] = []
     try:
@@ -108,13 +108,13 @@ def _time(engine: Engine, family: Family, lengths: Mapping[str, int], lanes: int
                 if inputs["hidden_states"].is_cuda:
                     torch.cuda.synchronize(inputs["hidden_states"].device)
                 seconds.append(time.perf_counter() - began)
-    except (UnsupportedShape, torch.OutOfMemoryError):  # no engine for it, or no room
+    except (UnsupportedShape, torch.OutOfMemoryError):  # no engine for this batch, or no memory
         return float("inf")
-    return min(seconds[1:] or seconds)  # the first call allocates; others may have been held up by the machine
+    return min(seconds[1:] or seconds)  # the first call allocates; the machine may have held up others
 
 
 def _run(engine: Engine, inputs: BlockInputs) -> None:
-    with torch.no_grad():  # which each thread says for itself
+    with torch.no_grad():  # a setting of each thread
         engine.run(inputs)
 
 

@@ -1,7 +1,7 @@
-"""A block stack as a model of its own: how its tensors travel, and what it does with requests that Triton gathered.
+"""A block stack as a model of its own: the form of its tensors, and how it runs the requests that Triton gathered.
 
-Such a model has a batch axis in front of every input. An input that a family shares between the rows of a call (rotary
-tables) is repeated for each row, because Triton's batcher joins all inputs alike.
+Every input of such a model has the batch as its first axis. An input that all rows of a call share (rotary tables) is
+repeated for each row, because Triton's batcher joins all inputs alike.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def with_batch_axis(family: Family, inputs: BlockInputs) -> BlockInputs:
         inputs: the arguments, B rows.
 
     Returns:
-        Each argument with B as its first axis: shared ones repeated, (B, *shape), and those of one number for each row
-        as (B, 1), because Triton cannot declare a tensor that has nothing but the batch axis.
+        Each argument with B as its first axis. Shared ones are repeated, (B, *shape). Those of one number for each row
+        are (B, 1), because Triton cannot declare a tensor with no axis but the batch.
     """
     rows = len(inputs["hidden_states"])
 
@@ -53,18 +53,18 @@ class BlockStack:
         }
 
     def run(self, requests: Sequence[BlockInputs]) -> list[torch.Tensor | EngineError]:
-        """The features of each request, or why it has none.
+        """The features of each request, or the error that it ended with.
 
-        Requests of equal shapes and of shared inputs equal in content go through the engine in one call; tables of
-        another height x width differ even at the same number of tokens.
+        Requests with the same shapes and equal shared inputs go through the engine in one call. Tables of another
+        height x width differ even at the same number of tokens.
 
         Args:
-            requests: the arguments of each, with a batch axis in front of all of them (`with_batch_axis`, but numbers
-                are (B,), as Triton's `reshape` makes them).
+            requests: the arguments of each, in the form of `with_batch_axis`, except that numbers are (B,), as Triton's
+                `reshape` makes them.
 
         Returns:
-            For each request, in order, its features (B, *feature), memory that nothing else writes, or the error of the
-            engine call that it was part of; one call's error leaves the others alone.
+            For each request, in order: its features (B, *feature), in memory that nothing else writes, or the error of
+            the engine call that it was part of. An error of one call does not affect the others.
         """
         results: dict[int, torch.Tensor | EngineError] = {}
         groups: list[list[tuple[int, BlockInputs]]] = []
@@ -85,7 +85,7 @@ class BlockStack:
         return [results[index] for index in range(len(requests))]
 
     def _without_batch_axis(self, inputs: BlockInputs) -> BlockInputs:
-        """The arguments as the stack takes them."""
+        """The arguments in the form that the stack takes."""
         arguments = {}
         for name, tensor in inputs.items():
             if name not in self._examples:
@@ -109,9 +109,9 @@ class BlockStack:
             inputs = joined(self._family, members)
             features = torch.empty_like(inputs["hidden_states"])
             result = self._engine.run(inputs, features)
-            if result is not features:  # the engine's own memory, which its next call may reuse
+            if result is not features:  # it is the engine's own memory, which the next call may reuse
                 features.copy_(result)
             return features.split([len(member["hidden_states"]) for member in members])
-        except Exception as error:  # whatever an engine raises ends these requests and no others
+        except Exception as error:  # whatever an engine raises ends these requests, and no others
             reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
             return [EngineError(reason)] * len(members)

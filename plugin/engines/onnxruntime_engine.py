@@ -24,7 +24,8 @@ _ONNX_TYPES = {  # onnx.TensorProto.DataType
 
 
 class OnnxRuntimeEngine:
-    """An ONNX Runtime session over the exported block stack; as many calls at a time as the cores have threads for.
+    """An ONNX Runtime session that runs the exported block stack. No more calls run at once than the cores have threads
+    for; further ones wait.
 
     Inputs and output are bound to torch memory, so nothing is copied on the way in or out.
 
@@ -34,7 +35,7 @@ class OnnxRuntimeEngine:
         device: what it runs on.
 
     Raises:
-        EngineError: the device is a GPU, and this ONNX Runtime serves none.
+        EngineError: the device is a GPU, and this ONNX Runtime does not support GPUs.
     """
 
     name = "onnxruntime"
@@ -55,7 +56,7 @@ class OnnxRuntimeEngine:
             binding.bind_input(name, *_memory_of(tensor))
         output = torch.empty_like(held["hidden_states"]) if out is None else out
         binding.bind_output(self._output, *_memory_of(output))
-        if output.is_cuda:  # ONNX Runtime has a stream of its own, and does not wait for torch's
+        if output.is_cuda:  # ONNX Runtime has a stream of its own, which does not wait for torch's
             torch.cuda.current_stream(output.device).synchronize()
         with self._turns:
             self._session.run_with_iobinding(binding)

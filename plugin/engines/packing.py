@@ -10,7 +10,7 @@ from plugin.families.base import BlockInputs, Family
 
 
 def is_shared(family: Family, name: str) -> bool:
-    """Whether all rows of an engine call must have this argument of the block stack in common."""
+    """Whether all rows of an engine call share this argument of the block stack."""
     return "batch" not in family.block_axes[name].values()
 
 
@@ -31,12 +31,12 @@ def may_share_a_call(family: Family, one: BlockInputs, other: BlockInputs) -> bo
 
 
 def joined(family: Family, requests: Sequence[BlockInputs], padding: int = 0) -> BlockInputs:
-    """The inputs of one call: the requests' rows one after another, shared inputs once.
+    """The inputs of one call: the rows of all requests in order, and shared inputs once.
 
     Args:
         family: of the block stack.
         requests: at least one; they may share a call.
-        padding: rows to add at the end, repeating the last one.
+        padding: how many copies of the last row to add at the end.
     """
     if len(requests) == 1 and not padding:
         return requests[0]

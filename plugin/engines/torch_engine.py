@@ -1,4 +1,4 @@
-"""The reference engine: the block stack as torch modules, eagerly."""
+"""The reference engine: the block stack as torch modules, not compiled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plugin.families.base import BlockInputs, Family
 
 
 class TorchEngine:
-    """Runs the diffusers blocks themselves, bit for bit what the plain pipeline runs."""
+    """Runs the diffusers blocks themselves: results are bit for bit those of the plain pipeline."""
 
     name = "torch"
 

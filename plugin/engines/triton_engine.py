@@ -15,7 +15,7 @@ from plugin.families.base import BlockInputs, Family
 
 
 class EngineUnavailable(EngineError, Unavailable):
-    """The model that is to be called is not loaded; the same request may succeed later."""
+    """The model to call is not loaded; the same request may succeed later."""
 
 
 class ModelCall(Protocol):
@@ -30,7 +30,7 @@ class ModelCall(Protocol):
 
         Raises:
             EngineUnavailable: the model is not loaded.
-            EngineError: it answered with an error; the message is its own.
+            EngineError: it answered with an error, whose message this is.
         """
         ...
 
@@ -43,7 +43,7 @@ class TritonEngine:
         call: calls models.
         model: the name of the model to call.
         batched: whether it has a batch axis (`max_batch_size` above 0), so that Triton joins requests. It then takes
-            every input with the batch axis in front; else the arguments as they are.
+            every input with the batch axis first; otherwise it takes the arguments as they are.
     """
 
     name = "triton"
@@ -59,7 +59,7 @@ class TritonEngine:
 
         Raises:
             EngineUnavailable: the called model is not loaded.
-            EngineError: it answered with an error, or with something that is no feature of these inputs.
+            EngineError: it answered with an error, or with a tensor that cannot be the feature of these inputs.
         """
         hidden_states = inputs["hidden_states"]
         given = with_batch_axis(self._family, inputs) if self._batched else inputs
@@ -72,18 +72,18 @@ class TritonEngine:
                 f"model {self._model}, which runs the block stack: features are {list(features.shape)} of "
                 f"{features.dtype}, must be {list(hidden_states.shape)} of {hidden_states.dtype}"
             )
-        # A copy: memory of Triton's pool shall not be held for as long as an anchor lives.
+        # A copy: an anchor lives long, and must not hold memory of Triton's pool.
         out = (torch.empty_like(hidden_states) if out is None else out).copy_(features)
-        if features.is_cuda:  # where copies are queued, and the pool would give the memory to the next call before
+        if features.is_cuda:  # copies are queued there: without waiting, the pool could reuse the memory before
             torch.cuda.current_stream(features.device).synchronize()
         return out
 
 
 def load_engine(family: Family, spec: EngineSpec, cache_dir: Path | None, threads: int | None) -> NoReturn:
-    """Outside a Triton model there is nothing to call.
+    """Refused: there is no server here to call.
 
     Raises:
-        EngineError: always.
+        EngineError: always. Inside a Triton model, `plugin.triton_model` makes the engine itself.
     """
     raise EngineError(
         "engine triton calls another model of the server, so it works only inside a Triton model: "

@@ -1,10 +1,10 @@
-"""What a family of diffusion transformers must say about its forward."""
+"""What a family of diffusion transformers must provide so that its forward can be served."""
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -15,63 +15,67 @@ from plugin.request import GenerationRequest
 
 Inputs = Mapping[str, Any]  # the arguments of one call of the transformer's forward, by name
 BlockInputs = dict[str, torch.Tensor]  # the arguments of the block stack, by name
-Constants = dict[str, Any]  # of one branch of one request, kept by the caller
+Constants = dict[str, Any]  # what stays the same over the steps of one branch of a request; the caller keeps it
 
-_MAX_TIMESTEPS = 4096  # of the schedules of some eighty kinds of requests
+_MAX_TIMESTEPS = 4096  # embeddings kept; about eighty different schedules of 50 steps
 
 
 class Family(ABC):
     """The forward of one transformer as `finish(inputs, block_stack(**embed(inputs, c)), c)`, `c = condition(inputs)`.
 
-    The three parts together must do exactly what the module's own forward does, operation by operation: with the cache
-    off a picture is bit for bit the plain pipeline's. `condition` is what both ends of the stack need at every step;
-    `embed` is what only the blocks need, and is left out of forecast steps.
+    The parts together must do exactly what the module's own forward does, operation by operation: with the cache off,
+    an image is bit for bit that of the plain pipeline. `condition` computes what both ends of the stack need, at every
+    step. `embed` computes what only the blocks need; forecast steps skip it.
 
     Attributes:
-        transformer: the shared diffusers module; never changed but by `release_blocks`.
+        transformer: the shared diffusers module; only `release_blocks` changes it.
         name: the family's name.
         block_axes: for each argument of the block stack its dynamic axes, axis index -> name. "batch" is the request
             axis; an argument without it is shared by all requests of an engine call.
         output_axes: the same for the stack's output.
+        random_arguments: those arguments of the block stack that are states, which `inputs_of_size` fills with random
+            numbers; the others are masks, tables, timesteps or labels.
         batches_guidance: whether pipelines give the transformer both guidance branches as one batch.
     """
 
     name: str
     block_axes: ClassVar[Mapping[str, Mapping[int, str]]]
     output_axes: ClassVar[Mapping[int, str]]
+    random_arguments: ClassVar[Collection[str]]
     batches_guidance: ClassVar[bool] = False
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer
-        self._timesteps: dict[tuple[object, ...], torch.Tensor] = {}  # embedded
+        self._timesteps: dict[tuple[object, ...], torch.Tensor] = {}  # (dtype, *timesteps) -> their embedding
 
-    # What every request's stand-in tells of the transformer: asking the module walks all of its parts.
+    # Cached, because every request reads them: on the module, each read walks all submodules.
 
     @cached_property
     def signature(self) -> inspect.Signature:
-        """Of the transformer's forward."""
+        """The signature of the transformer's forward."""
         return inspect.signature(self.transformer.forward)
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The transformer's."""
+        """The transformer's dtype."""
         return self.transformer.dtype  # type: ignore[return-value]
 
     @cached_property
     def device(self) -> torch.device:
-        """The transformer's."""
+        """The transformer's device."""
         return self.transformer.device  # type: ignore[return-value]
 
     def embedded_once(
         self, timestep: torch.Tensor, scheduled: float | None, compute: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
-        """An embedding of a timestep: half of a forecast step's kernels, and what other requests have again.
+        """The embedding of a timestep, kept for all requests; computing it is half of a forecast step's kernels.
 
         Args:
             timestep: (B,).
-            scheduled: the same as the scheduler has it, which the host knows: on a GPU reading `timestep` would wait
-                for the device. None keeps nothing there.
-            compute: from the timestep and this family's weights alone; what it returns is never written to.
+            scheduled: the same timestep as the scheduler has it, on the host: on a GPU, reading `timestep` would wait
+                for the device. If it is None there, the embedding is computed and not kept.
+            compute: computes it from the timestep and this family's weights alone. Nothing may write to what it
+                returns.
         """
         if timestep.device.type == "cpu":
             values = timestep.tolist()
@@ -89,29 +93,29 @@ class Family(ABC):
 
     @abstractmethod
     def block_stack(self) -> nn.Module:
-        """The blocks as one module: keyword arguments named as in `block_axes`, one tensor out, the feature."""
+        """The blocks as one module. Its keyword arguments are named as in `block_axes`; it returns the feature."""
 
     def export_stack(self) -> nn.Module:
-        """The block stack in a form that `torch.onnx.export` takes, where the blocks themselves have none; same
-        arguments, same feature within rounding, same weights."""
+        """The block stack in a form that `torch.onnx.export` takes. A family overrides it if the blocks themselves
+        cannot be exported: with the same arguments and weights, and the same feature within rounding."""
         return self.block_stack()
 
     @abstractmethod
     def example_inputs(self) -> BlockInputs:
-        """Small random arguments of the block stack for tracing, every dynamic axis longer than 1."""
+        """Small arguments of the block stack for tracing; every dynamic axis is longer than 1."""
 
     def inputs_of_size(self, lengths: Mapping[str, int]) -> BlockInputs:
-        """Arguments of the block stack to measure or warm up with: random states; masks, tables, timesteps and labels
-        as `example_inputs` has them.
+        """Arguments of the block stack to measure or warm up with: those of `random_arguments` are random, the others
+        repeat the first entry of `example_inputs` along every dynamic axis.
 
         Args:
-            lengths: of every dynamic axis by name, the batch included.
+            lengths: the length of every dynamic axis by name, the batch included.
         """
         inputs = {}
         for name, example in self.example_inputs().items():
             axes = self.block_axes[name]
             shape = [lengths[axes[axis]] if axis in axes else length for axis, length in enumerate(example.shape)]
-            if name in ("hidden_states", "encoder_hidden_states", "llama_states", "temb"):
+            if name in self.random_arguments:
                 inputs[name] = torch.randn(shape, dtype=example.dtype, device=example.device)
                 continue
             for axis in axes:
@@ -121,18 +125,18 @@ class Family(ABC):
 
     @abstractmethod
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
-        """The step's conditioning, needed by `embed` and `finish`.
+        """The step's conditioning, which `embed` and `finish` need.
 
         Args:
             inputs: the arguments of the forward.
             constants: empty at the first call of a branch of a request; what does not change from step to step may be
-                left in it.
-            scheduled: the timestep as the scheduler has it, where it is known; see `embedded_once`.
+                put into it.
+            scheduled: the timestep as the scheduler has it, if it is known; see `embedded_once`.
         """
 
     @abstractmethod
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
-        """The arguments of the block stack, whose memory may be that of earlier steps.
+        """The arguments of the block stack. Their memory may be that of earlier steps.
 
         Raises:
             ValueError: the call uses something that the family does not serve; the message names it.
@@ -140,15 +144,17 @@ class Family(ABC):
 
     @abstractmethod
     def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """The forward's output, from the stack's output; of the inputs only the shape of `hidden_states` is read."""
+        """The forward's output, from the stack's output. Of the inputs, it reads only the shape of `hidden_states`."""
 
     @abstractmethod
     def branch_key(self, inputs: Inputs) -> torch.Tensor:
-        """The argument whose identity tells guidance branches apart in pipelines that open no cache context."""
+        """The argument that is another object for each guidance branch, in pipelines that open no cache context."""
 
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
-        """The arguments of the pipeline's call that express a request, but for what is the same in every family: here
-        those of pictures from a prompt, with classifier-free guidance."""
+        """The arguments of the pipeline's call for a request, without those that are the same in every family.
+
+        By default they are those of an image from a prompt, with classifier-free guidance.
+        """
         arguments = {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
@@ -160,18 +166,18 @@ class Family(ABC):
 
     @abstractmethod
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Latents as the transformer is given them, as the autoencoder's decoder takes them: of a batch the first, of a
-        video the first frame, (1, C, [1,] H, W).
+        """Latents in the form that the autoencoder's decoder takes, (1, C, [1,] H, W): the first of a batch, the first
+        frame of a video.
 
         Args:
             pipe: the request's pipeline.
-            latents: what the transformer was given, made clean.
+            latents: what the transformer was given, with the noise removed.
             height, width: of the picture, in pixels.
         """
 
     @classmethod
     def guidance_branches(cls, request: GenerationRequest) -> int:
-        """Guidance branches of a request, in one call of the transformer or in calls of their own."""
+        """The number of guidance branches of a request, whether they share a call of the transformer or not."""
         return 2 if request.guidance_scale > 1 else 1
 
     @classmethod
@@ -195,7 +201,7 @@ class Family(ABC):
 
         Args:
             config: the transformer's configuration.
-            latent_size: (frames, height, width) of the latents that come from the autoencoder.
+            latent_size: (frames, height, width) of the latents, as `latent_size` returns them.
         """
 
     @classmethod
@@ -205,32 +211,47 @@ class Family(ABC):
 
         Args:
             tokens: of the picture or video.
-            text_tokens: that the pipeline gives the transformer, `max_sequence_length`.
+            text_tokens: of the text that the pipeline gives the transformer, `max_sequence_length`.
         """
 
     @classmethod
     @abstractmethod
     def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
-        """Elements of one anchor if every module were cached as TaylorSeer's own code does (attention and feed-forward
-        of each block), for one guidance branch with `tokens` image and `text_tokens` text tokens."""
+        """Elements of one anchor if every module were cached as in TaylorSeer's own code (attention and feed-forward of
+        each block), for one guidance branch with `tokens` image and `text_tokens` text tokens."""
 
     @abstractmethod
     def release_blocks(self) -> None:
-        """Drops the blocks' weights from the shared module, once an engine holds its own copy of them."""
+        """Drops the blocks' weights from the shared module; called once an engine has its own copy of them."""
 
 
 def once(constants: Constants, name: str, source: object, compute: Callable[[], Any]) -> Any:
-    """What is computed from a source that a pipeline gives at every step: computed anew only for another object."""
+    """What `compute` returns, kept in `constants` for as long as the pipeline gives the same object as its source."""
     if name not in constants or constants[name][0] is not source:
         constants[name] = source, compute()
     return constants[name][1]
 
 
+def refuse_adapters(inputs: Inputs, name: str) -> None:
+    """Checks that a call brings no adapter scales or other options of attention.
+
+    Args:
+        inputs: the arguments of the forward.
+        name: of the argument that would hold them.
+
+    Raises:
+        ValueError: it is not empty; the message names its keys.
+    """
+    if inputs[name]:
+        names = ", ".join(inputs[name])
+        raise ValueError(f"{name} has {names}, must be empty: adapters are not served per request")
+
+
 class EmbeddedGuidanceFamily(Family):
     """A family whose guidance scale is an input of the transformer.
 
-    With a negative prompt `guidance_scale` is that of classifier-free guidance between the two prompts, and the
-    embedded guidance is 1 (none): the two would multiply.
+    With a negative prompt, `guidance_scale` becomes that of classifier-free guidance between the two prompts, and the
+    embedded guidance is 1 (none): otherwise the two would multiply.
     """
 
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from plugin.families.base import BlockInputs, Constants, Family, Inputs
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, refuse_adapters
 from plugin.request import GenerationRequest
 
 
@@ -51,11 +51,12 @@ class DiTFamily(Family):
         "class_labels": {0: "batch"},
     }
     output_axes: ClassVar = {0: "batch", 1: "image_tokens"}
+    random_arguments: ClassVar = ("hidden_states",)
     batches_guidance: ClassVar = True
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__(transformer)
-        # The output's modulation is made of it too, so it outlives the blocks.
+        # `finish` needs it for the output's modulation, after the blocks are released.
         self._embedding = transformer.get_submodule("transformer_blocks.0.norm1.emb")
 
     def block_stack(self) -> nn.Module:
@@ -72,7 +73,7 @@ class DiTFamily(Family):
         }
 
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
-        """(B, D): what CombinedTimestepLabelEmbeddings computes, by the first block's weights, the label only once."""
+        """(B, D): what CombinedTimestepLabelEmbeddings computes with the first block's weights; its label only once."""
         embed, timestep, dtype = self._embedding, inputs["timestep"], inputs["hidden_states"].dtype
         if not constants:
             constants["label"] = embed.class_embedder(inputs["class_labels"])  # (B, D)
@@ -82,12 +83,10 @@ class DiTFamily(Family):
         return embedded + constants["label"]
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
-        if inputs["cross_attention_kwargs"]:
-            names = ", ".join(inputs["cross_attention_kwargs"])
-            raise ValueError(f"cross_attention_kwargs has {names}, must be empty: adapters are not served per request")
+        refuse_adapters(inputs, "cross_attention_kwargs")
         return {
             "hidden_states": self.transformer.pos_embed(inputs["hidden_states"]),  # (B, I, D)
-            # Whole numbers or not, by the scheduler; the blocks make it float32 first, so that the bits are the same.
+            # Some schedulers give whole numbers. The blocks convert to float32 first, so the bits are the same.
             "timestep": inputs["timestep"].float(),
             "class_labels": inputs["class_labels"],
         }

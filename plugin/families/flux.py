@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Inputs, once
+from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Inputs, once, refuse_adapters
 
 _NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
 
@@ -70,6 +70,7 @@ class FluxFamily(EmbeddedGuidanceFamily):
         "rotary_sin": {0: "all_tokens"},
     }
     output_axes: ClassVar = {0: "batch", 1: "image_tokens"}
+    random_arguments: ClassVar = ("hidden_states", "encoder_hidden_states", "temb")
 
     def block_stack(self) -> nn.Module:
         return FluxBlockStack(self.transformer)
@@ -90,7 +91,7 @@ class FluxFamily(EmbeddedGuidanceFamily):
         }
 
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
-        """(B, D): what CombinedTimestep[Guidance]TextProjEmbeddings computes, its step-independent parts only once."""
+        """(B, D): what CombinedTimestep[Guidance]TextProjEmbeddings computes; what no step changes is computed once."""
         embed = self.transformer.time_text_embed
         pooled, guidance, dtype = inputs["pooled_projections"], inputs["guidance"], inputs["hidden_states"].dtype
         if not constants:
@@ -113,9 +114,7 @@ class FluxFamily(EmbeddedGuidanceFamily):
         for name in _NOT_SERVED:
             if inputs[name] is not None:
                 raise ValueError(f"{name} is given, must be left out: ControlNet residuals are not served")
-        if inputs["joint_attention_kwargs"]:
-            names = ", ".join(inputs["joint_attention_kwargs"])
-            raise ValueError(f"joint_attention_kwargs has {names}, must be empty: adapters are not served per request")
+        refuse_adapters(inputs, "joint_attention_kwargs")
         transformer, text = self.transformer, inputs["encoder_hidden_states"]
         txt_ids, img_ids = (ids[0] if ids.ndim == 3 else ids for ids in (inputs["txt_ids"], inputs["img_ids"]))
         rotary_cos, rotary_sin = once(  # (T+I, R)

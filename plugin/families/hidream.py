@@ -1,7 +1,7 @@
 """HiDream-I1: full, dev, fast and whatever else runs on diffusers' HiDreamImageTransformer2DModel.
 
 Letters: B batch, I image tokens, E tokens of T5 and the last Llama state together, T tokens of a Llama state, L blocks,
-D inner width, R rotary width (attention_head_dim), X routed experts, K experts that a token visits.
+D inner width, R rotary width (attention_head_dim), X routed experts, K experts that a token's gate chooses.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, Family, Inputs, once
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 
 class DenseExperts(nn.Module):
-    """A MOEFeedForwardSwiGLU that can be exported, sharing its weights: each token visits every expert, and those that
-    its gate did not choose count nothing."""
+    """A MOEFeedForwardSwiGLU that can be exported, sharing its weights: every expert processes every token, and counts
+    with weight 0 where the token's gate did not choose it."""
 
     def __init__(self, moe: nn.Module) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class DenseExperts(nn.Module):
         self.shared_experts = moe.shared_experts
 
     def gate_weights(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, I, X): the weight of each expert, 0 for those that are not among a token's K."""
+        """(B, I, X): the weight of each expert, 0 for those that a token's gate did not choose."""
         chosen, weights, _ = self.gate(hidden_states)  # (B*I, K) both
         every = weights.new_zeros(weights.shape[0], len(self.experts)).scatter(1, chosen, weights)
         return every.view(*hidden_states.shape[:-1], -1)
@@ -69,7 +69,7 @@ class HiDreamBlockStack(nn.Module):
             hidden_states: (B, I, D) embedded image tokens, padding included.
             hidden_states_masks: (B, I) 1 for image tokens, 0 for padding.
             encoder_hidden_states: (B, E, D) embedded text tokens that go from block to block.
-            llama_states: (B, L, T, D) embedded text tokens that each block gets anew.
+            llama_states: (B, L, T, D) embedded text tokens, a set for each block.
             temb: (B, D) timestep and pooled text embedding.
             image_rotary_emb: (1, I+E+T, 1, R/2, 2, 2) float32, shared by the batch.
 
@@ -105,7 +105,7 @@ class HiDreamFamily(Family):
     """HiDream-I1 (structure of diffusers 0.42.0, models/transformers/transformer_hidream_image.py, guarded by the
     parity tests).
 
-    The pipeline keeps the ratio of height and width, and scales both to the area that it is made for.
+    The pipeline keeps the ratio of height and width, and scales both to the area that the model is made for.
     """
 
     name = "hidream"
@@ -118,17 +118,18 @@ class HiDreamFamily(Family):
         "image_rotary_emb": {1: "all_tokens"},
     }
     output_axes: ClassVar = {0: "batch", 1: "image_tokens"}
+    random_arguments: ClassVar = ("hidden_states", "encoder_hidden_states", "llama_states", "temb")
     batches_guidance: ClassVar = True
 
     def block_stack(self) -> nn.Module:
         return HiDreamBlockStack(self.transformer)
 
     def export_stack(self) -> nn.Module:
-        """With `DenseExperts` for the experts, whose own code sorts tokens in numpy."""
+        """With `DenseExperts` in place of the experts, whose own code sorts tokens in numpy and cannot be exported."""
         stack = self.block_stack()
         kept: dict[int, Any] = {id(weight): weight for weight in (*stack.parameters(), *stack.buffers())}
         dense = {id(each): DenseExperts(each) for each in stack.modules() if isinstance(each, MOEFeedForwardSwiGLU)}
-        return copy.deepcopy(stack, kept | dense)  # what the memo names is taken from it, not copied
+        return copy.deepcopy(stack, kept | dense)  # shares what is in the memo, copies the rest
 
     def example_inputs(self) -> BlockInputs:
         transformer = self.transformer
@@ -157,9 +158,7 @@ class HiDreamFamily(Family):
         return timestep + constants["text"]
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
-        if inputs["attention_kwargs"]:
-            names = ", ".join(inputs["attention_kwargs"])
-            raise ValueError(f"attention_kwargs has {names}, must be empty: adapters are not served per request")
+        refuse_adapters(inputs, "attention_kwargs")
         if inputs["hidden_states_masks"] is not None:
             raise ValueError("hidden_states_masks is given, must be left out: latents are served before patches")
         transformer = self.transformer
@@ -167,12 +166,12 @@ class HiDreamFamily(Family):
         t5, llama = inputs["encoder_hidden_states_t5"], inputs["encoder_hidden_states_llama3"]
         text, states = once(constants, "texts", t5, lambda: self._texts(t5, llama))
         txt_ids = img_ids.new_zeros(1, text.shape[1] + states.shape[2], 3)
-        rotary = once(  # of the sizes alone
+        rotary = once(  # from the sizes alone
             constants, "rotary", t5, lambda: transformer.pe_embedder(torch.cat((img_ids[:1], txt_ids), dim=1))
         )
         return {
             "hidden_states": transformer.x_embedder(patches),  # (B, I, D)
-            # Square latents have no masks in diffusers; a key times 1 is that key, bit for bit.
+            # In diffusers square latents have no mask. A key times 1 is that key, bit for bit.
             "hidden_states_masks": patches.new_ones(patches.shape[:2]) if masks is None else masks,
             "encoder_hidden_states": text,
             "llama_states": states,  # (B, L, T, D)
@@ -181,7 +180,7 @@ class HiDreamFamily(Family):
         }
 
     def _texts(self, t5: torch.Tensor, llama: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both texts that all blocks see, (B, E, D), and the one that each of L blocks sees besides, (B, L, T, D)."""
+        """The text that goes from block to block, (B, E, D), and the one that each of L blocks adds, (B, L, T, D)."""
         projections: nn.ModuleList = self.transformer.caption_projection  # one for each block, then that of T5
         layers = self.transformer.config.llama_layers
         states = [project(llama[layer]) for project, layer in zip(projections[:-1], layers, strict=True)]

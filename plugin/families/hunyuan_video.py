@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Inputs, once
+from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Inputs, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 
@@ -76,6 +76,7 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
         "rotary_sin": {0: "video_tokens"},
     }
     output_axes: ClassVar = {0: "batch", 1: "video_tokens"}
+    random_arguments: ClassVar = ("hidden_states", "encoder_hidden_states", "temb")
 
     def __init__(self, transformer: nn.Module) -> None:
         if transformer.config.image_condition_type == "token_replace":
@@ -103,7 +104,7 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
         }
 
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
-        """(B, D): what HunyuanVideoConditionEmbedding computes, its step-independent parts only once."""
+        """(B, D): what HunyuanVideoConditionEmbedding computes; what no step changes is computed once."""
         embed, pooled = self.transformer.time_text_embed, inputs["pooled_projections"]
         if not constants:
             constants["text"] = embed.text_embedder(pooled)  # (B, D)
@@ -120,12 +121,10 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
         return timestep + constants["text"]
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
-        """The text is refined anew at each full step: its refiner is modulated by the timestep."""
-        if inputs["attention_kwargs"]:
-            names = ", ".join(inputs["attention_kwargs"])
-            raise ValueError(f"attention_kwargs has {names}, must be empty: adapters are not served per request")
+        """The text is refined again at each full step, because its refiner is modulated by the timestep."""
+        refuse_adapters(inputs, "attention_kwargs")
         transformer, text_mask = self.transformer, inputs["encoder_attention_mask"]
-        rotary_cos, rotary_sin = once(  # (I, R), of the latents' shape alone
+        rotary_cos, rotary_sin = once(  # (I, R), from the latents' shape alone
             constants, "rotary", inputs["encoder_hidden_states"], lambda: transformer.rope(inputs["hidden_states"])
         )
         hidden_states = transformer.x_embedder(inputs["hidden_states"])  # (B, I, D)

@@ -1,7 +1,7 @@
 """Wan2.1 and Wan2.2, text and image to video: whatever runs on diffusers' WanTransformer3DModel.
 
-Letters: B batch, F H W latent frames, height and width, I tokens of the video, T text tokens (with those of the picture
-before them, where the transformer attends to one), D inner width, R rotary width (attention_head_dim).
+Letters: B batch, F H W latent frames, height and width, I tokens of the video, T text tokens (after those of the
+picture, if the transformer attends to one), D inner width, R rotary width (attention_head_dim).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, Family, Inputs, once
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, once, refuse_adapters
 from plugin.request import GenerationRequest
 
-_TEXT_TOKENS = 512  # WanAttnProcessor takes what comes before the last 512 tokens for those of the picture
+_TEXT_TOKENS = 512  # WanAttnProcessor treats all tokens before the last 512 as those of the picture
 
 
 class WanBlockStack(nn.Module):
@@ -48,7 +48,7 @@ class WanBlockStack(nn.Module):
         Returns:
             (B, I, D) in the dtype of the hidden states.
         """
-        if self.blocks[0].attn2.add_k_proj is not None:  # told to the export, where the length is a symbol
+        if self.blocks[0].attn2.add_k_proj is not None:  # for the export, where the length is a symbol
             torch._check(encoder_hidden_states.shape[1] > _TEXT_TOKENS)
         for block in self.blocks:
             hidden_states = block(hidden_states, encoder_hidden_states, temb, (rotary_cos, rotary_sin))
@@ -70,6 +70,7 @@ class WanFamily(Family):
         "rotary_sin": {1: "video_tokens"},
     }
     output_axes: ClassVar = {0: "batch", 1: "video_tokens"}
+    random_arguments: ClassVar = ("hidden_states", "encoder_hidden_states", "temb")
 
     def block_stack(self) -> nn.Module:
         return WanBlockStack(self.transformer)
@@ -92,7 +93,7 @@ class WanFamily(Family):
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D), or (B, I, D) where each token has its own timestep: WanTimeTextImageEmbedding's `temb`."""
         timestep = inputs["timestep"]  # (B,) or (B, I)
-        if timestep.ndim == 2:  # by a mask of the request's
+        if timestep.ndim == 2:  # from a mask in the request
             return self._embedded(inputs)
         return self.embedded_once(timestep, scheduled, lambda: self._embedded(inputs))
 
@@ -109,9 +110,7 @@ class WanFamily(Family):
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         transformer, embedder = self.transformer, self.transformer.condition_embedder
         text, picture = inputs["encoder_hidden_states"], inputs["encoder_hidden_states_image"]
-        if inputs["attention_kwargs"]:
-            names = ", ".join(inputs["attention_kwargs"])
-            raise ValueError(f"attention_kwargs has {names}, must be empty: adapters are not served per request")
+        refuse_adapters(inputs, "attention_kwargs")
         if transformer.config.added_kv_proj_dim is not None:
             if picture is None:
                 raise ValueError("encoder_hidden_states_image is left out, must be given to this transformer")
@@ -125,7 +124,7 @@ class WanFamily(Family):
             constants,
             "rotary",
             text,
-            lambda: transformer.rope(inputs["hidden_states"]),  # of its shape alone
+            lambda: transformer.rope(inputs["hidden_states"]),  # from its shape alone
         )
         return {
             "hidden_states": transformer.patch_embedding(inputs["hidden_states"]).flatten(2).mT.contiguous(),

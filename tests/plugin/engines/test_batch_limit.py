@@ -1,4 +1,4 @@
-"""The knee: closed forms of batch time, and the measurement kept."""
+"""The batch limit: closed forms of batch time, and the measurement kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import pytest
 
 from plugin.engines import make_engine
-from plugin.engines.batch_limit import calibrated_rows, find_knee
+from plugin.engines.batch_limit import calibrated_rows, find_batch_limit
 from plugin.families import family_of
 
 
@@ -22,20 +22,20 @@ from plugin.families import family_of
         (lambda rows: max(4.0, rows * 1.01), 4),
         (lambda rows: math.inf if rows > 2 else 1.0, 2),  # no room for more
     ],
-    ids=["flat", "linear", "overhead", "knee at 2", "knee at 4", "out of memory"],
+    ids=["flat", "linear", "overhead", "limit at 2", "limit at 4", "out of memory"],
 )
 def test_the_smallest_batch_near_the_best_throughput(seconds_of, expected):
-    assert find_knee(seconds_of) == expected
+    assert find_batch_limit(seconds_of) == expected
 
 
-def test_trying_ends_where_it_brings_nothing():
+def test_trying_ends_where_larger_batches_bring_nothing():
     tried = []
 
     def seconds_of(rows: int) -> float:
         tried.append(rows)
         return float(rows)
 
-    find_knee(seconds_of, largest=64)
+    find_batch_limit(seconds_of, largest=64)
     assert tried == [1, 2]
 
 
@@ -55,7 +55,7 @@ def test_a_measurement_is_kept_and_another_size_is_measured_again(flux, tmp_path
     assert rows in (1, 2, 4, 8)
     assert {shape[0] for shape in calls} >= {1, 2}
     assert {shape[1] for shape in calls} == {16}
-    (path,) = (tmp_path / "knees").iterdir()
+    (path,) = (tmp_path / "batch-limits").iterdir()
     assert json.loads(path.read_text())["rows"] == rows
     before = len(calls)
     assert calibrated_rows(Counting(), family, axes, 1, tmp_path) == rows
