@@ -1,4 +1,4 @@
-"""TaylorSeer feature caching: which steps are full, and what the others forecast (torch and numpy only)."""
+"""TaylorSeer feature caching: which steps are full, and what the other steps forecast (needs torch and numpy only)."""
 
 from taylorseer.anchors import Anchors
 from taylorseer.coordinates import COORDINATES, step_positions

@@ -15,14 +15,17 @@ class Anchors:
     """A ring of order+1 raw features with the steps they belong to.
 
     The buffer is allocated once, at the first write, in the dtype and on the device of the features, and is reused for
-    the rest of the run. Features that an engine did not compute in memory that `reserve` gave are copied by `write`,
-    since engines reuse their output buffers.
+    the rest of the run.
+
+    In place or copied: an engine may compute a full step's features in the memory that `reserve` returns. `write` then
+    has nothing to copy. It recognises such features by their address and copies all others, because engines reuse their
+    output buffers.
 
     Args:
         predictor: a name in `taylorseer.PREDICTORS`.
         order: O, 0 to 8; the ring has O+1 slots.
         first_step: anchors of earlier steps are not used by forecasts.
-        positions: of each step along the coordinate that is extrapolated along; None for the step indices.
+        positions: where each step lies along the coordinate that forecasts extrapolate along; None for step indices.
     """
 
     def __init__(
@@ -46,9 +49,9 @@ class Anchors:
         return 0 if self._slots is None else self._slots.nbytes
 
     def reserve(self, step: int, like: torch.Tensor) -> torch.Tensor:
-        """The memory that a full step's features will be kept in, so that an engine can compute them in place.
+        """The memory in which a full step's features will be kept, so that an engine can compute them in place.
 
-        Once the ring is full the oldest anchor is given up for it. `write` with the same step makes it an anchor; until
+        If the ring is full, the oldest anchor is given up. `write` for the same step makes the memory an anchor; until
         then forecasts do not read it.
 
         Args:
@@ -65,7 +68,7 @@ class Anchors:
         return slots[slot]
 
     def write(self, step: int, features: torch.Tensor) -> None:
-        """Keeps the features of a full step: as they are where they were computed in reserved memory, else a copy.
+        """Keeps the features of a full step: as they are if they were computed in reserved memory, else as a copy.
 
         Args:
             step: the step index; a step written twice keeps the later features.
@@ -76,7 +79,7 @@ class Anchors:
         """
         slots, slot = self._reserve(step, features)
         if slots[slot].data_ptr() != features.data_ptr():
-            slots[slot].copy_(features.detach())  # else the ring would keep the graphs of all steps
+            slots[slot].copy_(features.detach())  # with gradients, the ring would keep the graphs of all steps
         self._slot_of_step[step] = slot
 
     def forecast(self, step: int, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -84,7 +87,7 @@ class Anchors:
 
         Args:
             step: the step index.
-            out: an earlier forecast that is of no use any more, whose memory is taken.
+            out: an earlier forecast that is not needed any more; its memory is used again.
 
         Returns:
             (*feature) in the dtype of the features: `out`, or memory of its own.
@@ -107,7 +110,7 @@ class Anchors:
         return step if self._positions is None else self._positions[step]
 
     def _reserve(self, step: int, like: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """All slots, and the index of the one for a step: the same at each call until the step is written."""
+        """All slots, and the index of the slot for a step; it is the same at each call until the step is written."""
         if self._slots is None:
             self._slots = torch.empty((self._order + 1, *like.shape), dtype=like.dtype, device=like.device)
         slots = self._slots
@@ -123,12 +126,12 @@ class Anchors:
         return slots, min(free)
 
     def clear(self) -> None:
-        """Forgets the anchors and gives their memory back."""
+        """Drops the anchors and their memory."""
         self._slots = None
         self._slot_of_step.clear()
 
 
 @lru_cache(maxsize=4096)
 def _weights(predictor: str, order: int, anchor_steps: tuple[float, ...], step: float) -> tuple[float, ...]:
-    """`forecast_weights`, kept: the same schedule comes again with every request."""
+    """`forecast_weights`, cached: requests with the same schedule need the same weights."""
     return tuple(forecast_weights(predictor, order, anchor_steps, step).tolist())

@@ -10,20 +10,22 @@ NoiseLevel = tuple[float, float]  # (signal, noise): latents = signal * clean + 
 
 
 def step_positions(coordinate: str, noise_levels: Sequence[NoiseLevel]) -> tuple[float, ...]:
-    """Where each step of a run lies along a coordinate, scaled so that the first is 0 and the last the number of
-    steps - 1, as their indices are: predictors of a fixed scale (hermite) mean the same along each.
+    """Where each step of a run lies along a coordinate.
+
+    Positions are scaled like step indices, from 0 at the first step to the number of steps - 1 at the last, so that
+    predictors with a fixed scale (hermite) behave alike along every coordinate.
 
     Args:
         coordinate: a name in `COORDINATES`.
         noise_levels: (signal, noise) at the beginning of each step, both at least 0 and not both 0.
 
     Returns:
-        float, one for each step, ascending. A level without signal or without noise, whose logarithm is infinite, is
-        put as far from its neighbour as that is from the next.
+        float, one for each step, ascending. The logarithm of a level without signal or without noise is infinite; that
+        step is placed as far from its neighbour as the neighbour is from the next.
 
     Raises:
-        ValueError: an unknown coordinate, or the noise does not fall at each step, as solvers of several calls a step
-            have it.
+        ValueError: an unknown coordinate, or the noise does not fall at each step, as with solvers that call the
+            transformer several times a step.
     """
     if coordinate not in COORDINATES:
         raise ValueError(f"coordinate is {coordinate!r}, must be one of: {', '.join(COORDINATES)}")

@@ -1,4 +1,4 @@
-"""The weighted sum of anchors as one loop of C, where it could be built when the package was installed."""
+"""The weighted sum of anchors as one loop in C, if it could be built when the package was installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACK = [struct.Struct(f"{count}f").pack for count in range(MAX_ORDER + 2)]
 def _load() -> dict[torch.dtype, ctypes._NamedFuncPointer]:
     """The function for each dtype.
 
-    torch comes first: the library then shares its OpenMP runtime, and with it the threads.
+    torch must be loaded before the library, which then shares its OpenMP runtime and its threads.
     """
     built = find_spec("taylorseer._cpu_kernel")
     if built is None or built.origin is None:
@@ -46,16 +46,17 @@ def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor) -
         `out`.
 
     Raises:
-        ValueError: the memory is not as described above, and would be read or written beside what it is; or nothing
-            would be written at all.
+        ValueError: the memory is not as described above, so that the loop would read or write outside it or write
+            nothing.
     """
-    # Addresses and numbers alone: a tensor for each slot would cost as much as all the rest.
+    # Only addresses and numbers are passed: making a tensor for each slot would cost as much as everything else here.
     count, numel = len(weights), out.numel()
     whole = slots.is_contiguous() and out.is_contiguous() and out.dtype is slots.dtype and out.device == slots.device
     if not whole or slots.numel() != count * numel or not any(weights):
         raise ValueError(
             f"{count} weights, slots {tuple(slots.shape)} {slots.dtype} and out {tuple(out.shape)} {out.dtype} on "
-            f"{out.device} do not go together: contiguous ones of one dtype, a weight for each slot, not all 0"
+            f"{out.device} do not fit together: must be contiguous and of one dtype, with a weight for each slot, not "
+            "all of them 0"
         )
     sum_of = _FUNCTIONS[slots.dtype]
     sum_of(slots.data_ptr(), _PACK[count](*weights), count, out.data_ptr(), numel, torch.get_num_threads())

@@ -6,12 +6,12 @@ import torch
 import triton
 import triton.language as tl
 
-_BLOCK = 4096  # elements of each program: 32 of each thread, in loads of 16 bytes where memory is aligned
+_BLOCK = 4096  # elements of each program: 32 for each thread, in loads of 16 bytes if the memory is aligned
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def kernel(slots, weights, out, numel, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-    """Reads each slot once, accumulates in float32, writes once; one program for each BLOCK elements."""
+    """Reads each slot once, accumulates in float32 and writes once; one program for each BLOCK elements."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < numel
     total = tl.zeros((BLOCK,), dtype=tl.float32)

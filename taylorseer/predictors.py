@@ -25,14 +25,14 @@ def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[float], 
 
     Args:
         predictor: a name in `PREDICTORS`.
-        order: O, 0 to 8. Only the newest O+1 anchors are used, older ones get weight 0; while there are fewer, the
-            order ramps: it is the number of anchors - 1.
+        order: O, 0 to 8. Only the newest O+1 anchors are used; older ones get weight 0. While there are fewer, the
+            order is the number of anchors - 1.
         anchor_steps: the step indices of the anchors, or their positions along another coordinate, oldest first, all
             different; they may count up or down.
         step: the step index to forecast, or its position.
 
     Returns:
-        float64 array (number of anchors,), oldest first, whose sum is 1 but for chebyshev.
+        float64 array (number of anchors,), oldest first. Its sum is 1, except for chebyshev.
 
     Raises:
         ValueError: an unknown predictor, an order out of range, no anchors, or a step that occurs twice.
@@ -52,7 +52,7 @@ def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[float], 
 
 
 def _reuse(anchor_steps: Weights, step: float) -> Weights:
-    """The newest anchor as it is, whatever the order."""
+    """The newest anchor as it is, at any order."""
     weights = np.zeros(len(anchor_steps))
     weights[-1] = 1.0
     return weights
@@ -80,7 +80,7 @@ def _hermite(anchor_steps: Weights, step: float) -> Weights:
 def _expansion(anchor_steps: Weights, step: float, power: Callable[[int, float], float]) -> Weights:
     """sum_i D_i power(i, k) / i!, k steps from the newest anchor, as weights."""
     offset = step - anchor_steps[-1]
-    gaps = np.diff(anchor_steps)  # (A-1,) signed, so steps that count down need nothing else
+    gaps = np.diff(anchor_steps)  # (A-1,) signed, so steps may count down
     differences = np.eye(len(anchor_steps))  # (A, A)
     weights = differences[-1].copy()
     for i in range(1, len(anchor_steps)):
@@ -99,11 +99,12 @@ def _newton(anchor_steps: Weights, step: float) -> Weights:
 
 
 def _chebyshev(anchor_steps: Weights, step: float) -> Weights:
-    """Spectrum (arXiv 2603.01623): Chebyshev polynomials up to degree 3 fitted by ridge regression, read off at the
-    step; anchors and step are mapped to [-1, 1]. The penalty shrinks the forecast a little: the weights' sum is not 1.
+    """Spectrum (arXiv 2603.01623): Chebyshev polynomials up to degree 3, fitted to the anchors by ridge regression and
+    evaluated at the step; anchors and step are mapped to [-1, 1]. The penalty shrinks the forecast a little, so the sum
+    of the weights is not 1.
 
-    Spectrum fits all anchors so far; here it is those that are kept, so a high order is what it wants. With fewer than
-    four anchors the degree is theirs less one.
+    Spectrum fits all anchors so far. Here only the last O+1 are kept, so it needs a high order. With fewer than four
+    anchors, the degree is their number - 1.
     """
     coefficients = min(_CHEBYSHEV_COEFFICIENTS, len(anchor_steps))
     positions = np.append(anchor_steps, step)

@@ -18,8 +18,8 @@ def full_steps(num_steps: int, interval: int, warmup_steps: int = 3, cooldown_st
     """The indices of the full steps of a run, ascending.
 
     A step is full if it belongs to the first `warmup_steps` or the last `cooldown_steps`, or if it is the `interval`-th
-    step after the last full one. Step 0 is always full. The schedule of TaylorSeer (arXiv 2503.06923): 50 steps at
-    interval 6 and warm-up 3 have 10 full steps.
+    step after the last full one. Step 0 is always full. This is the schedule of TaylorSeer (arXiv 2503.06923): 50
+    steps at interval 6 and warm-up 3 have 10 full steps.
 
     Args:
         num_steps: steps of the run, at least 1.
@@ -46,7 +46,10 @@ def even_steps(num_steps: int, count: int) -> tuple[int, ...]:
 
     Args:
         num_steps: steps of the run, at least 1.
-        count: of the full steps; from 1, which is step 0 alone, to `num_steps`.
+        count: the number of full steps, from 1 (step 0 alone) to `num_steps`.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
     _check_int("num_steps", num_steps, 1)
     _check_int("count", count, 1, num_steps)
@@ -63,17 +66,17 @@ class CacheConfig:
         warmup_steps: 0 to 1000: the first steps, all full.
         cooldown_steps: 0 to 1000: the last steps, all full.
         predictor: a name in `taylorseer.PREDICTORS`.
-        schedule: where the full steps lie: "interval", as `full_steps` has it; "even", as many spread evenly over the
-            run, the first and the last step among them; or the steps themselves, as "0 4 9 13", from 0 on and
-            ascending, of which those of the run are taken. Steps that were chosen for a run of so many, as
-            "0 4 9 13 of 14", lie where they are in proportion in a run of another length, and are as many.
+        schedule: where the full steps lie: "interval", as `full_steps` returns them; "even", the same number spread
+            evenly over the run, the first and the last step among them; or the steps themselves, ascending from 0, as
+            "0 4 9 13". Steps beyond the run are ignored. "0 4 9 13 of 14" was chosen for 14 steps; a run of another
+            length gets as many full steps at the same proportions.
         coordinate: what forecasts extrapolate along, a name in `taylorseer.COORDINATES`.
-        max_error: None, or a positive number: the relative L2 distance between a forecast and what a full step
-            computes in its place that is aimed at. Each full step's audit decides how soon the next one comes, from
-            `min_interval` to `interval` steps later; those that the schedule itself has come in any case.
-        min_interval: 1 to 1000, with max_error: fewest steps from one full step to the next that an audit asks for.
-        max_full_steps: None, or 1 to 1000, with max_error: audits add no full step beyond so many in all; what the
-            schedule itself has is never left out.
+        max_error: None, or a positive number: the target for the relative L2 distance between forecast and computed
+            features. Each full step measures it (its audit) and places the next full step, `min_interval` to
+            `interval` steps later. The full steps of the schedule stay.
+        min_interval: 1 to 1000, with max_error: the shortest distance between full steps that an audit asks for.
+        max_full_steps: None, or 1 to 1000, with max_error: audits add no full step once the run has this many. The full
+            steps of the schedule are never left out.
 
     Raises:
         ValueError: a field is out of its range; the message names field, value and range.
@@ -109,13 +112,13 @@ class CacheConfig:
 
     @property
     def enabled(self) -> bool:
-        """False where every step is full and nothing needs to be kept."""
+        """False if every step is full and nothing needs to be kept."""
         return self.interval > 1
 
     def full_steps(self, num_steps: int) -> tuple[int, ...]:
         """The full steps of a run of `num_steps` steps, ascending.
 
-        With `max_error` there are at least so many; see `most_full_steps`.
+        With `max_error`, audits may add to them; see `most_full_steps`.
         """
         if self.schedule not in SCHEDULES and self.enabled:
             steps, of = _given_steps(self.schedule)
@@ -126,8 +129,8 @@ class CacheConfig:
         return even_steps(num_steps, len(steps)) if self.schedule == "even" else steps
 
     def most_full_steps(self, num_steps: int) -> int:
-        """How many full steps a run of `num_steps` steps has at most: those of the schedule, and with `max_error` what
-        audits may add to them."""
+        """The largest number of full steps of a run of `num_steps` steps: those of the schedule, and with `max_error`
+        those that audits may add."""
         fewest = len(self.full_steps(num_steps))
         if self.max_error is None:
             return fewest
@@ -137,20 +140,20 @@ class CacheConfig:
     def first_anchor_step(self) -> int:
         """Anchors of earlier steps are not used by forecasts.
 
-        TaylorSeer takes differences only from step warmup - 1 on, so no older anchor than warmup - 2 is read: older
-        ones are of the wild first steps. Where full steps are spread, or given, all of them are used.
+        TaylorSeer takes differences only from step warmup - 1 on, so it reads no anchor older than warmup - 2: in the
+        first steps features change too fast. With schedules other than "interval" all anchors are used.
         """
         return self.warmup_steps - 2 if self.schedule == "interval" else 0
 
 
 def _in_proportion(steps: tuple[int, ...], of: int, num_steps: int) -> tuple[int, ...]:
-    """Steps of a run of another length: as many, where it has so many, and where they are nearest in proportion."""
+    """The steps nearest to the same proportions of a run of another length: as many, if the run is long enough."""
     count = min(len(steps), num_steps)
     placed: list[int] = []
     for number, step in enumerate(steps[:count]):
         nearest = round(step * (num_steps - 1) / max(1, of - 1))
         after = placed[-1] + 1 if placed else 0
-        placed.append(min(max(nearest, after), num_steps - count + number))  # the rest must fit behind
+        placed.append(min(max(nearest, after), num_steps - count + number))  # leaves room for the rest
     return tuple(placed)
 
 

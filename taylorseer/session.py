@@ -13,7 +13,7 @@ from taylorseer.anchors import Anchors
 from taylorseer.coordinates import NoiseLevel, step_positions
 from taylorseer.schedule import CacheConfig
 
-_GROWTH = 2.0  # of the distance from one full step to the next, at most; one good audit may be chance
+_GROWTH = 2.0  # by which one audit may stretch the distance between full steps: a single good one may be chance
 
 
 class StepKind(Enum):
@@ -31,7 +31,7 @@ class StepRecord:
         step: the step index.
         branch: the guidance branch, for example "cond".
         kind: full or forecast.
-        audit: at a full step that could have been forecast, the relative L2 distance between that forecast and the
+        audit: at a full step for which a forecast was possible, the relative L2 distance between that forecast and the
             computed features, |forecast - computed| / |computed|; else None.
     """
 
@@ -44,17 +44,17 @@ class StepRecord:
 class CacheSession:
     """The cache of one request, used by one thread.
 
-    The caller says at each call which step and branch it is at; nothing is counted here, so solvers that call the
-    transformer several times a step, or skip a branch at some steps, need nothing special. A branch whose first call
-    comes at a forecast step has nothing to forecast from, and that step becomes full for it.
+    The caller names the step and the branch at each call, and nothing is counted here. So solvers may call the
+    transformer several times a step, or skip a branch at some steps. A branch whose first call comes at a forecast step
+    has nothing to forecast from; that step becomes full for it.
 
     Args:
         config: the cache settings.
-        num_steps: steps of the run, as `begin` takes them; 0 where they are not known yet: `begin` comes later then.
-        noise_levels: as `begin` takes them.
+        num_steps: steps of the run, as in `begin`; 0 if it is not known yet and `begin` is called later.
+        noise_levels: as in `begin`.
 
     Attributes:
-        num_steps: of the run that has begun; 0 before.
+        num_steps: steps of the run; 0 before `begin`.
         records: what each branch did at each step so far.
 
     Raises:
@@ -66,7 +66,7 @@ class CacheSession:
     ) -> None:
         self.config = config
         self._anchors: dict[str, Anchors] = {}
-        # From reserve to write: what the audit compares with, and how many steps from its newest anchor that is.
+        # From reserve to write: the forecast for the audit, and the number of steps since its newest anchor.
         self._expected: dict[str, tuple[torch.Tensor, int] | None] = {}
         self.num_steps = 0
         self.records: list[StepRecord] = []
@@ -74,14 +74,14 @@ class CacheSession:
             self.begin(num_steps, noise_levels)
 
     def begin(self, num_steps: int, noise_levels: Sequence[NoiseLevel] | None = None) -> None:
-        """Begins a run, or begins again with another schedule; nothing of an earlier run is kept.
+        """Begins a run, or begins again with another schedule; all earlier anchors and records are dropped.
 
         Args:
             num_steps: steps of the run, at least 1.
             noise_levels: (signal, noise) at the beginning of each step, which coordinates other than "step" need.
 
         Raises:
-            ValueError: the coordinate cannot be had of these noise levels.
+            ValueError: the coordinate cannot be computed from these noise levels.
         """
         config = self.config
         self.clear()
@@ -94,8 +94,8 @@ class CacheSession:
             self._positions = step_positions(config.coordinate, noise_levels)
         self._planned = frozenset(config.full_steps(num_steps))
         self._most = config.most_full_steps(num_steps)
-        self._added = 0  # full steps that the schedule did not have
-        self._gap = config.interval  # with max_error: from the last full step to the next, as the latest audit has it
+        self._added = 0  # full steps beyond those of the schedule
+        self._gap = config.interval  # with max_error: steps from the last full step to the next, by the latest audit
         self._adapted = -1  # the step of that audit
         self._kind_of_step: dict[int, StepKind] = {}
         self._last_full = 0
@@ -129,9 +129,10 @@ class CacheSession:
         return self._kind_of_step[step] if anchors is not None and anchors.steps else StepKind.FULL
 
     def reserve(self, step: int, branch: str, like: torch.Tensor) -> torch.Tensor | None:
-        """The memory that will keep a full step's features, so that an engine can compute them in place.
+        """The memory in which a full step's features will be kept, so that an engine can compute them in place.
 
-        May be left out before `write`. What the audit needs of the oldest anchor is read now, before it is overwritten.
+        Optional: `write` alone does the same with a copy. The forecast that the audit needs is computed here, because
+        the oldest anchor is overwritten.
 
         Args:
             step: the step index.
@@ -139,7 +140,7 @@ class CacheSession:
             like: a tensor of the features' shape, dtype and device; its content is not read.
 
         Returns:
-            (*feature), or None where the cache is off and nothing is kept.
+            (*feature), or None if the cache is off and nothing is kept.
         """
         if not self.config.enabled:
             return None
@@ -149,12 +150,12 @@ class CacheSession:
         return anchors.reserve(step, like)
 
     def write(self, step: int, branch: str, features: torch.Tensor) -> None:
-        """Takes the computed features of a full step, after auditing what would have been forecast for it.
+        """Audits the forecast of a full step against its computed features, and keeps these.
 
         Args:
             step: the step index.
             branch: the guidance branch.
-            features: (*feature), floating; copied where later steps need them and they are not in reserved memory.
+            features: (*feature), floating; copied if later steps need them and they are not in reserved memory.
         """
         audit = None
         self._last_full = step  # also where a branch without anchors made it full
@@ -165,7 +166,7 @@ class CacheSession:
             if expected is not None:
                 forecast, distance = expected
                 audit = relative_distance(forecast, features)
-                if step >= self.config.warmup_steps:  # earlier audits judge orders that are still ramping
+                if step >= self.config.warmup_steps:  # earlier forecasts had too few anchors for their order
                     self._adapt(step, audit, distance)
             self._anchors[branch].write(step, features)
         self.records.append(StepRecord(step, branch, StepKind.FULL, audit))
@@ -176,7 +177,7 @@ class CacheSession:
         Args:
             step: the step index.
             branch: the guidance branch.
-            out: an earlier forecast of the branch that is of no use any more, whose memory is taken.
+            out: an earlier forecast of the branch that is not needed any more; its memory is used again.
 
         Returns:
             (*feature) in the dtype of the features: `out`, or memory of its own.
@@ -191,7 +192,7 @@ class CacheSession:
         return features
 
     def clear(self) -> None:
-        """Gives the memory of all anchors back; each branch's next step is full."""
+        """Drops all anchors and their memory; each branch's next step is full."""
         self._anchors.clear()
         self._expected.clear()
 
@@ -206,20 +207,20 @@ class CacheSession:
         return StepKind.FULL if full else StepKind.FORECAST
 
     def _adapt(self, step: int, audit: float, distance: int) -> None:
-        """Chooses when the next full step comes, as solvers of differential equations choose their step: the error of a
-        forecast of order O grows with the (O+1)-th power of its distance."""
+        """Chooses when the next full step comes, in the way that solvers of differential equations choose their step
+        size: the error of a forecast of order O grows with the (O+1)-th power of its distance."""
         config = self.config
         if config.max_error is None:
             return
         ratio = config.max_error / audit if audit > 0 else math.inf
         gap = distance * min(_GROWTH, ratio ** (1 / (config.order + 1)))
         gap = max(config.min_interval, min(config.interval, math.floor(gap)))
-        self._gap = min(self._gap, gap) if step == self._adapted else gap  # of several branches, the worst
+        self._gap = min(self._gap, gap) if step == self._adapted else gap  # the worst of several branches
         self._adapted = step
 
 
 def relative_distance(forecast: torch.Tensor, computed: torch.Tensor) -> float:
-    """|forecast - computed| / |computed| in float32; infinite where only `computed` vanishes."""
+    """|forecast - computed| / |computed| in float32; infinite if only `computed` is 0."""
     reference = computed.float()
     error = torch.linalg.vector_norm(forecast.float() - reference)
     return float(error / torch.linalg.vector_norm(reference))

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-# (slots, weights, memory for the sum), which it returns
+# takes (slots, weights, memory for the sum) and returns that memory
 Kernel = Callable[[torch.Tensor, list[float], torch.Tensor], torch.Tensor]
 
 _ROUNDING = 1e-9  # of a sum of weights
@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor | None = None) -> torch.Tensor:
     """sum_j weights[j] * slots[j], accumulated in float32; slots of weight 0 are not read.
 
-    A kernel reads every slot once and writes once: on a CPU, in float32 and bfloat16, one of C, where there was a
-    compiler at installation; on a GPU one of OpenAI's Triton, as torch's own CUDA builds bring it. Without them torch
-    takes several passes.
+    A kernel reads every slot once and writes once. On a CPU it is written in C, for float32 and bfloat16, and built at
+    installation if there is a compiler. On a GPU it is written in OpenAI's Triton, which torch's CUDA builds include.
+    Without a kernel, torch takes several passes.
 
     Args:
         slots: (slot, *feature), floating, contiguous.
@@ -37,9 +37,9 @@ def weighted_sum(slots: torch.Tensor, weights: list[float], out: torch.Tensor | 
 
 
 def _by_torch(slots: torch.Tensor, weights: list[float], out: torch.Tensor) -> torch.Tensor:
-    """Two slots whose weights sum to 1, as order 1 has them, by `torch.lerp`, which computes in float32 inside.
+    """Two slots whose weights sum to 1, as at order 1, by `torch.lerp`, which computes in float32 inside.
 
-    Others chunk by chunk, so that the sum stays in the processor's cache while slot after slot joins it.
+    Otherwise chunk by chunk, so that the sum stays in the processor's cache while the slots are added to it.
     """
     used = [(slots[i], weight) for i, weight in enumerate(weights) if weight != 0.0]
     if len(used) == 2 and abs(sum(weights) - 1) < _ROUNDING:
@@ -58,7 +58,7 @@ def _by_torch(slots: torch.Tensor, weights: list[float], out: torch.Tensor) -> t
 
 @cache
 def _kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
-    """The kernel for a device, tried once there; None where there is none, which costs speed and nothing else."""
+    """The kernel for a device, tried once there; None if there is none, which costs nothing but speed."""
     try:
         if device.type == "cuda":
             from taylorseer.gpu_kernel import weighted_sum as on_gpu
@@ -71,7 +71,7 @@ def _kernel(device: torch.device, dtype: torch.dtype) -> Kernel | None:
             from taylorseer.cpu_kernel import weighted_sum as on_cpu
 
             return on_cpu if dtype in DTYPES else None
-    except Exception as error:  # no package, no C compiler, a GPU that it does not know
+    except Exception as error:  # no package, no C compiler, an unknown GPU
         kind = {"cpu": "CPU", "cuda": "GPU"}[device.type]
         _log.warning("forecasts take several passes over memory: their %s kernel is not available (%s)", kind, error)
     return None

@@ -145,7 +145,7 @@ def test_nothing_beside_the_sum_is_written(numel, dtype):
     ids=["a weight too many", "too small", "nothing to sum", "not contiguous", "another dtype", "another device"],
 )
 def test_memory_that_does_not_fit_is_refused_and_not_written_beside(weights, out):
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="do not fit together"):
         weighted_sum(torch.zeros(2, 4, 6), weights, out)
 
 
