@@ -26,7 +26,7 @@ from plugin.config import ModelConfig
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.transformer import StepObserver
 from plugin.engines.base import Engine, EngineError
-from plugin.engines.batch_limit import LARGEST, find_knee
+from plugin.engines.batch_limit import LARGEST, find_batch_limit
 from plugin.engines.packer import PackSettings
 from plugin.engines.tensorrt.build import build_engine
 from plugin.engines.tensorrt.options import BuildOptions, SizeClass
@@ -285,7 +285,7 @@ def _knee(ready: _Model) -> dict[str, Any]:
         seconds[rows] = min(times)
         return seconds[rows]
 
-    return {"rows": find_knee(seconds_of, LARGEST), "seconds_of_rows": seconds}
+    return {"rows": find_batch_limit(seconds_of, LARGEST), "seconds_of_rows": seconds}
 
 
 def _throughput(ready: _Model, cache: CacheConfig, count: int, rows: int) -> dict[str, Any]:
