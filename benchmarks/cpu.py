@@ -24,10 +24,10 @@ from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.peers import Peer, cached_by_cache_dit, hook, plain
 from clients import Client
 from plugin.config import ModelConfig
-from plugin.denoising.run import NoEvents
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
+from plugin.denoising.run import NoEvents
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import StepKind
 

@@ -35,10 +35,10 @@ from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.config import ModelConfig
-from plugin.denoising.run import NoEvents
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
+from plugin.denoising.run import NoEvents
 from plugin.denoising.transformer import DenoisingRun
 from taylorseer import CacheConfig, CacheSession, StepKind, forecast_weights
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from rich.console import Console
@@ -26,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.building.calibration import Size, calibration_of, record
+from plugin.building.judge import psnr
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
@@ -122,11 +122,6 @@ def picture(host: PipelineHost, config: ModelConfig, seed: int, num_steps: int, 
         config.defaults, prompt=PROMPTS[seed], seed=seed, num_inference_steps=num_steps, cache=cache, deadline_ms=None
     )
     return generate(host, request, max_sequence_length=config.max_sequence_length).image
-
-
-def psnr(image: Pixels, reference: Pixels) -> float:
-    """In dB; of 8 bits a channel."""
-    return float(10 * np.log10(255**2 / np.mean((image.astype(np.float64) - reference) ** 2)))
 
 
 def distance(family: Family, engine: OnnxRuntimeEngine, sample: BlockInputs) -> float:

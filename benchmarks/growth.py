@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
-from plugin.building.tuning import offline_host
+from plugin.building.judge import offline_host
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.request import GenerationRequest

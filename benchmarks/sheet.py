@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.environment import ROOT
-from plugin.building.tuning import Judge, offline_host
+from plugin.building.judge import Judge, offline_host
 from plugin.config import ModelConfig
 from plugin.serving.plan import example_request
 from training.data import held_out_cells, read_lines

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -13,17 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from plugin.building.calibration import PROMPTS
+from plugin.building.judge import Judge, offline_host
 from plugin.config import ModelConfig
-from plugin.denoising.generation import Generation, generate
-from plugin.denoising.run import Pixels
-from plugin.denoising.host import PipelineHost
-from plugin.denoising.loading import load_pipeline
-from plugin.engine_specs import engine_spec
-from plugin.engines.packer import PackSettings
 from plugin.presets import presets_path, save_preset
 from plugin.request import GenerationRequest
 from plugin.serving.plan import example_request
@@ -31,63 +23,11 @@ from taylorseer import CacheConfig, even_steps, full_steps
 
 Steps = tuple[int, ...]
 
-OFF = CacheConfig(interval=1)
 PREDICTORS = (("taylor", 1), ("taylor", 2), ("hermite", 2), ("newton", 2), ("chebyshev", 2), ("chebyshev", 4))
-EQUAL_DB = 60.0  # counted for equal pictures; rounding to bytes alone leaves 59
 _WORTH_DB = 0.01  # a move that gains less is not taken: it would fit these pictures and no others
 _FIRST_SEED = 1000  # of the pictures
 _MAX_NAME = 64  # bytes, as requests may choose
 _MOVES = (2, 1)  # steps that a full step is moved by, first the far ones
-
-
-class Judge:
-    """Makes the pictures of some requests with one cache setting or another, and compares them with the uncached ones.
-
-    Args:
-        host: the loaded model.
-        requests: what to make, at least one, of one number of steps; their own cache settings are not used.
-        max_sequence_length: text tokens, or None for the pipeline's default.
-        workers: requests made at once; their full steps meet at the host's packer.
-    """
-
-    def __init__(
-        self,
-        host: PipelineHost,
-        requests: Sequence[GenerationRequest],
-        max_sequence_length: int | None = None,
-        workers: int = 1,
-    ) -> None:
-        self._host = host
-        self._requests = tuple(requests)
-        self._max_sequence_length = max_sequence_length
-        self._workers = workers
-        self.num_steps = self._requests[0].num_inference_steps
-        self.uncached = self.pictures(OFF)
-
-    def generations(self, cache: CacheConfig) -> list[Generation]:
-        """What each request gives with these settings."""
-
-        def made(request: GenerationRequest) -> Generation:
-            asked = replace(request, cache=cache)
-            return generate(self._host, asked, max_sequence_length=self._max_sequence_length)
-
-        with ThreadPoolExecutor(self._workers) as pool:
-            return list(pool.map(made, self._requests))
-
-    def pictures(self, cache: CacheConfig) -> list[Pixels]:
-        """(frames, height, width, 3) of each request."""
-        return [each.image for each in self.generations(cache)]
-
-    def psnr(self, cache: CacheConfig) -> float:
-        """Mean over the requests of the PSNR in dB of the cached picture to the uncached one."""
-        pairs = zip(self.pictures(cache), self.uncached, strict=True)
-        return float(np.mean([psnr(cached, uncached) for cached, uncached in pairs]))
-
-
-def psnr(picture: Pixels, reference: Pixels) -> float:
-    """Peak signal to noise in dB of two pictures of one shape; at most `EQUAL_DB`, which equal ones have."""
-    error = float(np.mean((picture.astype(np.float64) - reference) ** 2))
-    return min(EQUAL_DB, 10 * math.log10(255**2 / error)) if error else EQUAL_DB
 
 
 @dataclass(frozen=True)
@@ -200,26 +140,6 @@ def _given(steps: Steps, num_steps: int, predictor: str, order: int) -> CacheCon
 
 def _schedule(steps: Steps, num_steps: int) -> str:
     return f"{' '.join(map(str, steps))} of {num_steps}"
-
-
-def offline_host(config: ModelConfig) -> PipelineHost:
-    """The model, loaded outside a server as a server would, engine calls side by side where its settings say so.
-
-    Raises:
-        ValueError: its engine runs only in a server; or as `load_pipeline`.
-    """
-    if engine_spec(config.engine).needs_server:
-        raise ValueError(f"engine is {config.engine}, must be one that runs outside a server")
-    host = PipelineHost(
-        load_pipeline(config.source),
-        config.engine,
-        engine_threads=config.engine_threads or None,
-        engine_lanes=config.engine_lanes,
-        text_cache_bytes=config.text_cache_mib * 2**20,
-        release_blocks=True,
-    )
-    host.pack(PackSettings(lanes=config.engine_lanes))
-    return host
 
 
 @dataclass(frozen=True)

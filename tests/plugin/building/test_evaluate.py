@@ -1,4 +1,4 @@
-"""The evaluate command on a tiny model, and published scores through their packages or with what is missing."""
+"""Evaluating a tiny model, and published scores through their packages or with what is missing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from benchmarks import evaluate, scores
-from benchmarks.scores import ScoreMissing
+from plugin.building import scores
+from plugin.building.evaluate import EvaluateRequest, evaluate, table
+from plugin.building.scores import ScoreMissing
 from tests.support.repository import SHIPPED, write_pair
 
 
 @pytest.fixture
 def tiny(tmp_path, flux) -> Path:
-    """A repository with a tiny model of 6 steps and a paper preset, and a file of prompts."""
+    """A repository with a tiny model of 6 steps and a paper preset, and a file of prompts beside it."""
     flux.save_pretrained(tmp_path / "weights")
     options = {"height": "32", "width": "32", "num_inference_steps": "6", "max_sequence_length": "16"}
     options |= {"cache_interval": "3", "cache_warmup_steps": "1", "cache_preset_paper": "interval=2, order=2"}
@@ -38,14 +39,14 @@ def tiny(tmp_path, flux) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *options: str) -> dict:
-    arguments = ["tiny", "--model-repository", str(folder / "models"), "--prompts", str(folder / "prompts.txt")]
-    evaluate.main([*arguments, "--pictures", "2", "--output", str(folder / "out"), *options])
-    return json.loads((folder / "out/evaluate.json").read_text())
+def request(folder: Path, **options: Any) -> EvaluateRequest:
+    prompts = ("a cat", "a dog")
+    return EvaluateRequest("tiny", folder / "models", prompts, pictures=2, output=folder / "out", **options)
 
 
 def test_every_preset_stands_beside_the_uncached_run_and_as_few_plain_steps(tiny):
-    result = run(tiny)
+    progress: list[tuple[int, int]] = []
+    result = evaluate(request(tiny), lambda done, of: progress.append((done, of)))
     rows = {row["way"]: row for row in result["rows"]}
     assert list(rows) == ["uncached", "2 plain steps", "4 plain steps", "default", "paper"]
     assert [row["full_steps"] for row in rows.values()] == [6, 2, 4, 2, 4]
@@ -53,11 +54,18 @@ def test_every_preset_stands_beside_the_uncached_run_and_as_few_plain_steps(tiny
     assert all(rows[way]["psnr"] < 60 for way in ("2 plain steps", "default"))
     for way in rows:
         assert Image.open(tiny / "out" / way.replace(" ", "_") / "0001.png").size == (32, 32)
+    assert progress == [(done, 5) for done in range(6)]
+    assert (result["model"], result["engine"], result["pictures"], result["num_steps"]) == ("tiny", "torch", 2, 6)
+    assert json.loads(json.dumps(result)) == result
+    printed = table(result)
+    assert printed.title == "tiny: 2 pictures, 6 steps, engine torch"
+    assert [column.header for column in printed.columns] == ["way", "full_steps", "psnr", "ssim", "perceptual"]
+    assert [*printed.columns[0].cells] == list(rows)
 
 
-def test_a_score_that_cannot_be_had_is_told_and_the_others_stay(tiny, monkeypatch):
+def test_a_score_that_cannot_be_had_is_reported_and_the_others_stay(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "ImageReward", None)
-    result = run(tiny, "--preset", "paper", "--score", "imagereward")
+    result = evaluate(request(tiny, presets=("paper",), scores=("imagereward",)))
     assert [row["way"] for row in result["rows"]] == ["uncached", "4 plain steps", "paper"]
     assert all("pip install image-reward" in row["imagereward"] for row in result["rows"])
     assert all(np.isfinite(row["psnr"]) for row in result["rows"])
@@ -66,16 +74,22 @@ def test_a_score_that_cannot_be_had_is_told_and_the_others_stay(tiny, monkeypatc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--preset", "fast"], "preset is 'fast', must be one of: default, paper"),
-        (["--height", "7"], "height is 7, must be a multiple of"),
-        (["--score", "fid"], "--score fid needs --reference"),
-        (["--pictures", "0"], "--pictures is 0, must be at least 1"),
+        ({"presets": ("fast",)}, "preset is 'fast', must be one of: default, paper"),
+        ({"fields": {"height": 7}}, "height is 7, must be a multiple of"),
+        ({"scores": ("beauty",)}, "score is 'beauty', must be one of: clip, imagereward, fid, vbench"),
+        ({"scores": ("fid",)}, "reference is missing, must be a folder of real pictures for the score fid"),
     ],
 )
-def test_what_cannot_be_evaluated_is_named(tiny, capsys, options, message):
-    with pytest.raises(SystemExit):
-        run(tiny, *options)
-    assert message in " ".join(capsys.readouterr().err.split())
+def test_what_cannot_be_evaluated_is_named(tiny, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(request(tiny, **options))
+
+
+def test_a_request_without_pictures_or_prompts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="pictures is 0, must be at least 1"):
+        EvaluateRequest("tiny", tmp_path, ("a cat",), pictures=0)
+    with pytest.raises(ValueError, match="prompts has none, must have at least one"):
+        EvaluateRequest("tiny", tmp_path, ())
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from plugin.building.tuning import (
-    EQUAL_DB,
-    Judge,
-    TuneRequest,
-    offline_host,
-    psnr,
-    search,
-    tune,
-    tune_model,
-)
+from plugin.building.judge import Judge, offline_host
+from plugin.building.tuning import TuneRequest, search, tune, tune_model
 from plugin.cli.app import app
 from plugin.config import ModelConfig
 from plugin.paths import REPOSITORY
@@ -76,12 +68,6 @@ def test_steps_and_predictor_are_found_together():
 def test_a_number_of_full_steps_that_leaves_nothing_to_choose_is_named(count):
     with pytest.raises(ValueError, match=f"full_steps is {count}, must be from 2 to 19"):
         tune(lambda cache: 0.0, 20, count)
-
-
-def test_psnr_is_that_of_the_mean_square_and_bounded():
-    picture = np.full((1, 4, 4, 3), 100, dtype=np.uint8)
-    assert psnr(picture, picture + 5) == pytest.approx(10 * np.log10(255**2 / 25))
-    assert psnr(picture, picture) == EQUAL_DB
 
 
 @pytest.fixture
