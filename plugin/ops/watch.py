@@ -19,6 +19,7 @@ _PERIOD_S = 2.0
 _TIMEOUT_S = 10.0  # of one ping; no load keeps a living process from answering for that long
 _IN_A_ROW = 2  # failed pings that are too many
 _AMONG_LATEST = 3  # the same among the latest six: of several instances one may be dead while the others answer
+_DEAD = "is not healthy"  # what Triton answers for a process that it knows has ended: no second ping is needed
 _RELOAD_TIMEOUT_S = 120.0
 
 
@@ -82,17 +83,20 @@ class Watch:
             self._answered.add(model)
         elif model in self._plain_models and model not in self._answered:
             return  # a plain model that is not ours has never answered a ping
-        if self._has_failed(model, problem is not None) and not self._stopped.is_set():
+        if self._has_failed(model, problem) and not self._stopped.is_set():
             self._mend(model, str(problem))
 
-    def _has_failed(self, model: str, failed_now: bool) -> bool:
+    def _has_failed(self, model: str, problem: str | None) -> bool:
         """Whether this ping of a model was one too many that failed."""
         failed = self._failed.setdefault(model, deque(maxlen=6))
-        failed.append(failed_now)
-        too_many = (all([*failed][-_IN_A_ROW:]) and len(failed) >= _IN_A_ROW) or sum(failed) >= _AMONG_LATEST
-        if failed_now and too_many:
-            failed.clear()
-        return failed_now and too_many
+        failed.append(problem is not None)
+        if problem is None:
+            return False
+        in_a_row = len(failed) >= _IN_A_ROW and all([*failed][-_IN_A_ROW:])
+        if not (in_a_row or sum(failed) >= _AMONG_LATEST or _DEAD in problem):
+            return False
+        failed.clear()
+        return True
 
     def _mend(self, model: str, problem: str) -> None:
         stream_model = f"{model}_stream"

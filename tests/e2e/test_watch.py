@@ -5,41 +5,44 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from clients import Client, Generation, GenerationError, Progress
+from clients import Client, Generation, GenerationError, Progress, Unavailable
 from plugin.ops.server import free_ports
 from plugin.ops.watch import ping
 from tests.support.commands import COMMAND, port_options
+from tests.support.metrics import of_plugin
 from tests.support.repository import copy_model
+from tests.support.waiting import wait_for
 
 
 @dataclass(frozen=True)
 class Serving:
     url: str
+    metrics_url: str
     process: psutil.Process
     log: Path
 
+    def workers(self, instance: str) -> list[psutil.Process]:
+        """The living processes whose instance's name begins so: `killed_0` for those of the model `killed`."""
+        found = []
+        for each in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if "stub" in each.name() and any(part.startswith(instance) for part in each.cmdline()):
+                    found.append(each)
+        return found
+
     def worker(self, instance: str) -> psutil.Process:
-        """The living process of an instance of a model, `killed_0_1` for example, once there is one; of several the
-        latest."""
-        found: list[psutil.Process] = []
-        began = time.monotonic()
-        while not found:
-            assert time.monotonic() - began < 60, f"{instance} has no process"
-            with suppress(psutil.NoSuchProcess):
-                found = [
-                    each
-                    for each in self.process.children(recursive=True)
-                    if "stub" in each.name() and any(part.startswith(instance) for part in each.cmdline())
-                ]
-        return max(found, key=psutil.Process.create_time)
+        """The latest of them, once there is one."""
+        wait_for(lambda: bool(self.workers(instance)), f"{instance} has a process")
+        return max(self.workers(instance), key=psutil.Process.create_time)
 
     def said(self, words: str) -> bool:
         """Whether `serve` has said this; its lines are wrapped at spaces."""
@@ -61,61 +64,95 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with log.open("wb") as file:
         process = subprocess.Popen(arguments, stdout=file, stderr=file)
     try:
-        yield Serving(f"127.0.0.1:{grpc}", psutil.Process(process.pid), log)
+        yield Serving(f"127.0.0.1:{grpc}", f"http://127.0.0.1:{metrics}/metrics", psutil.Process(process.pid), log)
     finally:
         process.terminate()
         process.wait(60)
 
 
-def test_a_killed_worker_is_replaced_while_its_neighbour_serves(serving: Serving) -> None:
-    with Client(serving.url, "killed") as client, Client(serving.url, "neighbour") as neighbour:
+def test_two_processes_serve_a_model_and_sixty_four_plain_calls_at_once(serving: Serving) -> None:
+    with Client(serving.url, "killed") as client:
+        _wait_until_served(client, 120)
+    with ThreadPoolExecutor(64) as pool:
+        ends = [*pool.map(partial(_end_of_call, serving), range(64), [6] * 64)]
+    assert [type(end) for end in ends] == [Generation] * 64, ends
+    for instance in ("killed_0", "killed_stream_0"):
+        assert len(serving.workers(instance)) == 1
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_plain_calls_in_flight_are_answered_when_the_process_of_the_stream_model_dies(
+    serving: Serving, count: int
+) -> None:
+    """Triton (24.10) never answers them: `killed` does, and goes on with the process that comes next. The model beside
+    it serves meanwhile."""
+    with (
+        Client(serving.url, "killed") as client,
+        Client(serving.url, "neighbour") as neighbour,
+        ThreadPoolExecutor(count) as pool,
+    ):
         _wait_until_served(client, 120)
         assert ping(serving.url, "killed_stream") is None
+        before = {each.pid for each in serving.workers("killed_0")}
+        calls = [pool.submit(_end_of_call, serving, number, 1000) for number in range(count)]
+        wait_for(lambda: _in_flight(serving) == count, "all calls are in flight")
         serving.worker("killed_stream_0").kill()
+        began = time.monotonic()
+        ends = [call.result(timeout=30) for call in calls]
+        seconds = time.monotonic() - began
+        assert [type(end) for end in ends] == [Unavailable] * count, ends
+        assert seconds < 5
+        assert _health(serving) == 1, "health says so while the model is away"
         assert neighbour.generate("red apple, 3d", num_inference_steps=2).image.shape == (1, 64, 64, 3)
-        seconds = _wait_until_served(client, 30)
-        assert seconds < 30
-        assert neighbour.generate("red apple, 3d", num_inference_steps=2).image.shape == (1, 64, 64, 3)
-    assert serving.said("killed_stream does not answer")
+        assert serving.said("killed_stream does not answer")
+        assert _wait_until_served(client, 60) < 45
+        assert _health(serving) == 0
+        assert [*pool.map(partial(_end_of_call, serving), range(count), [2] * count)]
+        assert {each.pid for each in serving.workers("killed_0")} == before, "the plain model has stayed"
 
 
-def test_a_killed_worker_of_plain_calls_is_replaced_while_a_request_goes_on(serving: Serving) -> None:
+def test_a_killed_process_of_plain_calls_is_replaced_while_a_stream_goes_on(serving: Serving) -> None:
     with Client(serving.url, "killed") as client, Client(serving.url, "killed") as other:
         _wait_until_served(client, 120)
         updates = other.stream("red apple, 3d", num_inference_steps=1000, cache_interval=1)
         assert isinstance(next(updates), Progress)
-        serving.worker("killed_0_1").kill()
-        began = time.monotonic()
-        while not serving.said("killed lacks 1 of 4 processes"):
-            assert time.monotonic() - began < 30, "nobody has noticed"
-            time.sleep(0.2)
-        assert serving.worker("killed_0_1").is_running()
-        _wait_until_all_are_served(client, 30)
+        serving.worker("killed_0").kill()
+        wait_for(lambda: serving.said("killed does not answer"), "the watch has noticed", 30)
+        _wait_until_served(client, 30)
         assert isinstance([*updates][-1], Generation)
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_a_plain_call_is_replaced_with_the_stream_model(
-    serving: Serving,
-) -> None:
-    """Triton 24.10 waits for ever to hand the dead process its next response, in the thread that serves the stream
-    model's responses: that one does not answer either and is loaded again."""
-
-    def call(number: int) -> str:
-        with Client(serving.url, "killed") as each:
-            try:
-                each.generate("red apple, 3d", num_inference_steps=300, cache_interval=1, seed=number, timeout_s=20)
-            except GenerationError as error:
-                return str(error)
-            return "served"
-
+def test_a_process_that_is_killed_in_the_middle_of_plain_calls_ends_with_a_restart(serving: Serving) -> None:
+    """Triton 24.10 waits forever to hand the dead process its next response, in the thread that serves the stream
+    model's responses: only a restart of the server ends what is in flight there."""
     with Client(serving.url, "killed") as client, ThreadPoolExecutor(4) as pool:
-        _wait_until_all_are_served(client, 60)
-        calls = [pool.submit(call, number) for number in range(4)]  # one for each instance
-        time.sleep(1)
-        assert not any(call.done() for call in calls)
-        serving.worker("killed_0_1").kill()
-        assert "is not healthy" in next(as_completed(calls)).result(), "the one whose process is gone is told at once"
-        _wait_until_all_are_served(client, 120)
+        _wait_until_served(client, 60)
+        calls = [pool.submit(_end_of_call, serving, number, 1000) for number in range(4)]
+        wait_for(lambda: _in_flight(serving) == 4, "all calls are in flight")
+        serving.worker("killed_0").kill()
+        ends = [call.result(timeout=90) for call in calls]
+        assert all(isinstance(end, GenerationError) for end in ends), ends
+        assert serving.said("killed and killed_stream do not answer")
+        _wait_until_served(client, 120)
+
+
+def _end_of_call(serving: Serving, seed: int, steps: int) -> Generation | GenerationError:
+    """What a plain call ends with."""
+    with Client(serving.url, "killed") as client:
+        try:
+            return client.generate("red apple, 3d", seed=seed, num_inference_steps=steps, cache_interval=1)
+        except GenerationError as error:
+            return error
+
+
+def _in_flight(serving: Serving) -> float:
+    found = of_plugin(serving.metrics_url, "killed")
+    return found["taylorseer_requests_in_flight"] + found["taylorseer_requests_waiting"]
+
+
+def _health(serving: Serving) -> int:
+    command = [COMMAND, "health", "--url", serving.url, "--model", "killed"]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
 
 
 def _is_served(client: Client) -> bool:
@@ -124,12 +161,6 @@ def _is_served(client: Client) -> bool:
         return True
     except GenerationError:
         return False
-
-
-def _wait_until_all_are_served(client: Client, timeout_s: float) -> None:
-    began = time.monotonic()
-    while not all(_is_served(client) for _ in range(8)):  # twice as many as there are instances
-        assert time.monotonic() - began < timeout_s, "calls still fail"
 
 
 def _wait_until_served(client: Client, timeout_s: float) -> float:

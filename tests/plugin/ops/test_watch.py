@@ -96,3 +96,9 @@ def test_the_server_is_restarted_where_a_dead_plain_model_blocks_its_stream_mode
     watch.run(monkeypatch, "a")
     assert (watch.loaded, watch.restarts) == ([], 1)
     assert watch.said == ["a and a_stream do not answer (dead): the server is restarted"]
+
+
+def test_a_process_that_triton_knows_to_have_ended_is_not_asked_twice(monkeypatch):
+    watch = Watched([None, "Stub process 'a_stream_0_0' is not healthy."], loads_again=True)
+    watch.run(monkeypatch)
+    assert (watch.loaded, watch.restarts) == (["a_stream"], 0)
