@@ -42,10 +42,11 @@ class ChosenFeature(ForecastingTransformer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         inputs: Inputs = self._arguments(*args, **kwargs)
-        session, step, branch, _ = self._run.enter(self._family, inputs)
-        self._now = session, step, branch.name
-        condition = self._family.condition(inputs, branch.constants)
-        blocks = self._family.embed(inputs, condition, branch.constants)
+        call = self._run.enter(self._family, inputs)
+        constants = call.branch.constants
+        self._now = self._run.session, call.step, call.branch.name
+        condition = self._family.condition(inputs, constants)
+        blocks = self._family.embed(inputs, condition, constants)
         hidden = blocks["hidden_states"]
 
         def finish(features: torch.Tensor) -> torch.Tensor:
