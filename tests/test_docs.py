@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,9 @@ from plugin.cli.app import app
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Report
 from plugin.families.base import Family
+from plugin.fields import FIELDS, Field
 from plugin.parameters import PARAMETERS
+from plugin.request import InvalidRequest, parse_request
 from plugin.serving.plan import architecture_of, example_request, plan_request
 from plugin.tensors import INPUTS, STREAM_OUTPUTS
 from tests.support.documented_commands import BLOCKS, NOT_RUN, RUN, SHELL, ids, is_run, reason_of
@@ -227,7 +229,31 @@ def texts_in_code() -> tuple[str, ...]:
                     found.append("".join(each.value if isinstance(each, ast.Constant) else "…" for each in node.values))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.append(node.value)
-    return tuple(found)
+    return (*found, *refusals())
+
+
+def refusals() -> Iterator[str]:
+    """Messages about fields, which the code puts together from several strings."""
+    config = ModelConfig.from_folder(ROOT / "model_repository/emoji_stream")
+    of_videos = replace(config.limits, max_frames=129)
+    of_labels = replace(config.limits, takes_prompt=False)
+    prompt = {"prompt": b"star, 3d"}
+    for values, limits in (
+        ({"prompt": b"x" * 9000}, config.limits),
+        ({"prompt": b"\xff"}, config.limits),
+        ({"prompt": b"star\0"}, config.limits),
+        ({**prompt, "num_inference_steps": 0}, config.limits),
+        ({**prompt, "height": 60}, config.limits),
+        ({**prompt, "guidance_scale": float("nan")}, config.limits),
+        ({**prompt, "cache_preset": b"unheard"}, config.limits),
+        ({**prompt, "num_frames": 5}, config.limits),
+        ({**prompt, "num_frames": 4}, of_videos),
+        (prompt, of_labels),
+        ({"negative_prompt": b"star", "class_label": 1}, of_labels),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_request(values, config.defaults, limits, 0, config.presets)
+        yield str(refused.value)
 
 
 def stands_in_code(message: str) -> bool:
@@ -283,10 +309,19 @@ def reference(heading: str) -> list[list[str]]:
     return tables_of(ROOT / "docs/reference.md")[heading][1:]
 
 
-def test_every_input_is_in_the_reference_with_its_type():
-    types = {name: row[1] for row in reference("Inputs") for name in names_in([row])}
+def test_every_input_is_in_the_reference_with_its_type_and_range():
+    shown = {name: row[1:] for row in reference("Inputs") for name in names_in([row])}
     tritons = {"BYTES": "TYPE_STRING"}
-    assert {name: tritons.get(each, f"TYPE_{each}") for name, each in types.items()} == INPUTS
+    assert {name: tritons.get(kind, f"TYPE_{kind}") for name, (kind, _) in shown.items()} == INPUTS
+    limits = ModelConfig.from_folder(ROOT / "model_repository/emoji_stream").limits
+
+    def check_range(field: Field) -> None:
+        text = shown[field.name][1].replace(",", "").replace("2^63-1", str(2**63 - 1))
+        bounds, _, choices = field.values.allowed(limits).partition("one of: ")
+        assert {*map(float, numbers(bounds))} <= {*map(float, numbers(text))}, bounds
+        assert {*re.findall(r"\w+", choices.partition(", or ")[0])} <= {*re.findall(r"`(\w+)`", text)}, choices
+
+    check_each(check_range, FIELDS, lambda field: field.name)
 
 
 def test_every_output_and_every_field_of_the_report_is_in_the_reference():
