@@ -8,7 +8,7 @@ from enum import Enum
 class Outcome(Enum):
     """How a request ended: the label in the metrics, and Triton's code for it (None where there is no error).
 
-    An error that is no `RequestError` is `ERROR`: nobody expected it.
+    An error that is no `RequestError` is unexpected: `ERROR`.
     """
 
     OK = "ok", None
@@ -63,5 +63,5 @@ class DeadlineCannotBeMet(DeadlineError):
 
 
 def message_of(error: BaseException) -> str:
-    """What the client is told; an error that nobody expected is named."""
+    """The message for the client; an unexpected error is named."""
     return str(error) if Outcome.of(error) is not Outcome.ERROR else f"{type(error).__name__}: {error}"

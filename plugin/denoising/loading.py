@@ -107,7 +107,7 @@ def only_denoiser(pipe: DiffusionPipeline, what: str) -> Any:
 
     Args:
         pipe: a loaded pipeline.
-        what: who wants it, for the message.
+        what: the caller, for the message.
 
     Raises:
         ValueError: there are two.

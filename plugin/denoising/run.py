@@ -37,8 +37,8 @@ class RunEvents(Protocol):
         return None
 
     def engine_called(self, batch_size: int) -> None:
-        """Called at the end for each engine call with the number of requests that shared it; of those that shared a
-        call only the first is told of it."""
+        """Called at the end for each engine call with the number of requests that shared it; only the first of
+        those reports the call."""
         return None
 
     def cache_changed(self, delta_bytes: int) -> None:

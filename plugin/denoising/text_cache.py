@@ -38,7 +38,7 @@ class TextCache:
         """The same function, which returns what it has returned before for equal arguments.
 
         Tensors are shared with earlier callers, as objects of their own: pipelines read them only, and guidance
-        branches may be told apart by identity. Calls that are given embeddings, or anything else that cannot be
+        branches may be distinguished by identity. Calls that are given embeddings, or anything else that cannot be
         compared, go through.
         """
 

@@ -33,8 +33,8 @@ class Branch:
 
     Attributes:
         name: as `cache_context` names it, or numbered.
-        key: the tensor that tells it from the others where no context names it; kept alive, so that its identity stays
-            its own.
+        key: the tensor that distinguishes it from the others where no context names it; kept alive, so that its
+            identity stays its own.
         constants: what the family keeps from step to step.
         forecast: the latest one, whose memory the next one takes.
     """

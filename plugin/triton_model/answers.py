@@ -33,7 +33,7 @@ class Answers:
         admission: withdraws a queued request that has ended.
         reporting: counts what is answered; used by the response thread alone.
         send: what sends a job's news; `send_news` unless a test breaks it.
-        stuck_after_s: how long one operation of a request may take; 0 for ever.
+        stuck_after_s: how long one operation of a request may take; 0 for no limit.
 
     Attributes:
         jobs: the requests that have not been answered.

@@ -26,9 +26,9 @@ from plugin.triton_model.backend import ModelConfig, Request, Response, Response
 from plugin.triton_model.responses import FINAL, error_response, plain_response, with_tensors
 
 _WATCH_S = 0.25  # how often calls are checked for a process that has died
-_SILENT_S = 1.0  # a heartbeat comes ten times as often: after this silence the process is looked at
+_SILENT_S = 1.0  # a heartbeat comes ten times as often: after this silence the process is checked
 _UNHEARD_S = 3.5  # the same for a call that has not had its first heartbeat
-_STOPPED_S = 30.0  # a process that is there and silent for this long has been stopped, or hangs
+_STOPPED_S = 30.0  # a living process that is silent for this long has been stopped, or hangs
 
 
 class FrontModel:
@@ -80,7 +80,7 @@ class FrontModel:
 
     def _watch(self) -> None:
         while not self._closing.wait(_WATCH_S):
-            self._processes.look()
+            self._processes.check()
             for call in list(self._calls):
                 if (reason := call.lost()) is not None:
                     call.answer(error_response(Unavailable(reason)))
@@ -97,14 +97,14 @@ class Processes:
         """A heartbeat has come from a process."""
         self._alive.add(pid)
 
-    def look(self) -> None:
-        """Looks which of them still are there."""
+    def check(self) -> None:
+        """Checks which of them still run."""
         for pid in [each for each in list(self._alive) if not is_alive(each)]:
             self._alive.discard(pid)
             self._died_at = time.monotonic()
 
     def has(self, pid: int) -> bool:
-        """Whether a process was there at the latest look, or has been heard from since."""
+        """Whether a process ran at the latest check, or has been heard from since."""
         return pid in self._alive
 
     def may_have_lost(self, since: float) -> bool:
@@ -193,7 +193,7 @@ class Call:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and has not ended (as one that nobody has waited for has)."""
+    """Whether a process runs; one that has ended, and that its parent has not waited for, does not."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,6 +1,6 @@
 """Where each process of a model works: Triton's instance_group, read by one of its instances.
 
-Triton gives the instances of one group on several GPUs the same name: their GPU tells them apart.
+Triton gives the instances of one group on several GPUs the same name: only their GPU differs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def device_of(args: Mapping[str, str], device: str) -> str:
     """The torch device of an instance.
 
     Args:
-        args: what Triton's Python backend tells `initialize`.
+        args: what Triton's Python backend gives `initialize`.
         device: the model's parameter. On a GPU, the index is that of the GPU that Triton gives an instance of KIND_GPU.
     """
     return _device(device, args["model_instance_device_id"] if _is_on_gpu(args) else None)
@@ -35,7 +35,7 @@ def count_on_device(args: Mapping[str, str], device: str) -> int:
 
 
 def label_of(args: Mapping[str, str]) -> str | None:
-    """What tells the instance from the model's first one, which has no label: Triton's name of it, and its GPU."""
+    """What distinguishes the instance from the model's first one, which has no label: Triton's name of it, and its GPU."""
     name = args["model_instance_name"].removeprefix(f"{args['model_name']}_")
     first_gpu = next((str(gpu) for group in _groups(args) for gpu in group.get("gpus", [])), None)
     if _is_on_gpu(args) and (gpu := args["model_instance_device_id"]) != first_gpu:

@@ -87,8 +87,8 @@ def budget_bytes(config: ModelConfig, args: Mapping[str, str]) -> int:
 
 
 def own_labels(args: Mapping[str, str]) -> dict[str, str]:
-    """The labels of an instance's metrics: its model, what tells it from the first instance, and its version beyond
-    version 1. Processes that exist at once cannot share a metric."""
+    """The labels of an instance's metrics: its model, what distinguishes it from the first instance, and its version
+    beyond version 1. Processes that exist at once cannot share a metric."""
     labels = {"model": args["model_name"].removesuffix("_stream")}
     if instance := label_of(args):
         labels["instance"] = instance

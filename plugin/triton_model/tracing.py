@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PARTS = ("queue", "encode", "denoise", "decode")  # in this order, one after the other
-_LAST_SPANS_S = 2.0  # a model that is unloaded shall not keep the server waiting
+_LAST_SPANS_S = 2.0  # a model that is unloaded must not keep the server waiting
 _OF_REPORT = ("num_steps", "engine_calls", "cache_bytes", "cache_interval", "engine", "height", "width", "num_frames")
 
 
