@@ -35,7 +35,7 @@ def count_on_device(args: Mapping[str, str], device: str) -> int:
 
 
 def label_of(args: Mapping[str, str]) -> str | None:
-    """What distinguishes the instance from the model's first one, which has no label: Triton's name of it, and its GPU."""
+    """What distinguishes an instance from the first one, which has no label: Triton's name of it, and its GPU."""
     name = args["model_instance_name"].removeprefix(f"{args['model_name']}_")
     first_gpu = next((str(gpu) for group in _groups(args) for gpu in group.get("gpus", [])), None)
     if _is_on_gpu(args) and (gpu := args["model_instance_device_id"]) != first_gpu:

@@ -223,6 +223,8 @@ class Triton:
 
     def __init__(self) -> None:
         self.models: dict[str, Any] = {}
+        self.lost: list[Any] = []  # whose process died; their threads still are in this one
+        self.exits: list[int] = []  # exit codes of processes that ended themselves
         self._lock = threading.Lock()
         self._clients: dict[str, list[Client]] = {}
 
@@ -278,6 +280,7 @@ class Triton:
         """The process of a model dies: requests there are never answered, and new ones are refused at once."""
         for client in self._clients.get(name, []):
             client.dead.set()
+        self.lost.append(self.models[name])
         self.models[name] = _Dead(name)
 
 

@@ -33,13 +33,12 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[Triton]:
     """A pretended server, whose models are unloaded at the end; a process that ends itself only writes that down."""
     server = Triton()
     monkeypatch.setattr(pretend_triton.InferenceRequest, "server", server, raising=False)
-    server.exits = []
     monkeypatch.setattr(os, "_exit", server.exits.append)
     MetricFamily.families.clear()
     yield server
-    for name in list(server.models):
-        if hasattr(server.models[name], "finalize"):
-            server.unload(name)
+    for model in (*server.models.values(), *server.lost):
+        if hasattr(model, "finalize"):
+            model.finalize()
 
 
 @pytest.fixture
