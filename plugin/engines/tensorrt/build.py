@@ -9,7 +9,9 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -68,30 +70,54 @@ def build_engine(
     stack = family.export_stack().eval()
     root = (cache_dir or default_cache_dir()) / flavour
     folder = root / stack_key(family, stack) / options_key(trt.__version__, architectures, options)
+    # TensorRT times kernels while it builds; TensorRT-RTX does not.
+    timing = root / f"timing-{trt.__version__}-{architectures[0]}.cache" if flavour == "tensorrt" else None
+    build = _Build(family, stack, trt, flavour, architectures, options, timing, progress, samples)
+    build_once(folder, lambda: is_whole(folder), build.run)
+    return read_built(folder, flavour)
 
-    def build(scratch: Path) -> None:
+
+@dataclass(frozen=True)
+class _Build:
+    """One build, with the checked arguments of `build_engine`.
+
+    Attributes:
+        timing_cache: as in `Compiler.compile`.
+    """
+
+    family: Family
+    stack: nn.Module
+    trt: ModuleType
+    flavour: str
+    architectures: tuple[str, ...]
+    options: BuildOptions
+    timing_cache: Path | None
+    progress: BuildProgress
+    samples: Callable[[], Samples] | None
+
+    def run(self, folder: Path) -> None:
+        """Writes the engine and its record to an empty folder."""
         began = time.perf_counter()
-        onnx = scratch / "onnx"
+        onnx = folder / "onnx"
         onnx.mkdir()
-        exported, quantized = _export(family, stack, onnx, options, samples, progress)
-        progress.stage(f"compiling with {flavour} {trt.__version__} for {', '.join(architectures)}")
-        compiler = Compiler(trt, flavour, options, progress)
-        examples = family.example_inputs()
-        shapes = [_profile_shapes(family, examples, options.batch, size.axes) for size in options.sizes]
-        # TensorRT-RTX times no kernels while it builds.
-        timing = root / f"timing-{trt.__version__}-{architectures[0]}.cache" if flavour == "tensorrt" else None
-        plan = compiler.compile(exported, shapes, timing)
+        exported, quantized = self._export(onnx)
+        version = self.trt.__version__
+        self.progress.stage(f"compiling with {self.flavour} {version} for {', '.join(self.architectures)}")
+        compiler = Compiler(self.trt, self.flavour, self.options, self.progress)
+        examples = self.family.example_inputs()
+        shapes = [_profile_shapes(self.family, examples, self.options.batch, size.axes) for size in self.options.sizes]
+        plan = compiler.compile(exported, shapes, self.timing_cache)
         shutil.rmtree(onnx)
         built = BuiltEngine(
-            path=scratch / PLAN,
-            flavour=flavour,
-            version=trt.__version__,
-            architectures=architectures,
-            dtype=dtype_name(family.transformer.dtype),
+            path=folder / PLAN,
+            flavour=self.flavour,
+            version=version,
+            architectures=self.architectures,
+            dtype=dtype_name(self.family.transformer.dtype),
             input_dtypes={name: dtype_name(tensor.dtype) for name, tensor in examples.items()},
             profiles=tuple(
                 Profile(size.name, smallest, largest)
-                for size, (smallest, _, largest) in zip(options.sizes, shapes, strict=True)
+                for size, (smallest, _, largest) in zip(self.options.sizes, shapes, strict=True)
             ),
             layers=compiler.layers,
             engine_bytes=len(plan),
@@ -103,32 +129,21 @@ def build_engine(
         )
         write_built(built, plan)
 
-    build_once(folder, lambda: is_whole(folder), build)
-    return read_built(folder, flavour)
-
-
-def _export(
-    family: Family,
-    stack: nn.Module,
-    folder: Path,
-    options: BuildOptions,
-    samples: Callable[[], Samples] | None,
-    progress: BuildProgress,
-) -> tuple[Path, Quantized | None]:
-    """Writes the ONNX file to compile; its path, and what of it is in fp8."""
-    recorded: Samples = ()
-    if options.calibration is not None:
-        assert samples is not None, "a calibration comes with its samples"
-        recorded = samples()
-    progress.stage("exporting the block stack")
-    exported = exported_onnx(family, stack, folder)
-    if options.calibration is None:
-        return exported, None
-    if exported.parent != folder:  # kept for others, and the quantiser writes beside it
-        shutil.copytree(exported.parent, folder, dirs_exist_ok=True)
-        exported = folder / exported.name
-    progress.stage(f"quantising with {len(recorded)} recorded inputs")
-    return folder / "fp8.onnx", quantize(exported, recorded, folder / "fp8.onnx")
+    def _export(self, folder: Path) -> tuple[Path, Quantized | None]:
+        """Writes the ONNX file to compile; its path, and what of it is in fp8."""
+        recorded: Samples = ()
+        if self.options.calibration is not None:
+            assert self.samples is not None, "a calibration comes with its samples"
+            recorded = self.samples()
+        self.progress.stage("exporting the block stack")
+        exported = exported_onnx(self.family, self.stack, folder)
+        if self.options.calibration is None:
+            return exported, None
+        if exported.parent != folder:  # kept for others; the quantiser changes it and writes beside it
+            shutil.copytree(exported.parent, folder, dirs_exist_ok=True)
+            exported = folder / exported.name
+        self.progress.stage(f"quantising with {len(recorded)} recorded inputs")
+        return folder / "fp8.onnx", quantize(exported, recorded, folder / "fp8.onnx")
 
 
 def _profile_shapes(
