@@ -1,5 +1,5 @@
 /* The weighted sum of anchors in one pass over memory: every anchor is read once, the sum is kept in float32 in registers
- * and written once. Built with the package where there is a C compiler; taylorseer/cpu_kernel.py calls it. */
+ * and written once. Built with the package if there is a C compiler; taylorseer/cpu_kernel.py calls it. */
 
 #include <stdint.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 #endif
 
 #define MAX_SLOTS 9 /* predictors.py: MAX_ORDER + 1 */
-#define SMALL 32768 /* elements that one thread sums sooner than it wakes others; torch's own limit */
+#define SMALL 32768 /* with fewer elements one thread is faster than several; torch's own limit */
 #define INLINE static inline __attribute__((always_inline))
 
 /* One library for all processors: which of the three versions runs is decided when it is loaded. */
@@ -20,8 +20,8 @@
 #define EVERY_PROCESSOR
 #endif
 
-/* Two numbers of bfloat16, the upper halves of numbers of float32, at any even address. In one word they are taken apart
- * and put together by shifts and masks, which take less time than widening and narrowing vectors. */
+/* Two bfloat16 numbers (each the upper half of a float32) at any even address. As one word they are split and joined
+ * by shifts and masks, which is faster than widening and narrowing vectors. */
 typedef uint32_t pair __attribute__((aligned(2), may_alias));
 
 INLINE float number(uint32_t bits) {
@@ -33,9 +33,9 @@ INLINE float number(uint32_t bits) {
 INLINE float lower(uint32_t both) { return number(both << 16); }
 INLINE float upper(uint32_t both) { return number(both & 0xffff0000u); }
 
-/* The bits with the nearest bfloat16 in their upper half, of two equally near ones the even. NaN stays NaN: sums of
- * bfloat16 that are not numbers carry the lower half of zeros of one of them, or of the processor's own NaN, and from
- * there nothing is carried into the upper half. */
+/* Bits whose upper half is the nearest bfloat16, and the even one of two equally near. NaN stays NaN: if a sum of
+ * bfloat16 numbers is NaN, its lower half is 0, as in one of them or in the processor's own NaN, so nothing is carried
+ * into the upper half. */
 INLINE uint32_t rounded(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -83,7 +83,7 @@ INLINE void sum_bfloat16(const void *const *slots, const float *weights, const i
 #ifdef X86
 #define ROUNDS_ITSELF "avx512f,avx512bw,avx512bf16"
 
-/* The same by the processor's own rounding to bfloat16, which takes numbers below 2^-126 for 0. */
+/* The same with the processor's own rounding to bfloat16, which treats numbers below 2^-126 as 0. */
 __attribute__((target(ROUNDS_ITSELF))) INLINE void sum_avx512_bfloat16(const void *const *slots, const float *weights,
                                                                       const int count, void *sum, int64_t begin,
                                                                       int64_t end) {
@@ -131,7 +131,7 @@ DEFINE(__attribute__((target(ROUNDS_ITSELF))), avx512_bfloat16)
 
 typedef void part(const void *const *, const float *, int, void *, int64_t, int64_t);
 
-/* What is to be summed: the slots whose weights are not 0. */
+/* The terms of the sum: the slots whose weights are not 0. */
 struct terms {
     const void *slots[MAX_SLOTS];
     float weights[MAX_SLOTS];
@@ -161,8 +161,8 @@ static void in_parts(part *sum_of, const struct terms *used, void *out, int64_t 
     }
 }
 
-/* sum_k weights[k] * slots[k] over `count` slots, at most MAX_SLOTS, that lie behind each other in memory, of `numel`
- * elements each. Slots of weight 0 are not read. */
+/* sum_k weights[k] * slots[k] over `count` slots, at most MAX_SLOTS, of `numel` elements each, one after another in
+ * memory. Slots of weight 0 are not read. */
 
 void weighted_sum_float32(const void *slots, const float *weights, int count, void *out, int64_t numel, int threads) {
     const struct terms used = terms_of(slots, weights, count, numel * 4);
@@ -176,7 +176,7 @@ void weighted_sum_bfloat16(const void *slots, const float *weights, int count, v
     if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw")) sum_of = part_avx512_bfloat16;
 #endif
     in_parts(sum_of, &used, out, numel / 2, threads);
-    if (numel % 2) { /* the last one is no pair */
+    if (numel % 2) { /* the last one has no partner */
         float total = 0;
         for (int k = 0; k < used.count; k++)
             total += used.weights[k] * number((uint32_t)((const uint16_t *)used.slots[k])[numel - 1] << 16);
