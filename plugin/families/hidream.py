@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
 from torch import nn
 
 from plugin.families.base import BlockInputs, Constants, Family, Inputs, once, refuse_adapters
@@ -126,6 +125,9 @@ class HiDreamFamily(Family):
 
     def export_stack(self) -> nn.Module:
         """With `DenseExperts` in place of the experts, whose own code sorts tokens in numpy and cannot be exported."""
+        # Here, because plans need this module without diffusers, which takes seconds to import.
+        from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
+
         stack = self.block_stack()
         kept: dict[int, Any] = {id(weight): weight for weight in (*stack.parameters(), *stack.buffers())}
         dense = {id(each): DenseExperts(each) for each in stack.modules() if isinstance(each, MOEFeedForwardSwiGLU)}

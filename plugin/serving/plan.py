@@ -1,21 +1,19 @@
-"""What a request costs, told from shapes before anything is loaded."""
+"""What a request costs, computed from shapes before anything is loaded."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
-
 from plugin.config import ModelConfig
 from plugin.families import family_class
 from plugin.request import GenerationRequest, parse_request
-from plugin.serving.published import PUBLISHED, Architecture, defaults_of
+from plugin.serving.defaults import arguments_of, text_tokens_of
+from plugin.serving.published import PUBLISHED, Architecture
 
+_ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # what DiT's own folders still name
 
 
@@ -81,7 +79,7 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
     family, options = family_class(architecture.transformer), architecture.config
     tokens, width, text_tokens = feature_of(config, architecture, request)
     dtype = dict(config.source.component_dtypes).get("transformer", config.source.dtype)
-    element_bytes = getattr(torch, dtype).itemsize
+    element_bytes = _ELEMENT_BYTES[dtype]
     return Plan(
         num_steps=request.num_inference_steps,
         full_steps=request.cache.full_steps(request.num_inference_steps),
@@ -139,7 +137,7 @@ def architecture_of(pipeline: str) -> Architecture:
         _PREDECESSORS.get(class_name, class_name),
         {name: value for name, value in transformer.items() if name[0] != "_"},
         _compression(_read(folder / "vae" / "config.json")),
-        _text_tokens(_read(folder / "model_index.json")["_class_name"]),
+        text_tokens_of(_read(folder / "model_index.json")["_class_name"]),
     )
 
 
@@ -155,7 +153,7 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
     transformer = getattr(pipe, "transformer", None) or pipe.transformer_2
     config = {name: value for name, value in transformer.config.items() if name[0] != "_"}
     vae = {"_class_name": type(pipe.vae).__name__, **pipe.vae.config}
-    return Architecture(type(transformer).__name__, config, _compression(vae), _text_tokens(type(pipe).__name__))
+    return Architecture(type(transformer).__name__, config, _compression(vae), text_tokens_of(type(pipe).__name__))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -166,7 +164,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _compression(vae: dict[str, Any]) -> tuple[int, int]:
     """In time and in space; the classes of autoencoders name it in different ways."""
-    vae = {**defaults_of(vae["_class_name"]), **vae}
+    vae = {**arguments_of(vae["_class_name"]), **vae}
     for time, space in (
         ("temporal_compression_ratio", "spatial_compression_ratio"),
         ("scale_factor_temporal", "scale_factor_spatial"),
@@ -174,9 +172,3 @@ def _compression(vae: dict[str, Any]) -> tuple[int, int]:
         if space in vae:
             return vae[time], vae[space]
     return 1, 2 ** (len(vae["block_out_channels"]) - 1)
-
-
-def _text_tokens(pipeline_class: str) -> int:
-    """The pipeline's default; 0 where it takes no text."""
-    arguments = inspect.signature(getattr(diffusers, pipeline_class).__call__).parameters
-    return arguments["max_sequence_length"].default if "max_sequence_length" in arguments else 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import diffusers
+from plugin.serving.defaults import arguments_of
 
 
 @dataclass(frozen=True)
@@ -17,10 +16,10 @@ class Architecture:
 
     Attributes:
         transformer: the name of the transformer's class in diffusers.
-        options: its arguments, those that are the class's defaults left out.
+        options: its arguments; those that are the class's defaults may be left out.
         compression: of the autoencoder, in time and in space.
-        text_tokens: tokens of text that the pipeline gives the transformer where nothing else is asked for.
-        parameters: of the transformer, as its authors count them; None where they are not asked.
+        text_tokens: tokens of text that the pipeline gives the transformer by default.
+        parameters: how many the transformer has, as its authors count them; None where that is not known.
     """
 
     transformer: str
@@ -31,14 +30,8 @@ class Architecture:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The transformer's whole configuration."""
-        return {**defaults_of(self.transformer), **self.options}
-
-
-def defaults_of(class_name: str) -> dict[str, Any]:
-    """The configuration that a class of diffusers has where its arguments are left out."""
-    arguments = inspect.signature(getattr(diffusers, class_name).__init__).parameters.values()
-    return {each.name: each.default for each in arguments if each.default is not each.empty}
+        """The options, and the defaults that planning needs of those that are left out."""
+        return {**arguments_of(self.transformer), **self.options}
 
 
 _HIDREAM = Architecture(

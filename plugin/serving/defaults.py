@@ -1,0 +1,91 @@
+"""What diffusers' classes have where a configuration leaves it out, as far as planning needs it.
+
+Written down, because diffusers takes seconds to import. The test of this module compares each number with diffusers'
+own signatures.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "DiTTransformer2DModel": {
+            "num_attention_heads": 16,
+            "attention_head_dim": 72,
+            "num_layers": 28,
+            "sample_size": 32,
+            "patch_size": 2,
+        },
+        "FluxTransformer2DModel": {
+            "num_attention_heads": 24,
+            "attention_head_dim": 128,
+            "num_layers": 19,
+            "num_single_layers": 38,
+        },
+        "HiDreamImageTransformer2DModel": {
+            "num_attention_heads": 20,
+            "attention_head_dim": 128,
+            "num_layers": 16,
+            "num_single_layers": 32,
+            "max_resolution": (128, 128),
+        },
+        "HunyuanVideoTransformer3DModel": {
+            "num_attention_heads": 24,
+            "attention_head_dim": 128,
+            "num_layers": 20,
+            "num_single_layers": 40,
+            "patch_size": 2,
+            "patch_size_t": 1,
+        },
+        "WanTransformer3DModel": {
+            "num_attention_heads": 40,
+            "attention_head_dim": 128,
+            "num_layers": 40,
+            "patch_size": (1, 2, 2),
+        },
+        "AutoencoderKL": {"block_out_channels": (64,)},
+        "AutoencoderTiny": {},  # it saves block_out_channels, which no argument is called
+        "AutoencoderKLHunyuanVideo": {"temporal_compression_ratio": 4, "spatial_compression_ratio": 8},
+        "AutoencoderKLWan": {"scale_factor_temporal": 4, "scale_factor_spatial": 8},
+    }
+)
+
+TEXT_TOKENS: Mapping[str, int] = MappingProxyType(
+    {
+        "DiTPipeline": 0,
+        "FluxPipeline": 512,
+        "FluxKontextPipeline": 512,
+        "HiDreamImagePipeline": 128,
+        "HunyuanVideoPipeline": 256,
+        "WanPipeline": 512,
+        "WanImageToVideoPipeline": 512,
+    }
+)
+
+
+def arguments_of(class_name: str) -> Mapping[str, Any]:
+    """The defaults of a class's arguments: those in `ARGUMENTS`, or all of a class that is not there."""
+    if class_name in ARGUMENTS:
+        return ARGUMENTS[class_name]
+    import diffusers  # takes seconds, which the classes of served models do not need
+
+    return signature_defaults(getattr(diffusers, class_name).__init__)
+
+
+def text_tokens_of(pipeline_class: str) -> int:
+    """The tokens of text that a pipeline takes by default; 0 where it takes no text."""
+    if pipeline_class in TEXT_TOKENS:
+        return TEXT_TOKENS[pipeline_class]
+    import diffusers  # as in arguments_of
+
+    return signature_defaults(getattr(diffusers, pipeline_class).__call__).get("max_sequence_length", 0)
+
+
+def signature_defaults(function: Any) -> dict[str, Any]:
+    """The defaults of a function's arguments, by name; those without one are left out."""
+    arguments = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in arguments if each.default is not each.empty}
