@@ -321,7 +321,7 @@ def test_a_model_served_by_name_brings_the_model_that_it_calls():
     assert loaded == ["emoji_blocks", "emoji_stream", "emoji"]
 
 
-def test_a_called_model_that_is_not_in_the_repository_is_told_before_the_server_starts(monkeypatch):
+def test_a_called_model_that_is_not_in_the_repository_is_named_before_the_server_starts(monkeypatch):
     monkeypatch.setenv("TAYLORSEER_EMOJI_ENGINE_MODEL", "nobody")
     with pytest.raises(ServerError, match=r"model 'nobody' is not in .*, must be one of: emoji, emoji_blocks"):
         check(ServerConfig(EXAMPLE, "127.0.0.1", *free_ports(3), models=("emoji",)))
