@@ -132,9 +132,6 @@ def check_ours(name: str, arguments: list[str]) -> None:
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     if "--help" in arguments:
         return
-    if name in ("bench", "evaluate"):
-        check_options({"bench": "benchmarks.cpu", "evaluate": "benchmarks.evaluate"}[name], arguments)
-        return
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     context = command.make_context(name, list(ours), resilient_parsing=not ours)
     assert not context.args, f"{name} does not know {context.args}"

@@ -1,0 +1,51 @@
+"""`triton-taylorseer health`: whether a model makes pictures."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from plugin.cli.options import TRITON, Model, Url
+from plugin.cli.terminal import fail, say
+
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Longest time that the check may take.")]
+
+
+def health(url: Url = TRITON, model: Model = "emoji", timeout: Timeout = 15.0) -> None:
+    """Checks that a model works, by making a picture of one step.
+
+    Triton's own health endpoints stay green when a model's process has died. The picture is a plain call, which passes
+    through both processes of a model. A full queue counts as healthy. The exit code is 0 for a healthy model, else 1.
+
+    Examples:
+
+      triton-taylorseer health --model flux_dev --timeout 30
+    """
+    from clients import GenerationError, Unavailable
+
+    try:
+        _make_a_picture(url, model, timeout)
+    except Unavailable as error:
+        if "try again in" not in str(error):  # what a model says whose queue is full
+            fail(error)
+    except (GenerationError, OSError, ValueError) as error:
+        fail(error)
+    say("healthy")
+
+
+def _make_a_picture(url: str, model: str, timeout_s: float) -> None:
+    from clients import Client, InvalidArgument
+
+    ends = time.monotonic() + timeout_s
+
+    def generate(**subject: Any) -> None:
+        left = max(0.0, ends - time.monotonic())
+        client.generate(**subject, num_inference_steps=1, priority=60, timeout_s=left)
+
+    with Client(url, model) as client:
+        try:
+            generate(prompt="health")
+        except InvalidArgument:  # a model that takes a class label
+            generate(class_label=0)

@@ -1,0 +1,78 @@
+"""Options that several commands share, and those that come from the table of request fields."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plugin.fields import FIELDS, Field
+
+LOCALHOST = "127.0.0.1"
+TRITON = "localhost:8001"
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model of the repository.")]
+ModelRepository = Annotated[
+    Path,
+    typer.Option(metavar="FOLDER", help="Folder of models. Default: the one of this package.", show_default=False),
+]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")]
+Url = Annotated[str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC endpoint.")]
+Model = Annotated[str, typer.Option(metavar="NAME", help="The model's name.")]
+
+_TYPES = {
+    "TYPE_STRING": (str, "TEXT"),
+    "TYPE_INT64": (int, "N"),
+    "TYPE_INT32": (int, "N"),
+    "TYPE_FP32": (float, "X"),
+    "TYPE_BOOL": (bool, ""),
+}
+
+
+def with_fields(
+    *names: str, meanings: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of some request fields.
+
+    The command has a parameter `fields`, which gets a dict of all these fields: name -> value, None if not given.
+
+    Args:
+        *names: of fields in `FIELDS` that have an option; none for all of them.
+        meanings: help that replaces a field's own meaning, by name.
+    """
+    chosen = [field for field in FIELDS if field.option and (not names or field.name in names)]
+    parameters = {_parameter(field): field for field in chosen}
+    options = [_option(field, (meanings or {}).get(field.name, field.meaning)) for field in chosen]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(**arguments: Any) -> None:
+            fields = {field.name: arguments.pop(parameter) for parameter, field in parameters.items()}
+            command(**arguments, fields=fields)
+
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        listed = [each for one in own for each in (options if one.name == "fields" else [one])]
+        called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what Typer reads
+            [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in listed]
+        )
+        return called
+
+    return decorate
+
+
+def _parameter(field: Field) -> str:
+    assert field.option is not None
+    return field.option.removeprefix("--").replace("-", "_")
+
+
+def _option(field: Field, meaning: str) -> inspect.Parameter:
+    kind, metavar = _TYPES[field.type]
+    panel = "Cache" if field.name.startswith("cache_") else "Request"
+    option = typer.Option(field.option, help=meaning, metavar=metavar, rich_help_panel=panel)
+    return inspect.Parameter(
+        _parameter(field), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )

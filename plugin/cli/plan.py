@@ -1,0 +1,69 @@
+"""`triton-taylorseer plan`: what a request costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from plugin.cli.options import ModelArgument, ModelRepository, with_fields
+from plugin.cli.terminal import binary, fail, show, two_columns
+from plugin.paths import REPOSITORY
+
+if TYPE_CHECKING:
+    from plugin.serving.plan import Plan
+
+_FIELDS = (
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "height",
+    "width",
+    "num_frames",
+    "cache_preset",
+    "cache_interval",
+    "cache_order",
+    "cache_warmup_steps",
+    "cache_predictor",
+    "cache_schedule",
+)
+
+
+@with_fields(*_FIELDS, meanings={"negative_prompt": "Negative prompt; only its presence matters."})
+def plan(model: ModelArgument, fields: dict[str, Any], model_repository: ModelRepository = REPOSITORY) -> None:
+    """Says what a request will cost, without loading the model.
+
+    Request options that are left out get the model's defaults.
+
+    Examples:
+
+      triton-taylorseer plan flux_dev --height 768 --width 768 --interval 6
+    """
+    from plugin.config import ModelConfig
+    from plugin.repository import InvalidConfig
+    from plugin.serving.plan import architecture_of, example_request, plan_request
+
+    name = model.removesuffix("_stream")
+    try:
+        config = ModelConfig.from_folder(model_repository.resolve() / f"{name}_stream")
+        request = example_request(config, **fields)
+        architecture = architecture_of(config.source.pipeline)
+        planned = plan_request(config, architecture, request)
+    except (InvalidConfig, OSError, ValueError, TypeError) as error:
+        fail(error)
+    frames = f", {request.num_frames} frames" if request.num_frames > 1 else ""
+    title = f"{name} ({architecture.transformer}), height {request.height}, width {request.width}{frames}"
+    show(two_columns(title, _rows(planned)))
+
+
+def _rows(plan: Plan) -> dict[str, str]:
+    def anchors(anchor_bytes: int) -> str:
+        return f"{plan.branches} x {plan.anchors} anchors of {binary(anchor_bytes)}"
+
+    full_steps = ", ".join(map(str, plan.full_steps))
+    return {
+        "full steps": f"{len(plan.full_steps)} of {plan.num_steps}: {full_steps}",
+        "speed-up, upper bound": f"{plan.speed_up_bound:.2f}x: steps / full steps",
+        "guidance branches": str(plan.branches),
+        "feature": f"{plan.tokens} tokens x {plan.width}",
+        "cache": f"{binary(plan.cache_bytes)}: {anchors(plan.anchor_bytes)}",
+        "cache of every module": f"{binary(plan.module_cache_bytes)}: {anchors(plan.module_anchor_bytes)}",
+    }
