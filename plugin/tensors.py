@@ -23,6 +23,7 @@ PING_PARAMETER = "taylorseer_ping"  # is answered at once, by the thread that an
 KEY_PARAMETER = "taylorseer_key"  # the key under which the request of a plain call can be cancelled
 CANCEL_PARAMETER = "taylorseer_cancel"  # cancels the request whose key is its value
 QUIET_PARAMETER = "taylorseer_quiet"  # present where heartbeats are wanted in place of progress
+TRACE_PARAMETER = "taylorseer_trace"  # the trace context of a plain call, W3C headers in JSON
 
 # A stream that carries it gets an error as the report of its last response, {"error": {"code": …, "message": …}}:
 # Triton keeps the code of a stream's error only with a header with which 24.10 can crash.

@@ -21,6 +21,7 @@ from plugin.tensors import (
     OUTPUTS,
     PING_PARAMETER,
     QUIET_PARAMETER,
+    TRACE_PARAMETER,
 )
 from plugin.triton_model.backend import ModelConfig, Request, Response, ResponseSender
 from plugin.triton_model.responses import FINAL, error_response, plain_response, with_tensors
@@ -56,16 +57,13 @@ class FrontModel:
         """Takes the requests over and returns at once; each is answered through its own response sender."""
         for request in requests:
             sender = request.get_response_sender()
-            if PING_PARAMETER in json.loads(request.parameters() or "{}"):
-                sender.send(pb_utils.InferenceResponse([]), flags=FINAL)
-                continue
-            call = Call(request, sender, self._stream, self._processes)
-            self._calls.add(call)
             try:
-                threading.Thread(target=self._run, args=(call,), name="call", daemon=True).start()
-            except RuntimeError as error:  # the system has no more threads
-                self._calls.discard(call)
-                call.answer(error_response(Unavailable(f"no more calls can be taken now: {error}")))
+                if PING_PARAMETER in json.loads(request.parameters() or "{}"):
+                    sender.send(pb_utils.InferenceResponse([]), flags=FINAL)
+                else:
+                    self._start(Call(request, sender, self._stream, self._processes))
+            except Exception as error:
+                sender.send(error_response(error), flags=FINAL)
 
     def finalize(self) -> None:
         """Ends the process, where threads are left behind in Triton's code."""
@@ -73,6 +71,14 @@ class FrontModel:
         self._watcher.join()
         if self._calls:
             os._exit(0)
+
+    def _start(self, call: Call) -> None:
+        self._calls.add(call)
+        try:
+            threading.Thread(target=self._run, args=(call,), name="call", daemon=True).start()
+        except RuntimeError as error:  # the system has no more threads
+            self._calls.discard(call)
+            raise Unavailable(f"no more calls can be taken now: {error}") from None
 
     def _run(self, call: Call) -> None:
         call.run()
@@ -125,7 +131,8 @@ class Call:
     def __init__(self, request: Request, sender: ResponseSender, stream: str, processes: Processes) -> None:
         # Copies: Triton's own input tensors cannot be sent on, their text arrives damaged (24.10).
         self._inputs = [pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()]
-        self._trace = request.trace()
+        # Not the trace itself: Triton (24.10) frees it when `execute` returns, and crashes where it is used then.
+        self._trace_context = request.trace().get_context()
         self._sender: ResponseSender | None = sender  # None once it has answered: nothing may be asked of it then
         self._lock = threading.Lock()
         self._stream = stream
@@ -137,9 +144,11 @@ class Call:
     def run(self) -> None:
         """Asks the stream model, and answers with its last response."""
         last = None
-        parameters = {KEY_PARAMETER: self._key, QUIET_PARAMETER: True, ERROR_REPORT_PARAMETER: True}
+        parameters: dict[str, Any] = {KEY_PARAMETER: self._key, QUIET_PARAMETER: True, ERROR_REPORT_PARAMETER: True}
+        if self._trace_context is not None:
+            parameters[TRACE_PARAMETER] = self._trace_context
         try:
-            for response in self._ask(self._inputs, parameters, trace=self._trace):
+            for response in self._ask(self._inputs, parameters):
                 self._heard_at = time.monotonic()
                 if response.has_error() or response.output_tensors():
                     last = response
@@ -173,9 +182,9 @@ class Call:
             return f"{self._stream} has not been heard from for {silent_s:.0f} s, its process may have ended: try again"
         return None
 
-    def _ask(self, inputs: list[Any], parameters: dict[str, Any], **trace: Any) -> Iterator[Response]:
+    def _ask(self, inputs: list[Any], parameters: dict[str, Any]) -> Iterator[Response]:
         request = pb_utils.InferenceRequest(
-            model_name=self._stream, inputs=inputs, requested_output_names=[], parameters=parameters, **trace
+            model_name=self._stream, inputs=inputs, requested_output_names=[], parameters=parameters
         )
         yield from request.exec(decoupled=True)
 

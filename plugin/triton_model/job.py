@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,8 +12,8 @@ from typing import Any
 from plugin.denoising.run import Pixels, RunEvents
 from plugin.errors import Cancelled, DeadlinePassed, Outcome, Unavailable
 from plugin.request import GenerationRequest
-from plugin.tensors import ERROR_REPORT_PARAMETER, KEY_PARAMETER, QUIET_PARAMETER
-from plugin.triton_model.backend import ResponseSender
+from plugin.tensors import ERROR_REPORT_PARAMETER, KEY_PARAMETER, QUIET_PARAMETER, TRACE_PARAMETER
+from plugin.triton_model.backend import ResponseSender, Trace
 from plugin.triton_model.responses import FINAL, data_response, error_response
 from taylorseer import StepKind
 
@@ -25,16 +26,23 @@ class Manner:
         key: the name under which a plain call can cancel it, or None.
         quiet: whether it wants heartbeats in place of progress.
         errors_as_report: whether an error goes into the report of its last response.
+        trace_context: of the span that its own is part of, W3C headers in JSON, where it is traced.
     """
 
-    key: str | None
-    quiet: bool
-    errors_as_report: bool
+    key: str | None = None
+    quiet: bool = False
+    errors_as_report: bool = False
+    trace_context: str | None = None
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any]) -> Manner:
-        """From a request's parameters."""
-        return cls(parameters.get(KEY_PARAMETER), QUIET_PARAMETER in parameters, ERROR_REPORT_PARAMETER in parameters)
+    def of(cls, parameters: Mapping[str, Any], trace: Trace) -> Manner:
+        """From a request's parameters, and Triton's span of it."""
+        return cls(
+            parameters.get(KEY_PARAMETER),
+            QUIET_PARAMETER in parameters,
+            ERROR_REPORT_PARAMETER in parameters,
+            trace.get_context() or _headers(parameters.get(TRACE_PARAMETER)),
+        )
 
 
 @dataclass(eq=False)
@@ -48,7 +56,6 @@ class Job(RunEvents):
         nbytes: what it holds at most while it runs.
         manner: how it wants to be answered.
         arrived: `time.perf_counter()` at arrival.
-        trace_context: of Triton's span, where it traces the request.
         due, began: as `plugin.serving.admission.Admitted` has them.
         cancelled: whether its client has given up.
         failure: why the model failed, once it has.
@@ -64,7 +71,6 @@ class Job(RunEvents):
     nbytes: int
     manner: Manner
     arrived: float
-    trace_context: str | None
     sender: ResponseSender | None  # None once the final flag is sent: to ask it anything after that crashes the server
     on_start: Callable[[Job], object]
     on_news: Callable[[Job], None]  # has the response thread send what the job has
@@ -172,3 +178,12 @@ class Job(RunEvents):
             self.sender.send(last)
             self.sender.send(flags=FINAL)
             self.sender = None
+
+
+def _headers(context: Any) -> str | None:
+    """A trace context that a request's parameter gave, if it is one: any client can send parameters."""
+    try:
+        headers = json.loads(context)
+        return context if all(isinstance(value, str) for value in headers.values()) else None
+    except (TypeError, ValueError, AttributeError):
+        return None

@@ -44,7 +44,7 @@ class Reporting:
         self._metrics.apply(partial(Metrics.count_job, job=job))
         self._metrics.apply(partial(Metrics.count_texts, texts=self._texts))
         kinds = tuple(kind for kind, _ in job.steps)
-        self._trace(job.trace_context, job.arrived, job.error, kinds, job.outputs.get("report"))
+        self._trace(job.manner.trace_context, job.arrived, job.error, kinds, job.outputs.get("report"))
 
     def failed(self) -> None:
         """Counts a job that was answered because its model failed."""

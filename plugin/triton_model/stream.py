@@ -24,7 +24,7 @@ from plugin.serving.admission import Admission
 from plugin.serving.costs import CostModel
 from plugin.serving.pacing import LoadPolicy, meet_deadline, shorten_queue
 from plugin.serving.plan import architecture_of_pipe, plan_request
-from plugin.tensors import CANCEL_PARAMETER, ERROR_REPORT_PARAMETER, PING_PARAMETER, STREAM_OUTPUTS
+from plugin.tensors import CANCEL_PARAMETER, PING_PARAMETER, STREAM_OUTPUTS
 from plugin.triton_model.answers import Answers
 from plugin.triton_model.backend import ModelConfig, Request, ResponseSender, Tensor
 from plugin.triton_model.job import Job, Manner
@@ -88,12 +88,15 @@ class StreamModel:
         """Takes the requests over and returns at once; each is answered through its own response sender."""
         for request in requests:
             sender, arrived = request.get_response_sender(), time.perf_counter()
+            manner = Manner()
             try:
-                self._accept(request, sender, arrived)
+                parameters = json.loads(request.parameters() or "{}")
+                manner = Manner.of(parameters, request.trace())
+                if not self._control(parameters, sender):
+                    self._accept(request.inputs(), manner, sender, arrived)
             except Exception as error:
-                as_report = ERROR_REPORT_PARAMETER in (request.parameters() or "")
-                sender.send(error_response(error, as_report), flags=FINAL)
-                self.answers.refuse(error, request.trace().get_context(), arrived)
+                sender.send(error_response(error, manner.errors_as_report), flags=FINAL)
+                self.answers.refuse(error, manner.trace_context, arrived)
 
     def finalize(self) -> None:
         """Ends the requests in flight and the threads."""
@@ -113,44 +116,45 @@ class StreamModel:
         """Sends what a job has ready."""
         self.answers.send_news(job)
 
-    def _accept(self, request: Request, sender: ResponseSender, arrived: float) -> None:
-        parameters = json.loads(request.parameters() or "{}")
-        answers = self.answers
+    def _control(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:
+        """Answers a cancel or a ping; False for a request to make something."""
         if CANCEL_PARAMETER in parameters:
-            answers.cancel(parameters[CANCEL_PARAMETER])
+            self.answers.cancel(parameters[CANCEL_PARAMETER])
             sender.send(flags=FINAL)
-            return
-        if answers.failure:
-            raise Unavailable(answers.failure)
+            return True
+        if self.answers.failure:
+            raise Unavailable(self.answers.failure)
         if PING_PARAMETER in parameters:
-            answers.pong(sender)
-            return
-        job = self._job(request, parameters, sender, arrived)
+            self.answers.pong(sender)
+            return True
+        return False
+
+    def _accept(self, tensors: Sequence[Tensor], manner: Manner, sender: ResponseSender, arrived: float) -> None:
+        answers, job = self.answers, self._job(tensors, manner, sender, arrived)
         answers.jobs.add(job)  # before it enters, which may start it at once
         try:
             self.admission.enter(job)
         except Exception:
             answers.jobs.discard(job)
             raise
-        if job.manner.quiet:
+        if manner.quiet:
             answers.post(job)  # the first heartbeat
 
-    def _job(self, request: Request, parameters: Mapping[str, Any], sender: ResponseSender, arrived: float) -> Job:
+    def _job(self, tensors: Sequence[Tensor], manner: Manner, sender: ResponseSender, arrived: float) -> Job:
         """The job of a request, with the interval that meets its deadline, and what it will hold at most."""
-        fitting = meet_deadline(
-            self._parse(request.inputs()),
+        request = meet_deadline(
+            self._parse(tensors),
             self._costs,
             self.admission.expected_wait_s(),
             self.config.max_cache_interval,
             alone=not self.admission.in_flight,
         )
-        planned = plan_request(self.config, self._architecture, fitting)
+        planned = plan_request(self.config, self._architecture, request)
         return Job(
-            fitting,
+            request,
             planned.cache_bytes + planned.working_bytes,
-            Manner.of(parameters),
+            manner,
             arrived,
-            request.trace().get_context(),
             sender,
             on_start=lambda job: self._workers.submit(self._run, job),
             on_news=self.answers.post,

@@ -14,8 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from plugin.tensors import CANCEL_PARAMETER, ERROR_REPORT_PARAMETER, KEY_PARAMETER, PING_PARAMETER, QUIET_PARAMETER
-from tests.support.pretend_triton import Client, Logger, MetricFamily, Triton
+from plugin.tensors import (
+    CANCEL_PARAMETER,
+    ERROR_REPORT_PARAMETER,
+    KEY_PARAMETER,
+    PING_PARAMETER,
+    QUIET_PARAMETER,
+    TRACE_PARAMETER,
+)
+from tests.support.pretend_triton import Client, Logger, MetricFamily, Request, Triton
 from tests.support.stream_models import (
     FIELDS,
     Gate,
@@ -271,3 +278,25 @@ def test_requests_of_different_threads_get_their_own_pictures(triton: Triton, lo
     clients = [triton.request("tiny_stream", FIELDS | {"seed": seed}) for seed in range(8)]
     together = [arrays(client.all()[-1])["image"] for client in clients]
     assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_a_trace_that_a_client_made_up_changes_nothing(triton, load_stream, monkeypatch):
+    model = load_stream()
+    seen = []
+    monkeypatch.setattr(model.answers._reporting, "_trace", lambda context, *_: seen.append(context))
+    headers = json.dumps({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"})
+    for context in (headers, "no json", "[1]", json.dumps({"traceparent": 5}), 7):
+        assert report_of(triton.request("tiny_stream", FIELDS, {TRACE_PARAMETER: context}).all()[-1])["num_steps"] == 6
+    wait_for(lambda: len(seen) == 5)
+    assert seen == [headers, None, None, None, None]
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_stream"])
+def test_parameters_that_cannot_be_read_end_that_request_alone(triton, load_pair, monkeypatch, model):
+    load_pair()
+    with monkeypatch.context() as patch:
+        patch.setattr(Request, "parameters", lambda self: b"\xff".decode())
+        code, text = error_of(triton.request(model, FIELDS))
+    assert code == "INTERNAL"
+    assert text.startswith("UnicodeDecodeError")
+    assert report_of(triton.request(model, FIELDS).all()[-1])["num_steps"] == 6
