@@ -28,7 +28,7 @@ from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
 from plugin.denoising.run import NoEvents
-from plugin.ops.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server, ServerConfig, ServerError, free_ports
 from taylorseer import StepKind
 
 PROMPT = "red apple, 3d"
@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.pictures < 1:
         parser.error(f"--pictures is {arguments.pictures}, must be at least 1")
-    result = measure(arguments.pictures, arguments.steps)
+    try:
+        result = measure(arguments.pictures, arguments.steps)
+    except ServerError as error:
+        raise SystemExit(f"error: {error}") from None
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     _print(result, arguments.output)
