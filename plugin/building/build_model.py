@@ -34,7 +34,7 @@ from plugin.serving.plan import architecture_of, axis_sizes, example_request
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build; what is left out is the model's own.
+    """What to build; settings that are left out are the model's own.
 
     Attributes:
         engine: a name in `plugin.engines.ENGINES`.
@@ -90,10 +90,10 @@ def build_model(model_dir: Path, request: BuildRequest, progress: BuildProgress 
         One for each transformer; none for an engine that needs no build.
 
     Raises:
-        InvalidConfig: of the config.pbtxt.
+        InvalidConfig: the config.pbtxt cannot be read.
         InvalidRequest: a size that the model does not serve.
         EngineError: TensorRT cannot build; the message says why.
-        OSError: the pipeline cannot be had, or the cache not be written.
+        OSError: the pipeline cannot be loaded, or the cache cannot be written.
         ValueError: an unknown precision, or options that the engine does not have.
     """
     progress = progress or NoProgress()
@@ -126,7 +126,7 @@ def _is_fp8(spec: EngineSpec, request: BuildRequest) -> bool:
 def _build_tensorrt(
     config: ModelConfig, flavour: str, fp8: bool, request: BuildRequest, progress: BuildProgress
 ) -> list[Built]:
-    _check_machine(flavour, fp8, request.targets)  # what is wrong is told before minutes of loading
+    _check_machine(flavour, fp8, request.targets)  # first, because loading takes minutes
     sizes = tuple(_size_classes(config, request))
     calibration = _calibration(config, request) if fp8 else None
     source = _source(config.source, "fp8" if fp8 else request.precision)
@@ -154,7 +154,7 @@ def _build_tensorrt(
 
 
 def _check_machine(flavour: str, fp8: bool, targets: tuple[str, ...]) -> None:
-    """Checks that the packages are here, and the GPUs fit for them."""
+    """Checks that the packages are installed, and that they can build for the GPUs."""
     check_targets(load_package(flavour), flavour, targets)
     if fp8:
         load_modelopt()
@@ -174,7 +174,10 @@ def _calibration(config: ModelConfig, request: BuildRequest) -> Calibration:
 def _recorder(
     pipe: DiffusionPipeline, calibration: Calibration | None, max_sequence_length: int | None, progress: BuildProgress
 ) -> Callable[[str], Samples]:
-    """Tells the samples of a transformer; all are recorded at once, and what only that needed is then let go."""
+    """A function that returns the samples of a transformer, by its name.
+
+    Its first call records those of all transformers, then drops the components that only the recording needed.
+    """
 
     @cache
     def recorded() -> Mapping[str, Samples]:

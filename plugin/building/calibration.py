@@ -1,4 +1,4 @@
-"""Records inputs of the block stacks in runs of the model itself: what the ranges of an fp8 engine are taken from."""
+"""Records inputs of the block stacks in runs of the model itself, from which an fp8 engine gets its ranges."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def calibration_of(
     Args:
         config: the model's settings.
         sizes: of the pictures or videos.
-        prompts: none for `PROMPTS`, or for `LABELS` class labels of a model that takes those.
-        steps: recorded of each run; None for `STEPS`.
+        prompts: none for `PROMPTS`, or for `LABELS` class labels if the model takes those.
+        steps: how many steps of each run are recorded; None for `STEPS`.
 
     Raises:
         InvalidRequest: a prompt or a size that the model does not serve.

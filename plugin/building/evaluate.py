@@ -16,13 +16,12 @@ from rich.table import Table
 
 from plugin.building.distances import distances
 from plugin.building.environment import describe
-from plugin.building.judge import OFF, Judge, offline_host
+from plugin.building.judge import OFF, Judge, offline_host, requests_of
 from plugin.building.scores import ScoreMissing, clip_score, fid, image_reward, vbench
 from plugin.config import ModelConfig
 from plugin.denoising.media import encode
 from plugin.denoising.run import Pixels
 from plugin.request import GenerationRequest
-from plugin.serving.plan import example_request
 from taylorseer import CacheConfig
 
 SCORES = ("clip", "imagereward", "fid", "vbench")
@@ -95,7 +94,7 @@ def evaluate(
         OSError: the weights cannot be had, or the output cannot be written.
     """
     config = ModelConfig.from_folder(request.model_repository / f"{request.model.removesuffix('_stream')}_stream")
-    requests = _requests(config, request)
+    requests = requests_of(config, request.prompts, request.pictures, 0, request.fields)
     ways = _ways(config, request.presets, requests[0].num_inference_steps)
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
@@ -152,23 +151,6 @@ def _row(request: EvaluateRequest, studio: _Studio, way: Way) -> dict[str, Any]:
     return row | _scores(request, files)
 
 
-def _requests(config: ModelConfig, request: EvaluateRequest) -> list[GenerationRequest]:
-    takes_prompt = config.limits.takes_prompt
-    return [
-        example_request(
-            config,
-            **({"prompt": subject} if takes_prompt else {"class_label": int(subject)}),
-            seed=seed,
-            **request.fields,
-        )
-        for seed, subject in enumerate(_subjects(request))
-    ]
-
-
-def _subjects(request: EvaluateRequest) -> list[str]:
-    return [request.prompts[i % len(request.prompts)] for i in range(request.pictures)]
-
-
 def _ways(config: ModelConfig, presets: Sequence[str], num_steps: int) -> list[Way]:
     for name in presets:
         if name not in config.presets:
@@ -195,7 +177,8 @@ def _write(made: Sequence[Pixels], folder: Path, fps: int) -> list[Path]:
 
 def _scores(request: EvaluateRequest, files: Sequence[Path]) -> dict[str, Any]:
     """The scores that were asked for; in place of one that cannot be had, why."""
-    subjects, folder, reference = _subjects(request), files[0].parent, request.reference
+    subjects = [request.prompts[i % len(request.prompts)] for i in range(len(files))]
+    folder, reference = files[0].parent, request.reference
     known: dict[str, Callable[[], Any]] = {
         "clip": lambda: clip_score(files, subjects),
         "imagereward": lambda: image_reward(files, subjects),

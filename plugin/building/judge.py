@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from plugin.denoising.run import Pixels
 from plugin.engine_specs import engine_spec
 from plugin.engines.packer import PackSettings
 from plugin.request import GenerationRequest
+from plugin.serving.plan import example_request
 from taylorseer import CacheConfig
 
 OFF = CacheConfig(interval=1)
@@ -88,3 +90,32 @@ def offline_host(config: ModelConfig) -> PipelineHost:
     host = PipelineHost.from_config(load_pipeline(config.source), config)
     host.pack(PackSettings(lanes=config.engine_lanes))
     return host
+
+
+def requests_of(
+    config: ModelConfig, subjects: Sequence[str], count: int, first_seed: int, fields: Mapping[str, Any]
+) -> list[GenerationRequest]:
+    """Requests that take the subjects in turn, each with another seed.
+
+    Args:
+        config: the model's settings.
+        subjects: prompts, or class labels in digits for a model that takes those.
+        count: how many requests.
+        first_seed: of the first request; the others count up from it.
+        fields: what else is asked for, as `parse_request` has it; None is the model's default.
+
+    Raises:
+        ValueError: a subject that is no class label.
+        InvalidRequest: a field that the model does not serve.
+    """
+    made = []
+    for i in range(count):
+        subject = subjects[i % len(subjects)]
+        if config.limits.takes_prompt:
+            chosen: dict[str, Any] = {"prompt": subject}
+        elif subject.isdecimal():
+            chosen = {"class_label": int(subject)}
+        else:
+            raise ValueError(f"prompts has {subject!r}, must be class labels: this model takes no prompt")
+        made.append(example_request(config, **chosen, seed=first_seed + i, **fields))
+    return made

@@ -1,7 +1,7 @@
-"""Published scores through their own packages, where those and their weights are at hand.
+"""Published scores through their own packages, where those and their weights are available.
 
-None of these packages is a dependency of ours, and no weights of them are in the package registries: a score that
-cannot be had raises `ScoreMissing` with what to install.
+None of these packages is a dependency of this one, and their weights are in no package registry. A score that is not
+available raises `ScoreMissing`, which says what to install.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 CLIP = "openai/clip-vit-base-patch16"
-VBENCH_DIMENSIONS = (  # those that VBench computes of videos of any prompt
+VBENCH_DIMENSIONS = (  # those that VBench computes for videos of any prompt
     "subject_consistency",
     "background_consistency",
     "motion_smoothness",
@@ -30,7 +30,7 @@ VBENCH_DIMENSIONS = (  # those that VBench computes of videos of any prompt
 
 
 class ScoreMissing(Exception):
-    """A score's package or weights are not here; the message says what to install."""
+    """A score's package or weights are missing; the message says what to install."""
 
 
 def clip_score(files: Sequence[Path], prompts: Sequence[str], model: str = CLIP) -> float:

@@ -10,11 +10,11 @@ import secrets
 
 ENVIRONMENT = "TAYLORSEER_CONTROL_KEY"
 _HEADER = "taylorseer-control-key"
-_APIS = "model-repository,shared-memory,trace,logging"  # what reaches beyond a request
+_APIS = "model-repository,shared-memory,trace,logging"  # those that affect more than one request
 
 
 class InvalidKey(ValueError):
-    """A key that tritonserver would not read as it was meant; the message names the range."""
+    """A key that tritonserver would read as something else; the message names the range."""
 
 
 def new_key() -> str:
@@ -26,7 +26,7 @@ def check_key(key: str) -> None:
     """Checks a key that was given.
 
     Raises:
-        InvalidKey: fewer than 16 characters, or others than letters, digits, - and _.
+        InvalidKey: it has fewer than 16 characters, or one that is not a letter, a digit, - or _.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,}", key):
         raise InvalidKey(f"{ENVIRONMENT} has {len(key)} characters, must be 16 or more letters, digits, - or _")
@@ -38,10 +38,10 @@ def restrictions(key: str) -> list[str]:
 
 
 def http_headers(key: str) -> dict[str, str]:
-    """What an HTTP request to control a server carries."""
+    """The headers of an HTTP request that controls a server."""
     return {_HEADER: key}
 
 
 def grpc_headers(key: str) -> dict[str, str]:
-    """What a gRPC call to control a server carries; Triton (24.10) puts a prefix before the name there."""
+    """The headers of a gRPC call that controls a server; Triton (24.10) expects a prefix before the name."""
     return {f"triton-grpc-protocol-{_HEADER}": key}

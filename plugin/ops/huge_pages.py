@@ -1,7 +1,7 @@
 """Large tensors in memory pages of 2 MiB on the CPU.
 
-Memory above 32 MiB is new to a process each time, and the kernel hands it out page by page: with pages of 4 KiB that
-takes several times as long as filling them. torch asks for large pages itself where THP_MEM_ALLOC_ENABLE says so
+A tensor above 32 MiB gets new memory each time, which the kernel hands out page by page: with pages of 4 KiB that takes
+several times as long as filling them. torch asks for large pages itself if THP_MEM_ALLOC_ENABLE is 1 in the environment
 (c10/core/impl/alloc_cpu.cpp, torch 2.13.0), which it reads once, at its first allocation.
 """
 
@@ -20,18 +20,18 @@ _log = logging.getLogger(__name__)
 
 
 def ask_for_huge_pages(environ: MutableMapping[str, str]) -> None:
-    """Has torch's large tensors lie in large pages; to be called before torch is imported.
+    """Makes torch put large tensors in large pages. Must be called before torch is imported.
 
-    Does nothing where the environment already says otherwise, and changes nothing where the kernel has no such pages
+    Does nothing if the environment already says otherwise, and has no effect if the kernel has no such pages
     (/sys/kernel/mm/transparent_hugepage/enabled is never).
 
     Args:
-        environ: of this process, which torch will read.
+        environ: the environment of this process, which torch will read.
     """
     if environ.setdefault(VARIABLE, "1") != "1":
         return
-    # torch then asks for memory aligned to such pages, and glibc does not learn from it, as it otherwise would, that
-    # blocks of up to 32 MiB come again and again and are better kept: without this they would be new each time.
+    # torch then asks for aligned memory, from which glibc does not learn, as it otherwise does, to keep blocks of up to
+    # 32 MiB for the next allocation. With these thresholds it keeps them.
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * _MIB)

@@ -14,7 +14,7 @@ from plugin.serving.defaults import arguments_of, text_tokens_of
 from plugin.serving.published import PUBLISHED, Architecture
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # what DiT's own folders still name
+_PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # the name in DiT's published folders
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Plan:
 
     Attributes:
         num_steps: denoising steps.
-        full_steps: the indices of the full ones. With max_error they are the fewest, and a second expert adds its
+        full_steps: the indices of the full ones. With max_error these are the fewest possible; a second expert adds its
             first step.
         branches: guidance branches.
-        anchors: that each branch keeps; 0 with the cache off.
-        tokens, width: of the cached feature of one branch, (tokens, width).
-        anchor_bytes: of one anchor of one branch.
-        module_anchor_bytes: of the same anchor if every module were cached, as TaylorSeer's own code does.
+        anchors: how many each branch keeps; 0 with the cache off.
+        tokens, width: the shape of the cached feature of one branch.
+        anchor_bytes: size of one anchor of one branch.
+        module_anchor_bytes: its size if every module were cached, as TaylorSeer's own code does.
         pixels: of the picture, or of all frames of the video.
     """
 
@@ -45,23 +45,23 @@ class Plan:
 
     @property
     def working_bytes(self) -> int:
-        """About what the request holds besides its anchors: the blocks' input, a forecast and the audit's difference of
-        each branch, and the decoded pixels in float32 as tensor, as array and scaled, and as bytes."""
+        """About what the request holds besides its anchors: of each branch the blocks' input, a forecast and the difference
+        of an audit; the decoded pixels as float32 tensor, as array and scaled, and as bytes."""
         return 3 * self.branches * self.anchor_bytes + 3 * self.pixels * (4 + 4 + 4 + 1)
 
     @property
     def cache_bytes(self) -> int:
-        """Of all anchors, which is what the request's cache holds from its first step to its last."""
+        """Size of all anchors, which the request's cache holds from its first step to its last."""
         return self.branches * self.anchors * self.anchor_bytes
 
     @property
     def module_cache_bytes(self) -> int:
-        """Of all anchors if every module were cached."""
+        """Size of all anchors if every module were cached."""
         return self.branches * self.anchors * self.module_anchor_bytes
 
     @property
     def speed_up_bound(self) -> float:
-        """Steps over full steps: what the denoising gains at most, as if forecast steps took no time."""
+        """Steps over full steps: the speed-up of the denoising if forecast steps took no time."""
         return self.num_steps / len(self.full_steps)
 
 
@@ -100,11 +100,11 @@ def axis_sizes(config: ModelConfig, architecture: Architecture, request: Generat
 
 
 def example_request(config: ModelConfig, **fields: Any) -> GenerationRequest:
-    """A valid request of a model with these fields, for whatever subject.
+    """A valid request of a model with these fields and, unless they name one, any subject.
 
     Args:
         config: the model's settings.
-        **fields: of `parse_request`; what is None is left to the model's defaults.
+        **fields: as `parse_request` has them; None is the model's default.
 
     Raises:
         InvalidRequest: a field that the model does not serve.
@@ -124,7 +124,7 @@ def architecture_of(pipeline: str) -> Architecture:
 
     Raises:
         OSError: the folder lacks a configuration.
-        ValueError: a hub id whose numbers are not known here.
+        ValueError: a hub id that is not in `PUBLISHED`.
     """
     folder = Path(pipeline)
     if not folder.is_absolute() and not folder.is_dir():
@@ -142,7 +142,7 @@ def architecture_of(pipeline: str) -> Architecture:
 
 
 def feature_of(config: ModelConfig, architecture: Architecture, request: GenerationRequest) -> tuple[int, int, int]:
-    """(tokens, width) of the feature of one guidance branch, and the tokens of text beside it."""
+    """Tokens and width of the feature of one guidance branch, and the tokens of text beside it."""
     family, options = family_class(architecture.transformer), architecture.config
     tokens, width = family.feature_shape(options, family.latent_size(options, request, architecture.compression))
     return tokens, width, config.max_sequence_length or architecture.text_tokens
