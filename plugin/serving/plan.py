@@ -45,8 +45,8 @@ class Plan:
 
     @property
     def working_bytes(self) -> int:
-        """About what the request holds besides its anchors: of each branch the blocks' input, a forecast and the difference
-        of an audit; the decoded pixels as float32 tensor, as array and scaled, and as bytes."""
+        """About what the request holds besides its anchors: of each branch the blocks' input, a forecast and the
+        difference of an audit; the decoded pixels as float32 tensor, as array and scaled, and as bytes."""
         return 3 * self.branches * self.anchor_bytes + 3 * self.pixels * (4 + 4 + 4 + 1)
 
     @property
