@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -95,7 +94,9 @@ class _EngineJob:
     inputs: BlockInputs
     out: torch.Tensor | None
     due: float
-    woken: threading.Event = field(default_factory=threading.Event)  # set when it is done, or when its thread must make the next call
+    woken: threading.Event = field(
+        default_factory=threading.Event
+    )  # set when it is done, or when its thread must make the next call
     done: bool = False
     result: torch.Tensor | None = None
     error: BaseException | None = None

@@ -76,7 +76,7 @@ class Request(Protocol):
         """What answers it."""
 
 
-class ModelConfig(Protocol):
+class TritonConfig(Protocol):
     """The configuration that `auto_complete_config` completes."""
 
     def set_max_batch_size(self, size: int) -> None:

@@ -23,7 +23,7 @@ from plugin.tensors import (
     QUIET_PARAMETER,
     TRACE_PARAMETER,
 )
-from plugin.triton_model.backend import ModelConfig, Request, Response, ResponseSender
+from plugin.triton_model.backend import Request, Response, ResponseSender, TritonConfig
 from plugin.triton_model.responses import FINAL, error_response, plain_response, with_tensors
 
 _WATCH_S = 0.25  # how often calls are checked for a process that has died
@@ -40,7 +40,7 @@ class FrontModel:
     """
 
     @staticmethod
-    def auto_complete_config(config: ModelConfig) -> ModelConfig:
+    def auto_complete_config(config: TritonConfig) -> TritonConfig:
         """Adds the tensors, so that a config.pbtxt says only what is the model's own."""
         return with_tensors(config, OUTPUTS)
 

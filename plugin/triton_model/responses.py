@@ -11,12 +11,12 @@ import triton_python_backend_utils as pb_utils
 
 from plugin.errors import Outcome, Unavailable, message_of
 from plugin.tensors import INPUTS
-from plugin.triton_model.backend import ModelConfig, Response
+from plugin.triton_model.backend import Response, TritonConfig
 
 FINAL: int = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-def with_tensors(config: ModelConfig, outputs: Mapping[str, tuple[str, list[int]]]) -> ModelConfig:
+def with_tensors(config: TritonConfig, outputs: Mapping[str, tuple[str, list[int]]]) -> TritonConfig:
     """The configuration with the tensors of every served model, so that a config.pbtxt says only what is its own.
 
     Args:

@@ -26,7 +26,7 @@ from plugin.serving.pacing import LoadPolicy, meet_deadline, shorten_queue
 from plugin.serving.plan import architecture_of_pipe, plan_request
 from plugin.tensors import CANCEL_PARAMETER, PING_PARAMETER, STREAM_OUTPUTS
 from plugin.triton_model.answers import Answers
-from plugin.triton_model.backend import ModelConfig, Request, ResponseSender, Tensor
+from plugin.triton_model.backend import Request, ResponseSender, Tensor, TritonConfig
 from plugin.triton_model.job import Job, Manner
 from plugin.triton_model.loading import budget_bytes, configure, load_host, own_labels
 from plugin.triton_model.reporting import Reporting
@@ -47,7 +47,7 @@ class StreamModel:
     """
 
     @staticmethod
-    def auto_complete_config(config: ModelConfig) -> ModelConfig:
+    def auto_complete_config(config: TritonConfig) -> TritonConfig:
         """Adds the tensors, so that a config.pbtxt says only what is the model's own."""
         config.set_model_transaction_policy({"decoupled": True})
         return with_tensors(config, STREAM_OUTPUTS)
