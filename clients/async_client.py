@@ -33,9 +33,9 @@ class AsyncClient:
     Args:
         url: host:port of the server's gRPC endpoint.
         model: the model's name; streams go to `<model>_stream`.
-        retries: how often a request is sent again that the server had no room for, or that found no server.
-        headers: sent with every call, for a proxy that asks for a token.
-        ssl: speak TLS, to a proxy; Triton itself has none unless it is told to.
+        retries: how often a request is sent again if the server has no room for it or does not answer.
+        headers: sent with every call, for example a token for a proxy.
+        ssl: use TLS, for example with a proxy; Triton itself has none by default.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         ssl: bool = False,
     ) -> None:
-        Tries(retries, None)  # says what is wrong with it
+        Tries(retries, None)  # refuses a wrong number here
         self._url = url
         self._model = model
         self._retries = retries
@@ -91,11 +91,12 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> AsyncGenerator[Progress | Generation, None]:
-        """Makes a picture and tells how far it is; arguments and errors are those of `Client.stream`.
-        `headers` are sent with this request alone, beside the client's own.
+        """Makes a picture and reports its progress; arguments and errors are those of `Client.stream`.
 
-        Closing the iterator early, or cancelling the task, cancels the request. A loop that is left by `break` closes
-        it at some later time: put it into `contextlib.aclosing` to have it closed at once.
+        `headers` are sent with this request only, together with the client's own.
+
+        Closing the iterator early, or cancelling the task, cancels the request. `break` leaves the iterator open until
+        Python collects it: use `contextlib.aclosing` to close it at once.
         """
         inputs = request_inputs(prompt=prompt, **fields)
         tries = Tries(self._retries, timeout_s)
@@ -114,8 +115,9 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     async def ready_models(self) -> list[str]:
-        """The names of all models that the server has ready, from its statistics: `serve` asks for a key where somebody
-        wants its index of models.
+        """The names of all models that are ready.
+
+        They are read from the server's statistics, because `serve` asks for a key for its index of models.
 
         Raises:
             Unavailable: no server answers.
@@ -127,7 +129,7 @@ class AsyncClient:
         return [*dict.fromkeys(model.name for model in statistics.model_stats)]
 
     async def parameters(self) -> dict[str, str]:
-        """The model's `parameters`, as its `config.pbtxt` has them: limits and defaults of its requests.
+        """The `parameters` of the model's `config.pbtxt`: limits and defaults of its requests.
 
         Raises:
             GenerationError: an unknown model, or no server.
@@ -158,8 +160,8 @@ class AsyncClient:
                 if isinstance(update, Progress):
                     yield update
                 else:
-                    # Given when the stream has ended: one that is cancelled just then stays open in Triton (24.10),
-                    # which waits for it when it is to stop.
+                    # Yielded only after the stream has ended: a stream that is cancelled at this moment stays open
+                    # in Triton 24.10, which then waits for it when it stops.
                     generation = update
             ended = True
         except grpc.RpcError as error:
@@ -173,5 +175,5 @@ class AsyncClient:
 
 
 async def _only(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """The requests of a stream that has one. The server ends the stream when that is answered."""
+    """The requests of a stream with one request; the server ends the stream once it is answered."""
     yield request

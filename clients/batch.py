@@ -1,4 +1,4 @@
-"""Many requests from a file, some at a time: pictures into a folder, and what became of each."""
+"""Many requests from a file, several at once, with a result or an error for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clients.messages import INPUTS, Generation, GenerationError
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One line of a batch file: the request's fields, and where its result goes, without a suffix."""
+    """One line of a batch file: the request's fields, and the name of its result's file, without a suffix."""
 
     line: int
     fields: Mapping[str, Any]
@@ -29,11 +29,11 @@ class BatchItem:
 
 
 def read_batch(path: Path, defaults: Mapping[str, Any]) -> list[BatchItem]:
-    """The requests of a file: on each line a prompt, or a JSON object of fields; empty lines and # are skipped.
+    """The requests of a file: on each line a prompt, or a JSON object of fields. Empty lines and comments are skipped.
 
     Args:
         path: of the file, in UTF-8.
-        defaults: fields of every request that its line says nothing about.
+        defaults: fields of every request; those of its line replace them.
 
     Raises:
         OSError: the file cannot be read.
@@ -80,9 +80,9 @@ async def run_batch(
         items: the requests.
         url: host:port of the server's gRPC endpoint.
         model: the model's name.
-        jobs: requests in flight, at least 1.
-        retries: of each request that the server has no room for.
-        done: called with each result or error as it comes.
+        jobs: requests that are sent at once, at least 1.
+        retries: how often a request is sent again if the server has no room for it.
+        done: called with each result or error when it arrives.
     """
     slots = asyncio.Semaphore(jobs)
 
@@ -100,7 +100,6 @@ async def run_batch(
 
 
 async def _generate(client: AsyncClient, item: BatchItem) -> Generation:
-    # Streams: plain calls in flight are bounded by the model's instances.
     result = None
     async for update in client.stream(**item.fields):
         if isinstance(update, Generation):

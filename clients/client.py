@@ -32,9 +32,9 @@ class Client:
     Args:
         url: host:port of the server's gRPC endpoint; dns:///host:port takes turns between all addresses of the name.
         model: the model's name; streams go to `<model>_stream`.
-        retries: how often a request is sent again that the server had no room for, or that found no server.
-        headers: sent with every call, for a proxy that asks for a token.
-        ssl: speak TLS, to a proxy; Triton itself has none unless it is told to.
+        retries: how often a request is sent again if the server has no room for it or does not answer.
+        headers: sent with every call, for example a token for a proxy.
+        ssl: use TLS, for example with a proxy; Triton itself has none by default.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         ssl: bool = False,
     ) -> None:
-        Tries(retries, None)  # says what is wrong with it
+        Tries(retries, None)  # refuses a wrong number here
         self._url = url
         self._model = model
         self._retries = retries
@@ -69,14 +69,14 @@ class Client:
 
         Args:
             prompt: for models that take one.
-            timeout_s: seconds after which the client gives up with `DeadlineExceeded`, or None for never; retries
-                included.
-            **fields: any input of `INPUTS`; what is None or left out gets the model's default.
+            timeout_s: seconds, retries included, after which the client gives up with `DeadlineExceeded`; None for
+                never.
+            **fields: any of `INPUTS`; those that are None or left out get the model's defaults.
 
         Raises:
             TypeError: an unknown field.
-            InvalidArgument, Unavailable, Cancelled, DeadlineExceeded: what went wrong, where Triton tells the kind.
-            GenerationError: anything else, an unknown model for example.
+            InvalidArgument, Unavailable, Cancelled, DeadlineExceeded: what went wrong, if Triton says which it is.
+            GenerationError: anything else, for example an unknown model.
         """
         inputs = request_inputs(prompt=prompt, **fields)
         tries = Tries(self._retries, timeout_s)
@@ -93,7 +93,7 @@ class Client:
     def stream(
         self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any
     ) -> Generator[Progress | Generation, None, None]:
-        """Makes a picture and tells how far it is: any number of `Progress`, then one `Generation`.
+        """Makes a picture and reports its progress: any number of `Progress`, then one `Generation`.
 
         Closing the iterator early cancels the request. Arguments and errors are those of `generate`.
         """
@@ -117,14 +117,14 @@ class Client:
         self, inputs: list[triton.InferInput], timeout_s: float | None
     ) -> Generator[Progress | Generation, None, None]:
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
-        # A client carries one stream at a time.
+        # A tritonclient carries one stream at a time.
         client = triton.InferenceServerClient(self._url, ssl=self._ssl, channel_args=channel_arguments(self._url))
         finished = complete = False
         try:
             client.start_stream(
                 lambda result, error: answers.put((result, error)), stream_timeout=timeout_s, headers=self._headers
             )
-            with contextlib.suppress(InferenceServerException):  # a stream that broke at once tells why as its answer
+            with contextlib.suppress(InferenceServerException):  # a stream that broke at once says why in its answer
                 client.async_stream_infer(
                     f"{self._model}_stream",
                     inputs,
@@ -155,5 +155,5 @@ def _stop_stream(client: triton.InferenceServerClient, cancel: bool) -> None:
     stream = client._stream
     client.stop_stream(cancel_requests=cancel)
     if stream is not None:
-        # tritonclient 2.73 leaves gRPC's thread waiting for this stream's next request when it cancels: end the wait.
+        # tritonclient 2.73 leaves gRPC's thread waiting for the stream's next request after a cancel; None ends that.
         stream._request_queue.put(None)

@@ -1,4 +1,4 @@
-"""The demo: ten prompts with the cache off and on, a contact sheet, and a table of what the cache costs and saves."""
+"""The demo: ten prompts with the cache off and on, a contact sheet, and a table of times and distances."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ class Pair:
 
     @property
     def psnr_db(self) -> float:
-        """Distance of the two pictures."""
+        """Distance of the two pictures; infinite if they are equal."""
         return psnr(self.off.image, self.on.image)
 
 
 def psnr(first: Pixels, second: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape; infinite where they are equal."""
+    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape; infinite if they are equal."""
     error = np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def run(url: str, folder: Path) -> list[Pair]:
-    """Makes the pictures on the server at `url`, writes them and the contact sheet to `folder`, prints the table."""
+    """Makes the pictures on the server at `url`, writes them and a contact sheet to `folder`, and prints the table."""
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
     with Client(url) as client:
-        client.generate(PROMPTS[0], cache_interval=1)  # the first picture after a start is slower than the rest
+        client.generate(PROMPTS[0], cache_interval=1)  # the first picture after a start is slower than the others
         pairs = []
         for prompt in PROMPTS:
             pair = _make_pair(client, prompt, console)
@@ -78,7 +78,7 @@ def run(url: str, folder: Path) -> list[Pair]:
 
 
 def contact_sheet(pairs: list[Pair], columns: int = 2) -> Image.Image:
-    """All pairs, the cache off on the left and on on the right, each with its prompt and times."""
+    """All pairs, cache off on the left and cache on on the right, with their prompts and times."""
     rows = -(-len(pairs) // columns)
     cell = (2 * _TILE + 3 * _MARGIN, _TILE + 2 * _LABEL + _MARGIN)
     sheet = Image.new("RGB", (columns * cell[0], rows * cell[1]), "white")

@@ -1,4 +1,4 @@
-"""What the clients send and give back: fields, results, errors, and when to try again."""
+"""What the clients send and return: fields, results, errors, and when a request is sent again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
-# What a request may say: input name -> Triton dtype
+# The fields of a request: input name -> Triton's dtype
 INPUTS = {
     "prompt": "BYTES",
     "negative_prompt": "BYTES",
@@ -53,15 +53,15 @@ _NUMPY: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 
-
-# Has a stream's error come as a report with its code: Triton keeps it only with a header with which 24.10 can crash.
+# Asks for a stream's error as a report that holds its code. Triton 24.10 keeps the code of a stream's error only with a
+# header that can make it crash.
 ERROR_REPORT_PARAMETER = "taylorseer_error_report"
 _FIRST_PAUSE_S = 0.5
 _STATUS = {"INVALID_ARG": "INVALID_ARGUMENT"}  # Triton's name: gRPC's
 
 
 class GenerationError(Exception):
-    """A request that gave no picture; the message is the server's."""
+    """A request that made no picture; the message is the server's."""
 
 
 class InvalidArgument(GenerationError):
@@ -69,10 +69,10 @@ class InvalidArgument(GenerationError):
 
 
 class Unavailable(GenerationError):
-    """The server cannot be reached, or its line is full: trying again later may help.
+    """The server cannot be reached, or its queue is full; the same request may succeed later.
 
     Attributes:
-        retry_after_s: seconds after which the server expects to have room, where it says so.
+        retry_after_s: seconds after which the server expects to have room, or None if it does not say.
     """
 
     def __init__(self, message: str) -> None:
@@ -95,7 +95,7 @@ class DeadlineExceeded(GenerationError):
 
 @dataclass(frozen=True)
 class Progress:
-    """`step` of `num_steps` steps are done; `preview` is (height, width, 3) uint8 where asked for and due."""
+    """`step` of `num_steps` steps are done; `preview` is (height, width, 3) uint8 if one was asked for and is due."""
 
     step: int
     num_steps: int
@@ -104,7 +104,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Generation:
-    """A result: `image` is (frames, height, width, 3) uint8, `report` what the server tells about it."""
+    """A result: `image` is (frames, height, width, 3) uint8, `report` what the server reports about it."""
 
     image: Pixels
     report: dict[str, Any]
@@ -134,8 +134,8 @@ def encoded_image(image: Pixels, file_format: str = "png", quality: int = 90, fp
 
     Args:
         image: (frames, height, width, 3) uint8; height and width of a video are even.
-        file_format: of one frame, as Pillow names it.
-        quality: from 0 to 100, of formats that have one.
+        file_format: the format of one frame, by Pillow's name.
+        quality: 0 to 100, for formats that have one.
         fps: frames per second of a video.
     """
     if len(image) > 1:
@@ -179,7 +179,7 @@ def _encoded(name: str, value: Any) -> Any:
 
 
 def generation_of(result: triton.InferResult) -> Generation:
-    """The result in a plain response, or in a stream's last one."""
+    """The result in a plain response, or in the last response of a stream."""
     return Generation(result.as_numpy("image"), json.loads(result.as_numpy("report")[0]))
 
 
@@ -190,12 +190,12 @@ def _progress(result: triton.InferResult) -> Progress:
 
 
 def update_of(result: triton.InferResult, url: str) -> Progress | Generation:
-    """What a response of a stream says.
+    """The progress or the result in a response of a stream.
 
     Raises:
         GenerationError: the request has failed.
     """
-    # The picture may come before the final flag, which may have a response of its own; only it has a report.
+    # Only the response with the picture has a report. The final flag may come later, in a response of its own.
     report = result.as_numpy("report")[0]
     if not report:
         return _progress(result)
@@ -205,12 +205,12 @@ def update_of(result: triton.InferResult, url: str) -> Progress | Generation:
 
 
 def typed_error(status: str, message: str, url: str) -> GenerationError:
-    """The error for a gRPC status and message.
+    """The typed error for a gRPC status and message.
 
     Args:
-        status: the status code's name, or a text that has it.
+        status: the name of the status code, or a text that contains it.
         message: the server's sentence.
-        url: of the server, for the sentence where none answers.
+        url: of the server, for the message if it does not answer.
     """
     if message.startswith("DEADLINE") or "DEADLINE_EXCEEDED" in status or "Deadline Exceeded" in message:
         return DeadlineExceeded(message)
@@ -228,9 +228,10 @@ def typed_error(status: str, message: str, url: str) -> GenerationError:
 
 
 def channel_arguments(url: str) -> list[tuple[str, Any]] | None:
-    """gRPC's settings for a URL that may stand for several servers, as dns:///name:8001: calls take turns between them.
+    """gRPC's settings for a URL.
 
-    None, which is tritonclient's own settings, for host:port: all calls then go over one connection, to one server.
+    A URL such as dns:///name:8001 may stand for several servers; calls then take turns between them. For host:port the
+    answer is None: with tritonclient's own settings all calls go to one server, over one connection.
     """
     if not re.match(r"(dns|ipv4|ipv6):", url):
         return None
@@ -239,10 +240,10 @@ def channel_arguments(url: str) -> list[tuple[str, Any]] | None:
 
 
 class Tries:
-    """How often and when a request that was refused is sent again.
+    """How often and when a refused request is sent again.
 
-    The pause doubles each time, is no shorter than the server asks for, and is up to half as long again at random, so
-    that clients that were refused together do not come back together.
+    The pause doubles each time and is at least as long as the server asks for. Up to half of it is added at random, so
+    that clients that were refused together do not all return at the same time.
 
     Args:
         retries: how often it is sent again.
@@ -265,7 +266,7 @@ class Tries:
         """Seconds to wait before the next try.
 
         Raises:
-            Unavailable: the refusal itself, where there is no other try or no time for one.
+            Unavailable: the refusal itself, if no try or no time is left.
         """
         pause = max(self._pause_s, refusal.retry_after_s or 0.0) * random.uniform(1.0, 1.5)
         if not self._left or (self.left_s is not None and pause >= self.left_s):

@@ -2,9 +2,9 @@
 
     triton-taylorseer front --triton localhost:8001
 
-It holds no model: each request becomes a gRPC stream to Triton, which ends when the HTTP client goes away. What
-OpenAI's API has no name for, the cache settings for example, are further fields with the names of the served models'
-inputs (`extra_body` of OpenAI's own clients).
+It holds no model: each request becomes a gRPC stream to Triton, which ends when the HTTP client disconnects. Inputs of
+the served models that OpenAI's API has no name for, for example the cache settings, are further fields with the inputs'
+own names (`extra_body` of OpenAI's own clients).
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ WEB = Path(__file__).parent / "web"
 MAX_BODY_BYTES = 1 << 20
 _TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes"
 MAX_PICTURES = 10  # of one request, as in OpenAI's API
-_PING_S = 15.0  # a proxy ends a connection on which nothing comes for a minute or so
-_REFUSED_WITHIN_S = 2.0  # a request that is still there by then is answered as a stream, whatever comes of it
+_PING_S = 15.0  # a proxy ends a connection on which nothing is sent for about a minute
+_REFUSED_WITHIN_S = 2.0  # a refusal within this time has an HTTP status; later errors are events of the stream
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _PYTHON: dict[str, Any] = {"BYTES": str, "INT64": int, "INT32": int, "FP32": FiniteFloat, "BOOL": bool}
-_OWN_NAMES = ("prompt", "height", "width", "preview")  # said by prompt, size and partial_images
+_OWN_NAMES = ("prompt", "height", "width", "preview")  # OpenAI's fields for them: prompt, size and partial_images
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -66,12 +66,12 @@ _HEADERS = {
 
 
 class _OpenAIFields(BaseModel):
-    """The fields of OpenAI's images API; those without a meaning here are accepted and do nothing."""
+    """The fields of OpenAI's images API; those that have no meaning here are accepted and ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str | None = None
-    seed: int | None = Field(None, description="of the first picture; the others have those that follow")
+    seed: int | None = Field(None, description="of the first picture; each further picture has the next one")
     model: str | None = None
     n: int = Field(1, ge=1, le=MAX_PICTURES)
     size: str = Field("auto", pattern=r"^(auto|\d{1,5}x\d{1,5})$", description="widthxheight in pixels")
@@ -115,11 +115,11 @@ class Front:
 
     Attributes:
         triton: host:port of Triton's gRPC endpoint.
-        default_model: for requests that name none; None for the first one that is ready.
-        api_key: that clients must send as a bearer token; None to ask for none.
+        default_model: the model of requests that name none; None for the first one that is ready.
+        api_key: the key that clients must send as a bearer token; None to ask for none.
         timeout_s: seconds that a request may take; None for no limit but its own `deadline_ms`.
-        server: a client for what is not about one model; there while the application runs.
-        clients: of each model that was asked for.
+        server: a client for calls that are not about one model; set while the application runs.
+        clients: one for each model that was asked for.
     """
 
     triton: str
@@ -130,7 +130,7 @@ class Front:
     clients: dict[str, AsyncClient] = field(default_factory=dict)
 
     def client(self, model: str) -> AsyncClient:
-        """The client of a model, kept open; only for models that Triton has."""
+        """The client of a model that Triton has; it is kept open."""
         if model not in self.clients:
             self.clients[model] = AsyncClient(self.triton, model)
         return self.clients[model]
@@ -147,7 +147,7 @@ class Front:
         return sorted(served, key=lambda name: name != self.default_model)
 
     async def chosen(self, model: str | None) -> AsyncClient:
-        """The client of the model that a request names or leaves to us."""
+        """The client of the model that a request names, or of the default one."""
         models = await self.models()
         if model is None and models:
             return self.client(models[0])
@@ -210,7 +210,7 @@ async def _authorised(request: Request, front: _Front) -> None:
 
 @_open.get("/healthz")
 async def health(front: _Front) -> dict[str, Any]:
-    """Whether Triton answers and which models are ready; 503 where it does not or none is."""
+    """The models that are ready; 503 if Triton does not answer or no model is ready."""
     models = await front.models()
     if not models:
         raise Unavailable(f"no model is ready at {front.triton}")
@@ -231,7 +231,7 @@ async def models(front: _Front) -> dict[str, Any]:
 
 @_guarded.post("/images/generations", response_model=None)
 async def generations(body: ImageRequest, request: Request, front: _Front) -> Response | dict[str, Any]:
-    """Makes pictures; see the README for the fields."""
+    """Makes pictures; docs/reference.md lists the fields."""
     client = await front.chosen(body.model)
     if body.stream:
         if body.n != 1:
@@ -246,13 +246,13 @@ async def generations(body: ImageRequest, request: Request, front: _Front) -> Re
 
 
 def _trace_headers(request: Request) -> dict[str, str]:
-    """What makes Triton's spans part of the caller's trace."""
+    """The header that makes Triton's spans part of the caller's trace."""
     traceparent = request.headers.get("traceparent", "")
     return {"traceparent": traceparent} if _TRACEPARENT.fullmatch(traceparent) else {}
 
 
 async def _last_of(client: AsyncClient, front: Front, fields: dict[str, Any], headers: dict[str, str]) -> Generation:
-    # A stream and not a plain call: it ends with its client, and the number of plain calls in flight is bounded.
+    # A stream: closing it cancels the request.
     async with aclosing(client.stream(**fields, timeout_s=front.timeout_s, headers=headers)) as updates:
         async for update in updates:
             if isinstance(update, Generation):
@@ -261,7 +261,7 @@ async def _last_of(client: AsyncClient, front: Front, fields: dict[str, Any], he
 
 
 async def _together(requests: list[Coroutine[Any, Any, Generation]]) -> list[Generation]:
-    """All results; the first failure ends the others."""
+    """All results; the first failure cancels the other requests."""
     tasks = [asyncio.ensure_future(each) for each in requests]
     try:
         return list(await asyncio.gather(*tasks))
@@ -272,7 +272,7 @@ async def _together(requests: list[Coroutine[Any, Any, Generation]]) -> list[Gen
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, list[Generation]]) -> list[Generation]:
-    """The result, or `Cancelled` as soon as the HTTP client has gone."""
+    """The result, or `Cancelled` as soon as the HTTP client disconnects."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -283,7 +283,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, list[Generati
         await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if result.done():
             return result.result()
-        raise Cancelled("the client has gone")
+        raise Cancelled("the client has disconnected")
     finally:
         for task in (result, leaving):
             task.cancel()
@@ -293,7 +293,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, list[Generati
 async def _streamed(
     body: ImageRequest, client: AsyncClient, front: Front, headers: dict[str, str]
 ) -> StreamingResponse:
-    """A response of server-sent events; what is refused at once is an error with a status of its own."""
+    """A response of server-sent events; a request that is refused at once gets an error with its own HTTP status."""
     fields = body.request_fields() | {"preview": body.partial_images > 0 or None}
     updates = client.stream(**fields, timeout_s=front.timeout_s, headers=headers)
     first = asyncio.ensure_future(anext(updates))
@@ -436,9 +436,9 @@ def _unexpected_error(_: Request, error: Exception) -> JSONResponse:
 
 
 class _Edge:
-    """Adds headers for browsers, and refuses bodies above `MAX_BODY_BYTES`, whether or not they say how long they are.
+    """Adds headers for browsers, and refuses bodies above `MAX_BODY_BYTES`, also those that do not state their length.
 
-    ASGI itself, not Starlette's class for middleware: that one hides from an endpoint that its client has gone.
+    It is plain ASGI, because Starlette's middleware class hides from an endpoint that its client has disconnected.
     """
 
     def __init__(self, app: ASGIApp) -> None:

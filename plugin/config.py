@@ -50,7 +50,7 @@ class EngineModel:
 
     Attributes:
         name: the model's name.
-        max_batch_size: as its config.pbtxt has it; 0 where it has no batch axis.
+        max_batch_size: of its config.pbtxt; 0 if it has no batch axis.
     """
 
     name: str
@@ -58,7 +58,7 @@ class EngineModel:
 
     @classmethod
     def in_repository(cls, repository: Path, name: str) -> EngineModel:
-        """What is known of a model from its config.pbtxt; it need not be loaded.
+        """The model as its config.pbtxt describes it; it does not have to be loaded.
 
         Raises:
             InvalidConfig: there is no such file, or it cannot be read.
@@ -143,11 +143,11 @@ class ModelConfig:
         """The settings of a model from its parameters.
 
         Args:
-            parameters: config.pbtxt's parameters, name -> string; those of Triton's Python backend are passed over.
+            parameters: config.pbtxt's parameters, name -> string; those of Triton's Python backend are ignored.
             model_dir: the model's folder; a pipeline that begins with "." is relative to it.
             environment: TAYLORSEER_<MODEL>_<PARAMETER>, in capitals, overrides a parameter, as
                 TAYLORSEER_FLUX_DEV_PIPELINE does the pipeline of flux_dev.
-            model: its name, where the folder has another one: Triton loads overridden files from a temporary folder.
+            model: its name, if the folder has another one: Triton loads overridden files from a temporary folder.
 
         Raises:
             InvalidConfig: an unknown name, a missing pipeline, or a value that cannot be read.

@@ -21,7 +21,7 @@ class Parameter:
     Attributes:
         read: makes the value from the text in config.pbtxt. Raises ValueError with what it must be.
         default: the value of a model that does not set it; None for no value.
-        meaning: one sentence, with the unit where there is one.
+        meaning: one sentence, with the unit if there is one.
     """
 
     read: Callable[[str], Any]

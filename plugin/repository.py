@@ -1,4 +1,4 @@
-"""What a model repository's files say, read without a server; light to import."""
+"""The files of a model repository, read without a server; light to import."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_parameters(config_pbtxt: str) -> dict[str, str]:
 
 
 def read_max_batch_size(config_pbtxt: str) -> int:
-    """The `max_batch_size` of a config.pbtxt: 0 where the model has no batch axis.
+    """The `max_batch_size` of a config.pbtxt; 0 if the model has no batch axis.
 
     Raises:
         InvalidConfig: the text is not a model configuration.
@@ -42,7 +42,7 @@ def _parse(config_pbtxt: str) -> Any:
 
 
 def overrides(model: str, names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that the environment overrides.
+    """The parameters that the environment overrides, name -> text.
 
     Args:
         model: the model's name, with or without `_stream`.
@@ -63,7 +63,7 @@ def models_to_download(repository: Path, environment: Mapping[str, str]) -> dict
     missing = {}
     for path in sorted(repository.glob("*_stream/config.pbtxt")):
         name = path.parent.name.removesuffix("_stream")
-        with suppress(InvalidConfig):  # the server will say it better when it loads the model
+        with suppress(InvalidConfig):  # the server reports it when it loads the model
             parameters = read_parameters(path.read_text(encoding="utf-8"))
             pipeline = (parameters | overrides(name, ["pipeline"], environment)).get("pipeline", ".")
             if not pipeline.startswith((".", "/")) and not _is_downloaded(pipeline):
@@ -72,7 +72,7 @@ def models_to_download(repository: Path, environment: Mapping[str, str]) -> dict
 
 
 def stream_models(repository: Path) -> list[str]:
-    """The models of this plugin that own a pipeline, among whatever else a repository holds."""
+    """The models of this plugin that own a pipeline; a repository may hold other models too."""
     found = []
     for path in sorted(repository.glob("*_stream/config.pbtxt")):
         with suppress(InvalidConfig, OSError):
@@ -82,8 +82,8 @@ def stream_models(repository: Path) -> list[str]:
 
 
 def called_models(repository: Path, name: str, environment: Mapping[str, str]) -> list[str]:
-    """The models that a served one cannot do without: the `engine_model` of `<name>_stream`, where it has one."""
-    with suppress(InvalidConfig, OSError):  # the server will say it better when it loads the model
+    """The models that a served model calls: the `engine_model` of `<name>_stream`, if it has one."""
+    with suppress(InvalidConfig, OSError):  # the server reports it when it loads the model
         parameters = read_parameters((repository / f"{name}_stream/config.pbtxt").read_text(encoding="utf-8"))
         parameters |= overrides(name, ["engine_model"], environment)
         return [parameters["engine_model"]] if "engine_model" in parameters else []

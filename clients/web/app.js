@@ -25,7 +25,7 @@ async function call(path, options = {}) {
   }
 }
 
-let asking = null; // one dialog, whatever number of calls wait for it
+let asking = null; // one dialog for all calls that wait for the key
 
 function askForKey() {
   asking ??= new Promise((resolve) => {
@@ -101,7 +101,7 @@ function request() {
     if (text === "" || name === "compare" || label?.hidden) continue;
     fields[name] = NUMBERS.has(name) ? Number(text) : text;
   }
-  fields.seed ??= Math.floor(Math.random() * 1e9); // both of a pair need the same one
+  fields.seed ??= Math.floor(Math.random() * 1e9); // the same for both pictures of a pair
   const size = { width: Number(form.width.placeholder), height: Number(form.height.placeholder), ...fields };
   delete fields.width;
   delete fields.height;
@@ -129,8 +129,8 @@ function start(fields, compare) {
       const distance = psnr(on.image, off.image);
       const faster = off.report.denoise_s / on.report.denoise_s;
       on.state.textContent += Number.isFinite(distance)
-        ? `; ${distance.toFixed(1)} dB from the uncached, denoised in ${faster.toFixed(1)} times less time`
-        : "; the same picture, bit for bit";
+        ? `; PSNR ${distance.toFixed(1)} dB to the uncached picture, denoised ${faster.toFixed(1)} times as fast`
+        : "; identical to the uncached picture";
     });
   }
 }
@@ -210,7 +210,7 @@ function finish(figure, event, type) {
   save.hidden = false;
 }
 
-/** Peak signal-to-noise ratio of two pictures of one size, in dB; infinite where they are equal. */
+/** Peak signal-to-noise ratio of two pictures of one size, in dB; infinite if they are equal. */
 function psnr(one, other) {
   const [a, b] = [pixels(one), pixels(other)];
   let sum = 0;
@@ -241,7 +241,7 @@ form.addEventListener("submit", async (event) => {
   if (!models.size) return void say("No model is ready.");
   const fields = request();
   const needed = form.querySelector("[data-for=prompt]").hidden ? "class_label" : "prompt";
-  if (fields[needed] === undefined) return void say(needed === "prompt" ? "Say what to show." : "Give a class label.");
+  if (fields[needed] === undefined) return void say(needed === "prompt" ? "Enter a prompt." : "Enter a class label.");
   start(fields, form.compare.checked);
 });
 form.model.addEventListener("change", showModel);

@@ -109,7 +109,7 @@ def begin(page: Page, prompt: str, **fields: object) -> None:
     page.get_by_label("Prompt", exact=True).fill(prompt)
     for label, value in fields.items():
         page.get_by_label(label, exact=True).fill(str(value))
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Generate").click()
 
 
 @needs_chromium
@@ -121,7 +121,7 @@ def test_a_prompt_becomes_two_pictures_side_by_side(open_page):
     expect(figures).to_have_count(2)
     expect(figures.nth(1)).to_have_class("done", timeout=60_000)
     on, off = (figures.nth(i).locator(".state").inner_text() for i in range(2))
-    assert re.match(r"\d+\.\d\d s, 12 of 50 steps full; (\d\d\.\d) dB from the uncached, denoised in", on)
+    assert re.match(r"\d+\.\d\d s, 12 of 50 steps full; PSNR (\d\d\.\d) dB to the uncached picture, denoised", on)
     assert 35 < float(re.search(r"([\d.]+) dB", on)[1]) < 65
     assert re.match(r"\d+\.\d\d s, 50 of 50 steps full$", off)
     sizes = page.eval_on_selector_all(
@@ -139,7 +139,7 @@ def test_a_prompt_becomes_two_pictures_side_by_side(open_page):
 @needs_chromium
 def test_progress_and_previews_come_while_it_works(open_page):
     page = open_page()
-    page.get_by_label("Beside it the same").uncheck()
+    page.get_by_label("Also with the cache off").uncheck()
     begin(page, "sunflower, noto", Steps=400, Seed=7)
     figure = page.locator("figure")
     expect(figure.locator(".state")).to_have_text(re.compile(r"step \d+ of 400"), timeout=20_000)
@@ -154,7 +154,7 @@ def test_progress_and_previews_come_while_it_works(open_page):
 def test_a_request_can_be_cancelled(open_page, triton):
     before = triton.wait_until_idle()["taylorseer_requests_total cancelled"]
     page = open_page()
-    page.get_by_label("Beside it the same").uncheck()
+    page.get_by_label("Also with the cache off").uncheck()
     begin(page, "star", Steps=1000)
     figure = page.locator("figure")
     expect(figure.locator(".state")).to_have_text(re.compile(r"step \d+ of 1000"), timeout=20_000)
@@ -166,9 +166,9 @@ def test_a_request_can_be_cancelled(open_page, triton):
 @needs_chromium
 def test_an_error_is_a_sentence_and_the_page_goes_on(open_page):
     page = open_page()
-    page.get_by_label("Beside it the same").uncheck()
-    page.get_by_role("button", name="Make it").click()
-    expect(page.locator("#problem")).to_have_text("Say what to show.")
+    page.get_by_label("Also with the cache off").uncheck()
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#problem")).to_have_text("Enter a prompt.")
     page.get_by_text("Cache and more").click()
     begin(page, "<img src=x onerror=alert(1)>", Preset="fastest")
     figure = page.locator("figure").first
@@ -188,7 +188,7 @@ def test_it_fits_a_phone(open_page):
     expect(page.locator("figure").nth(1)).to_have_class("done", timeout=60_000)
     shoot(page, "phone")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    button = page.get_by_role("button", name="Make it").bounding_box()
+    button = page.get_by_role("button", name="Generate").bounding_box()
     assert button["height"] >= 40
 
 
@@ -196,7 +196,7 @@ def test_it_fits_a_phone(open_page):
 def test_a_server_with_a_key_asks_for_it_once(open_page, triton):
     with running_front(triton.grpc_url, default_model="emoji", api_key="open sesame") as locked:
         page = open_page(address=locked)
-        page.get_by_label("This server asks for its key").fill("open sesame")
+        page.get_by_label("Key of this server").fill("open sesame")
         page.get_by_role("button", name="Continue").click()
         expect(page.locator("#server")).to_have_text(re.compile("ready"))
         begin(page, "star", Steps=10)

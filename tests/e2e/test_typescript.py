@@ -296,7 +296,7 @@ def test_what_cannot_be_sent_is_refused_before_it_is(package: Package):
     """
     told = package.run(program).splitlines()
     assert told[5].startswith("INVALID_ARGUMENT 'sed' is not a field, must be one of: prompt, negative_prompt, ")
-    integer = "must be an integer of {} bits: a bigint where a number is not exact"
+    integer = "must be an integer of {} bits, as a bigint if a number is not exact"
     assert told[:5] + told[6:] == [
         "INVALID_ARGUMENT prompt is 7, must be text",
         f"INVALID_ARGUMENT seed is 1.5, {integer.format(64)}",

@@ -23,7 +23,7 @@ export interface ClientOptions {
   url?: string;
   /** The model's name. */
   model?: string;
-  /** Speak TLS, to a proxy. */
+  /** Use TLS, for example with a proxy. */
   tls?: boolean;
 }
 
@@ -45,7 +45,7 @@ export class Client {
     this.#model = model;
     this.#stub = new GRPCInferenceServiceClient(url, tls ? credentials.createSsl() : credentials.createInsecure(), {
       "grpc.max_receive_message_length": -1, // a picture may have more than gRPC's 4 MiB
-      // Else all calls go over one connection, to one server of several.
+      // Without it, all calls go over one connection, to one of several servers.
       ...(/^(dns|ipv4|ipv6):/.test(url) && { "grpc.service_config": ROUND_ROBIN }),
     });
   }
@@ -64,7 +64,7 @@ export class Client {
   }
 
   /**
-   * Makes a picture or a video and tells how far it is: any number of Progress, then one Generation.
+   * Makes a picture or a video and reports its progress: any number of Progress, then one Generation.
    *
    * Leaving the loop early cancels the request at the server, and so does the signal. Throws a GenerationError.
    */
@@ -75,7 +75,7 @@ export class Client {
     const call = this.#stub.modelStreamInfer(new Metadata(), deadline);
     const cancel = () => call.cancel();
     options.signal?.addEventListener("abort", cancel, { once: true });
-    call.on("error", () => {}); // the loop hears it; what comes after the loop was left is our own cancellation
+    call.on("error", () => {}); // the loop throws it; after the loop it is our own cancellation
     let complete = false;
     try {
       call.write(request);

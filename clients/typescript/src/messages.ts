@@ -1,4 +1,4 @@
-/** What a request may say, what the server answers, and how it is put into Triton's messages. */
+/** Fields, results and errors, and their encoding in Triton's messages. */
 
 import { writeFile } from "node:fs/promises";
 
@@ -48,7 +48,7 @@ interface Values {
 
 export type FieldName = keyof typeof FIELDS;
 
-/** A request; what is left out gets the model's default. Ranges are in the project's README. */
+/** A request; fields that are left out get the model's defaults. docs/reference.md has their ranges. */
 export type Fields = { [name in FieldName]?: Values[(typeof FIELDS)[name]] };
 
 /** RGB, row by row: `height * width * 3` bytes. */
@@ -58,7 +58,7 @@ export interface Pixels {
   data: Uint8Array;
 }
 
-/** `step` of `numSteps` steps are done; `preview` where it was asked for and due. */
+/** `step` of `numSteps` steps are done; `preview` is set if one was asked for and is due. */
 export interface Progress {
   kind: "progress";
   step: number;
@@ -66,7 +66,7 @@ export interface Progress {
   preview?: Pixels;
 }
 
-/** What the server tells about a request; the README lists all of it. */
+/** What the server reports about a request; docs/reference.md lists all fields. */
 export interface Report {
   num_steps: number;
   full_steps: number[];
@@ -82,7 +82,7 @@ export interface Report {
   [more: string]: unknown;
 }
 
-/** A result: `file` is a PNG, or of several frames an MP4. */
+/** A result: `file` is a PNG, or an MP4 of several frames. */
 export class Generation {
   readonly kind = "generation";
 
@@ -96,7 +96,7 @@ export class Generation {
     return this.report.num_frames > 1 ? ".mp4" : ".png";
   }
 
-  /** Writes the file. Throws a RangeError where the path's suffix is of another format. */
+  /** Writes the file. Throws a RangeError if the path's suffix stands for another format. */
   async save(path: string): Promise<void> {
     if (!path.toLowerCase().endsWith(this.suffix)) {
       throw new RangeError(`path is ${path}, must end in ${this.suffix}: the result has ${frames(this.report)}`);
@@ -115,7 +115,7 @@ export type ErrorCode =
   | "DEADLINE_EXCEEDED"
   | "INTERNAL";
 
-/** A request that gave no picture; `message` is the server's sentence. */
+/** A request that made no picture; `message` is the server's. */
 export class GenerationError extends Error {
   override readonly name = "GenerationError";
 
@@ -127,10 +127,11 @@ export class GenerationError extends Error {
   }
 }
 
-// Has an error come as a report with its code: Triton keeps it only with a header with which 24.10 can crash.
+// Asks for an error as a report that holds its code: Triton 24.10 keeps the code only with a header that can make it
+// crash.
 const ERROR_REPORT_PARAMETER = "taylorseer_error_report";
 
-/** The message for a request to `model`'s stream. Throws a GenerationError where a value cannot be sent. */
+/** The message for a request to `model`'s stream. Throws a GenerationError if a value cannot be sent. */
 export function requestOf(model: string, fields: Fields): ModelInferRequest {
   const inputs = Object.entries(fields)
     .filter(([, value]) => value !== undefined)
@@ -172,21 +173,21 @@ function tensorOf(name: string, value: unknown): ModelInferRequest_InferInputTen
 function integer(name: string, value: unknown, bits: number): bigint {
   const exact = typeof value === "bigint" || Number.isSafeInteger(value) ? BigInt(value as bigint | number) : undefined;
   if (exact === undefined || exact !== BigInt.asIntN(bits, exact)) {
-    throw invalid(`${name} is ${value}, must be an integer of ${bits} bits: a bigint where a number is not exact`);
+    throw invalid(`${name} is ${value}, must be an integer of ${bits} bits, as a bigint if a number is not exact`);
   }
   return exact;
 }
 
 const invalid = (message: string) => new GenerationError("INVALID_ARGUMENT", message);
 
-/** What a response of a stream says. Throws the GenerationError that it carries. */
+/** The progress or the result in a response of a stream. Throws the GenerationError that it carries. */
 export function updateOf(response: ModelInferResponse): Progress | Generation {
   const outputs = new Map(
     response.outputs.map(({ name, shape }, index) => [name, { shape, raw: response.rawOutputContents[index]! }]),
   );
-  const text = (name: string) => outputs.get(name)!.raw.subarray(4); // one string, its length in front
+  const text = (name: string) => outputs.get(name)!.raw.subarray(4); // one string after its length
   const number = (name: string) => outputs.get(name)!.raw.readInt32LE();
-  // The picture may come before the final flag, which may have a response of its own; only it has a report.
+  // Only the response with the picture has a report. The final flag may come later, in a response of its own.
   if (text("report").length === 0) {
     const preview = outputs.get("preview");
     const [height = 0, width = 0] = (preview?.shape ?? []).map(Number);
@@ -202,7 +203,7 @@ export function updateOf(response: ModelInferResponse): Progress | Generation {
   return new Generation(Buffer.from(text("b64_json").toString("latin1"), "base64"), report);
 }
 
-/** The error for a code of Triton's or gRPC's and a message. */
+/** The error for a message and a code, Triton's or gRPC's. */
 export function errorOf(code: string, message: string): GenerationError {
   if (message.startsWith("DEADLINE")) return new GenerationError("DEADLINE_EXCEEDED", message);
   if (/unknown model/i.test(message)) return new GenerationError("UNKNOWN_MODEL", message);
