@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from plugin.engine_specs import ENGINES
+from plugin.limits import Limits
 from plugin.parameters import PARAMETERS, parse_parameters
 from plugin.presets import PARAMETER_PREFIX, parse_preset, presets_path, saved_presets
 from plugin.repository import InvalidConfig, overrides, read_max_batch_size, read_parameters
-from plugin.request import GenerationRequest, Limits, ResponseFormat
+from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import CacheConfig
 
 _BACKEND_PARAMETERS = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from plugin.engine_specs import ENGINES
+from plugin.limits import Limits
 from plugin.repository import InvalidConfig
-from plugin.request import Limits
 from taylorseer import COORDINATES, PREDICTORS, CacheConfig
 
 

@@ -1,4 +1,4 @@
-"""What a client may ask for: one request with its final values, and the limits of a model."""
+"""One request with its final values, made from a client's fields and a model's defaults."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from plugin.errors import Outcome, RequestError
 from plugin.fields import FIELDS, Field
 from plugin.fields import ResponseFormat as ResponseFormat
+from plugin.limits import Limits
 from taylorseer import CacheConfig
-from taylorseer.schedule import MAX_STEPS
 
 _CACHE = "cache_"  # begins the names of fields that set the cache
 
@@ -27,32 +27,6 @@ class InvalidRequest(RequestError, ValueError):
     """A field of a request is missing or out of its range; the message names field, value and range."""
 
     outcome = Outcome.INVALID
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one model accepts, within the ranges that hold for every model.
-
-    Attributes:
-        max_steps: most denoising steps.
-        max_prompt_bytes: longest prompt in bytes of UTF-8.
-        min_size, max_size: range of height and width in pixels.
-        size_multiple: height and width must be multiples of it.
-        max_frames: most frames; 1 for models of pictures.
-        frames_multiple: a video has 1 + a multiple of it frames, as its autoencoder compresses time.
-        takes_prompt: True for models of a prompt, False for models of a class label.
-        num_classes: labels of models of a class label.
-    """
-
-    max_steps: int = MAX_STEPS
-    max_prompt_bytes: int = 8192
-    min_size: int = 16
-    max_size: int = 2048
-    size_multiple: int = 16
-    max_frames: int = 1
-    frames_multiple: int = 4
-    takes_prompt: bool = True
-    num_classes: int = 1000
 
 
 @dataclass(frozen=True)

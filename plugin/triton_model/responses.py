@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from plugin.errors import Outcome, Unavailable, message_of
-from plugin.tensors import INPUTS
+from plugin.fields import FIELDS
 from plugin.triton_model.backend import Response, TritonConfig
 
 FINAL: int = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -24,8 +24,9 @@ def with_tensors(config: TritonConfig, outputs: Mapping[str, tuple[str, list[int
         outputs: name -> (data type, dims).
     """
     config.set_max_batch_size(0)
-    for name, data_type in INPUTS.items():
-        config.add_input({"name": name, "data_type": data_type, "dims": [1], "optional": True})
+    for field in FIELDS:
+        dims = list(field.shape)
+        config.add_input({"name": field.name, "data_type": field.type, "dims": dims, "optional": True})
     for name, (data_type, dims) in outputs.items():
         config.add_output({"name": name, "data_type": data_type, "dims": dims})
     return config

@@ -11,7 +11,8 @@ import pytest
 import clients.messages
 from plugin.config import ModelConfig
 from plugin.fields import FIELDS, CacheSetting, Integer
-from plugin.request import InvalidRequest, Limits, parse_request
+from plugin.limits import Limits
+from plugin.request import InvalidRequest, parse_request
 from plugin.tensors import INPUTS
 from tests.support.documents import tables_of
 from tests.support.paths import REPOSITORY, ROOT

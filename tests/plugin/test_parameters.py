@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from plugin.config import ModelConfig, PipelineSource
+from plugin.limits import Limits
 from plugin.parameters import PARAMETERS, parse_parameters
-from plugin.request import Limits
 from taylorseer import CacheConfig
 
 

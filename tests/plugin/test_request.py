@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from plugin.config import ModelConfig
-from plugin.request import InvalidRequest, Limits, ResponseFormat, parse_request
+from plugin.limits import Limits
+from plugin.request import InvalidRequest, ResponseFormat, parse_request
 from taylorseer import CacheConfig
 
 CONFIG = ModelConfig.from_parameters({"pipeline": "hub/id", "max_steps": "200", "size_multiple": "16"}, Path())
