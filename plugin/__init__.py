@@ -16,7 +16,7 @@ The rooms, in the order of their imports: each imports only from those above it 
 Read along one request:
 
     taylorseer/schedule.py, predictors.py, anchors.py, session.py    the cache of one request
-    request.py, config.py                      what a client may ask for, and how a model is set up
+    fields.py, request.py, config.py           what a client may ask for, and how a model is set up
     families/base.py, flux.py                  the contract of a family, and one of them
     denoising/generation.py, transformer.py    the pipeline's run, and what stands in for its transformer
     engines/base.py, packer.py                 the contract of an engine, and the queue in front of it
