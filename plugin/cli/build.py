@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -78,31 +79,37 @@ def build(
       triton-taylorseer build emoji
       triton-taylorseer build flux_dev --engine tensorrt --precision bf16 --batch 1,2,4 --size 1024x1024,768x1344
     """
+    request = _request(
+        {"batch": batch, "size": size, "num_frames": num_frames, "target": target, "sizes": calibration_sizes},
+        engine=engine,
+        precision=precision,
+        workspace_bytes=None if workspace is None else int(workspace * 2**30),
+        refit=refit,
+        weight_streaming=weight_streaming,
+        calibration_prompts=calibration_prompts,
+        calibration_steps=calibration_steps,
+    )
+    name = model.removesuffix("_stream")
+    _announce_all(name, _build(model_repository.resolve() / f"{name}_stream", request))
+
+
+def _request(lists: Mapping[str, str | None], calibration_prompts: Path | None, **others: Any) -> BuildRequest:
+    """What to build, from the texts of options that hold lists and the values of the others."""
     from plugin.building.build_model import BuildRequest
 
+    parts = {name: text.split(",") if text else [] for name, text in lists.items()}
     try:
-        request = BuildRequest(
-            engine=engine,
-            precision=precision,
-            batch=_batch(batch),
-            sizes=tuple(_size(each) for each in _parts(size)),
-            num_frames=tuple(_integer("num-frames", each) for each in _parts(num_frames)),
-            targets=tuple(_parts(target)),
-            workspace_bytes=None if workspace is None else int(workspace * 2**30),
-            refit=refit,
-            weight_streaming=weight_streaming,
+        return BuildRequest(
+            batch=_batch(lists["batch"]),
+            sizes=tuple(map(_size, parts["size"])),
+            num_frames=tuple(_integer("num-frames", each) for each in parts["num_frames"]),
+            targets=tuple(parts["target"]),
             calibration_prompts=lines_of("calibration-prompts", calibration_prompts),
-            calibration_steps=calibration_steps,
-            calibration_sizes=tuple(_video_size(each) for each in _parts(calibration_sizes)),
+            calibration_sizes=tuple(map(_video_size, parts["sizes"])),
+            **others,
         )
     except (OSError, ValueError) as error:
         fail(error)
-    name = model.removesuffix("_stream")
-    built = _build(model_repository.resolve() / f"{name}_stream", request)
-    for each in built:
-        _announce(name, each)
-    if not built:
-        say("the model's engine needs no build")
 
 
 def _build(folder: Path, request: BuildRequest) -> list[Built]:
@@ -126,6 +133,13 @@ def _build(folder: Path, request: BuildRequest) -> list[Built]:
         fail("cancelled")
     except (InvalidConfig, EngineError, OSError, ValueError, TypeError) as error:
         fail(error)
+
+
+def _announce_all(model: str, built: Sequence[Built]) -> None:
+    for each in built:
+        _announce(model, each)
+    if not built:
+        say("the model's engine needs no build")
 
 
 def _announce(model: str, built: Built) -> None:
@@ -161,10 +175,6 @@ def _rows(engine: BuiltEngine) -> dict[str, str]:
     }
 
 
-def _parts(text: str | None) -> list[str]:
-    return text.split(",") if text else []
-
-
 def _integer(option: str, text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise ValueError(f"{option} is {text!r}, must be an integer of at least 1")
@@ -174,7 +184,7 @@ def _integer(option: str, text: str) -> int:
 def _batch(text: str | None) -> tuple[int, int, int] | None:
     if text is None:
         return None
-    parts = _parts(text)
+    parts = text.split(",")
     if len(parts) != 3:
         raise ValueError(f"batch is {text!r}, must be MIN,OPT,MAX")
     smallest, usual, largest = (_integer("batch", part) for part in parts)

@@ -46,12 +46,11 @@ def evaluate(
 ) -> None:
     """Compares a model's presets, and plain runs of as few steps, with its uncached pictures.
 
-    All of them make the same prompts with the same seeds and the same engine. Request options that are left out get
-    the model's defaults. Needs the packages of the extra `bench`.
+    All make the same prompts with the same seeds and engine; options left out have the model's defaults. Needs the
+    packages of the extra `bench`.
 
-    Examples:
+    Example:
 
-      triton-taylorseer evaluate emoji --prompts benchmarks/prompts.txt --pictures 16
       triton-taylorseer evaluate flux_dev --prompts my_prompts.txt --preset paper --score clip
     """
     from plugin.repository import InvalidConfig
@@ -59,16 +58,10 @@ def evaluate(
     quieten_libraries()
     evaluation = _evaluation()
     try:
+        repository, subjects = model_repository.resolve(), lines_of("prompts", prompts)
+        presets, scores = tuple(preset or ()), tuple(score or ())
         request = evaluation.EvaluateRequest(
-            model,
-            model_repository.resolve(),
-            lines_of("prompts", prompts),
-            pictures,
-            tuple(preset or ()),
-            tuple(score or ()),
-            reference,
-            output,
-            fields,
+            model, repository, subjects, pictures, presets, scores, reference, output, fields
         )
         result = _evaluate(request)
     except KeyboardInterrupt:
