@@ -1,13 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PARALLEL := -n 2 --dist loadfile
 
-.PHONY: demo test serve lint format bench soak clean
+.PHONY: demo test check serve lint format bench soak clean
 
 demo: .venv/.installed
 	$(BIN)/triton-taylorseer demo
 
-test: .venv/.installed lint
-	$(BIN)/pytest
+# Without a server, tests use one core each; with one, its own time limits want the machine to themselves.
+test: lint
+	$(BIN)/pytest -m "not triton" $(PARALLEL)
+	$(BIN)/pytest -m triton
+
+check: lint
+	$(BIN)/pytest -m "not (triton or compiles or trains or network)" $(PARALLEL)
 
 serve: .venv/.installed
 	$(BIN)/triton-taylorseer serve

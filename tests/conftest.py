@@ -1,8 +1,13 @@
-"""Fixtures that several folders of tests share."""
+"""What all tests share: markers by folder and fixture, tiny pipelines, one folder of engines, one thread."""
 
 from __future__ import annotations
 
 import os
+
+# Before torch is imported, here and in processes that tests start: tiny operations are fastest, and bits reproducible,
+# on one thread. Models served by a real Triton set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +16,31 @@ import torch
 from diffusers import FluxPipeline
 
 from tests.support.tiny.flux import tiny_flux
+
+# The marker of a test that uses a fixture, and of all tests of a folder; others are marked one by one.
+OF_FIXTURES = {
+    **dict.fromkeys(("echo", "server", "servers"), "triton"),
+    **dict.fromkeys(("engine_cache", "compiled", "built_twice"), "compiles"),
+    **dict.fromkeys(("operator_types", "package", "types"), "network"),
+    "trained": "trains",
+}
+OF_FOLDERS = {Path(__file__).parent / "e2e": "triton"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        markers = {marker for name, marker in OF_FIXTURES.items() if name in fixtures}
+        markers |= {marker for folder, marker in OF_FOLDERS.items() if folder in item.path.parents}
+        for marker in sorted(markers):
+            item.add_marker(marker)
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run, the same in all of its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
@@ -26,16 +56,15 @@ def flux(make_flux: Callable[..., FluxPipeline]) -> FluxPipeline:
 
 
 @pytest.fixture(scope="session")
-def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for compiled engines that all tests share."""
-    return tmp_path_factory.mktemp("engines")
+def engine_cache(run_folder: Path) -> Path:
+    """A folder for compiled engines that all tests and workers share: each is built once, under a lock."""
+    return run_folder / "engines"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kept_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def kept_exports(run_folder: Path) -> Iterator[Path]:
     """A folder of exported block stacks, which all tests and all workers share: none is exported twice."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+    folder = run_folder / "exports"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_TAYLORSEER_EXPORTS", str(folder))
         yield folder
@@ -43,7 +72,7 @@ def kept_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny operations are fastest, and bits reproducible, on one thread."""
+    """A test that sets a number of threads sets it for itself alone."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

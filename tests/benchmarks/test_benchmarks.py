@@ -20,7 +20,7 @@ def gpu_benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("model", ["dit_xl_2_256", "hunyuan_video"])
+@pytest.mark.parametrize("model", [pytest.param("dit_xl_2_256", marks=pytest.mark.compiles), "hunyuan_video"])
 def test_blocks_are_measured_and_held_to_torch(tmp_path: Path, model):
     ways = ["torch eager", "CUDA graph", "tensorrt"] + ["onnxruntime"] * (model == "dit_xl_2_256")
     chosen = [each for way in ways for each in ("--way", way)]

@@ -16,6 +16,7 @@ from tests.support.fake_server import IDLE, fake_tritonserver, processes_with, r
 WIDE = {**os.environ, "COLUMNS": "200"}
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_says_when_it_is_ready_and_ends_with_the_signal(tmp_path, number):
     models = repository(tmp_path / "models", a=IDLE, a_stream=IDLE)

@@ -22,6 +22,7 @@ from plugin.engines.onnxruntime_session import providers
 from plugin.engines.tensorrt.package import PACKAGES
 from plugin.families import family_of
 from taylorseer import CacheConfig
+from tests.support.engines import RecordingEngine
 
 # ONNX Runtime sums in another order than torch: float32 rounding through five blocks
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -72,17 +73,9 @@ def test_onnxruntime_computes_into_given_memory(engines):
 
 
 def test_full_steps_are_computed_where_the_cache_keeps_them(flux):
-    host, given = PipelineHost(flux), []
-
-    class Recording:
-        name = "recording"
-        engine = host.engines["transformer"]
-
-        def run(self, inputs, out=None):
-            given.append(out)
-            return self.engine.run(inputs, out)
-
-    host.engines["transformer"] = Recording()
+    host = PipelineHost(flux)
+    engine = host.engines["transformer"] = RecordingEngine(host.engines["transformer"])
+    given = engine.outs
     call = {"prompt": "apple", "num_inference_steps": 6, "height": 32, "width": 32, "output_type": "latent"}
     host.pipeline_for(CacheConfig(interval=3, order=1, warmup_steps=1))(**call)
     assert [out.shape for out in given] == [(1, 64, 32)] * 2
@@ -132,6 +125,7 @@ def test_key_changes_with_weights_and_architecture(make_flux):
     assert stack_key(first, first.block_stack()) != stack_key(other, other.block_stack())
 
 
+@pytest.mark.compiles
 def test_two_builders_at_once_leave_one_whole_engine(make_flux, tmp_path):
     family = family_of(make_flux().transformer)
     paths: list[Path] = []
@@ -146,6 +140,7 @@ def test_two_builders_at_once_leave_one_whole_engine(make_flux, tmp_path):
     assert folders == [paths[0].parent], "no scratch folder is left"
 
 
+@pytest.mark.compiles
 def test_a_failed_build_leaves_nothing_behind(make_flux, tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("No space left on device")

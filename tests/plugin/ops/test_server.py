@@ -151,6 +151,7 @@ def test_free_ports_are_free_and_differ():
             probe.bind(("127.0.0.1", port))
 
 
+@pytest.mark.triton
 def test_a_server_starts_serves_and_leaves_no_process(tmp_path):
     stages: list[str] = []
     config = local(repository(tmp_path / "models", a=IDLE, a_stream=IDLE, b=BROKEN), models=("a",))
@@ -167,6 +168,7 @@ def test_a_server_starts_serves_and_leaves_no_process(tmp_path):
     server.stop()  # once more does no harm
 
 
+@pytest.mark.triton
 def test_a_server_that_is_killed_leaves_no_shared_memory(tmp_path):
     """Nobody else would give it back before the machine starts anew, and `serve` may restart a server many times."""
     config = local(repository(tmp_path / "models", a=IDLE, b=IDLE))
@@ -182,6 +184,7 @@ def test_a_server_that_is_killed_leaves_no_shared_memory(tmp_path):
     assert ServerConfig(tmp_path).memory_prefix != config.memory_prefix
 
 
+@pytest.mark.triton
 def test_a_model_that_fails_to_load_gives_its_reason_and_leaves_no_process(tmp_path):
     config = local(repository(tmp_path / "models", good=IDLE, bad=BROKEN))
     with pytest.raises(ServerError, match=r"ended with code 1: failed to load 'bad' .*broken on purpose.*log: .*/log"):
@@ -189,12 +192,14 @@ def test_a_model_that_fails_to_load_gives_its_reason_and_leaves_no_process(tmp_p
     wait_until_gone(str(tmp_path))
 
 
+@pytest.mark.triton
 def test_another_failure_gives_the_end_of_the_log(tmp_path):
     config = local(repository(tmp_path / "models", good=IDLE), extra_args=("--no-such-option",))
     with pytest.raises(ServerError, match=r"ended with code 1: .*unrecognized option '--no-such-option'"):
         Server(config, log=tmp_path / "log").__enter__()
 
 
+@pytest.mark.triton
 def test_loading_that_takes_too_long_is_given_up(tmp_path):
     config = local(repository(tmp_path / "models", slow=SLOW))
     began = time.monotonic()

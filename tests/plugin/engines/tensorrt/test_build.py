@@ -42,6 +42,7 @@ def two_sizes(family: TinyFamily) -> tuple[tuple[int, int], ...]:
     return tuple((size["height"], size["width"]) for size in sizes)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(("name", "precision"), [*((name, "fp16") for name in FAMILIES), ("flux", "bf16")])
 def test_every_family_is_compiled_with_a_profile_for_each_size(tmp_path, monkeypatch, name, precision):
     """From a saved pipeline, as `build` does it; each size's real inputs must fall into that size's profile."""
@@ -99,6 +100,7 @@ def test_refit_wants_a_gpu(own):
         build_engine(own.family, FLAVOUR, replace(own.options, refit=True), own.cache)
 
 
+@pytest.mark.compiles
 def test_two_builders_at_once_leave_one_whole_engine(flux, tmp_path):
     family, built = family_of(flux.transformer), []
     options = BuildOptions((1, 1, 1), (SizeClass("tiny", family.axis_sizes(16, 8)),), ("SM89",))
@@ -134,6 +136,7 @@ class Watching(NoProgress):
         return self.steps < self._stop_after
 
 
+@pytest.mark.compiles
 def test_a_build_is_followed_and_can_be_ended(flux, tmp_path):
     family = family_of(flux.transformer)
     options = BuildOptions((1, 1, 1), (SizeClass("tiny", family.axis_sizes(16, 8)),), ("SM89",))
@@ -149,6 +152,7 @@ def test_a_build_is_followed_and_can_be_ended(flux, tmp_path):
     assert any(parent in names for _, parent in patient.phases), "phases are nested"
 
 
+@pytest.mark.compiles
 def test_the_command_prints_what_it_built_and_how_to_serve_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "cache"))
     model = write_model(tmp_path, "dit", "float32")
@@ -178,6 +182,7 @@ for limit in (1000, 300_000):
 """
 
 
+@pytest.mark.compiles
 def test_a_full_disk_during_the_export_or_during_the_build(tmp_path, monkeypatch):
     """A limit on the size of files stands in for a disk that is full: the write itself fails, half-way. In the second
     case the export is there, and the engine does not fit."""

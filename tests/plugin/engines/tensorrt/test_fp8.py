@@ -159,6 +159,7 @@ def linear_layers(exported: Path) -> int:
     return sum(node.op_type == "MatMul" and not weights.isdisjoint(node.input) for node in graph.node)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_quantised_and_compiled(tmp_path, kept, name):
     """As `build` does it: a saved pipeline's own runs, modelopt, TensorRT-RTX. ONNX Runtime shows what rounding to fp8
@@ -258,6 +259,7 @@ def test_what_is_recorded_is_in_the_key(tmp_path):
 # The command
 
 
+@pytest.mark.compiles
 def test_the_command_prints_what_is_in_fp8_and_how_to_serve_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "cache"))
     model, _ = configured(tmp_path, "flux")
