@@ -1,11 +1,11 @@
-"""The documents against the code: every command is run or excused and parses, links and paths exist, messages and
-numbers are as they are quoted. `tests/e2e/test_docs.py` runs what can be run."""
+"""The documents against the code: commands are run or excused and parse, links and paths exist, messages and tables are
+as the code has them. `tests/e2e/test_docs.py` runs what can be run; `tests/test_documented_numbers.py` has the numbers.
+"""
 
 from __future__ import annotations
 
 import ast
 import doctest
-import json
 import re
 import shlex
 import shutil
@@ -29,7 +29,6 @@ from plugin.families.base import Family
 from plugin.fields import FIELDS, Field
 from plugin.parameters import PARAMETERS
 from plugin.request import InvalidRequest, parse_request
-from plugin.serving.plan import architecture_of, example_request, plan_request
 from plugin.tensors import INPUTS, STREAM_OUTPUTS
 from tests.support.documented_commands import BLOCKS, NOT_RUN, RUN, SHELL, ids, is_run, reason_of
 from tests.support.documents import (
@@ -40,11 +39,11 @@ from tests.support.documents import (
     blocks_of,
     inline_code_of,
     links_of,
+    numbers_in,
     tables_of,
 )
 from tests.support.tiny import FAMILIES
 
-RESULTS = ROOT / "benchmarks/results"
 LANGUAGES = {"bash", "python", "pycon", "text", "json", "yaml", "typescript"}
 
 
@@ -315,7 +314,7 @@ def test_every_input_is_in_the_reference_with_its_type_and_range():
     def check_range(field: Field) -> None:
         text = shown[field.name][1].replace(",", "").replace("2^63-1", str(2**63 - 1))
         bounds, _, choices = field.values.allowed(limits).partition("one of: ")
-        assert {*map(float, numbers(bounds))} <= {*map(float, numbers(text))}, bounds
+        assert {*map(float, numbers_in(bounds))} <= {*map(float, numbers_in(text))}, bounds
         assert {*re.findall(r"\w+", choices.partition(", or ")[0])} <= {*re.findall(r"`(\w+)`", text)}, choices
 
     check_each(check_range, FIELDS, lambda field: field.name)
@@ -386,197 +385,3 @@ def test_the_steps_to_a_predictor_lead_to_one(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= 8, "its own five, and those of all predictors"
-
-
-# Numbers
-
-
-def result(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def numbers(cell: str) -> list[str]:
-    return re.findall(r"\d+(?:\.\d+)?", cell)
-
-
-def words_of(document: str) -> str:
-    """A document with every line break a space."""
-    return " ".join((ROOT / document).read_text(encoding="utf-8").split())
-
-
-def missing(sentences: Iterable[str], document: str) -> list[str]:
-    text = words_of(document)
-    return [sentence for sentence in sentences if sentence not in text]
-
-
-def test_seconds_of_a_picture_are_those_of_the_result():
-    ways = {
-        "this project, in process": ["in_process_on"],
-        "this project, through Triton": ["triton_on"],
-        "diffusers, plain run of 12 steps": ["diffusers_fewer_steps"],
-        "diffusers, its TaylorSeer hook in lite mode": ["diffusers_hook_lite"],
-        "cache-dit 1.5.3 with its TaylorSeer calibrator": ["cache_dit"],
-        "diffusers, its TaylorSeer hook": ["diffusers_hook"],
-        "this project, cache off, in process / through Triton": ["in_process_off", "triton_off"],
-        "diffusers, plain run of 50 steps": ["diffusers"],
-    }
-    measured = result("cpu.json")["picture_s"]
-    table = tables_of(ROOT / "README.md")["Results"]
-    rows = {row[0].strip("*"): numbers(row[2]) for row in table[1:]}
-    assert rows == {label: [f"{measured[key]:.3f}" for key in keys] for label, keys in ways.items()}
-
-
-def test_the_readme_begins_with_numbers_of_the_results():
-    cpu, serving = result("cpu.json"), result("serving.json")
-    seconds, steps = cpu["picture_s"], cpu["steps"]
-    found = {row["method"]: row["psnr"] for row in qualities(full_steps=12)}
-    sentences = (
-        f"**{cpu['speed_up']['in_process']:.2f} times as fast** with "
-        f"{steps['full_steps']} of {steps['num_steps']} steps full: "
-        f"{seconds['in_process_on']:.3f} s a picture instead of {seconds['in_process_off']:.3f} s",
-        f"**{serving['packed_over_diffusers']:.1f} times the pictures per second** of diffusers' own TaylorSeer hook",
-        f"the picture has a PSNR of {found['tuned']:.1f} dB to that one at 12 full steps; a plain run of 12 steps has "
-        f"{found['fewer plain steps']:.1f} dB",
-    )
-    assert not missing(sentences, "README.md")
-
-
-def test_sentences_about_times_are_those_of_the_results():
-    cpu, serving = result("cpu.json"), result("serving.json")
-    speed_up, share = cpu["speed_up"], cpu["speed_up_over_possible"]
-    full, forecast = cpu["steps"]["full_steps"], cpu["steps"]["num_steps"] - cpu["steps"]["full_steps"]
-    besides_steps = cpu["picture_s"]["in_process_on"] - full * cpu["full_step_s"] - forecast * cpu["forecast_step_s"]
-    sentences = (
-        f"A full step takes {1000 * cpu['full_step_s']:.1f} ms, a forecast step {1000 * cpu['forecast_step_s']:.2f} ms "
-        f"({100 * cpu['forecast_step_over_full_step']:.1f} % of it)",
-        f"pictures {speed_up['in_process']:.2f} times as fast in process, {share['in_process']:.2f} of the "
-        f"{cpu['possible_speed_up']:.2f} that",
-        f"and {speed_up['triton']:.2f} times through Triton ({share['triton']:.2f})",
-        f"Triton adds {1000 * cpu['triton_overhead_s']['on']:.1f} ms to a picture with the cache on",
-        f"text encoding and decoding, {1000 * besides_steps:.0f} ms per picture with or without the cache",
-        f"{serving['diffusers_full_steps']} full steps, one picture after another: "
-        f"{serving['pictures_per_s']['diffusers']:.1f}; eight clients of this server get "
-        f"{serving['packed_over_diffusers']:.1f} times that",
-    )
-    assert not missing(sentences, "docs/benchmarking.md")
-
-
-def test_pictures_of_many_clients_are_those_of_the_result():
-    measured = result("serving.json")
-    rows = tables_of(ROOT / "docs/benchmarking.md")["Many clients"][1:]
-    keys = ["same_size, 1", "same_size, 2", "same_size, 4", "same_size, 8", "mixed_sizes, 8"]
-    for row, key in zip(rows, keys, strict=True):
-        speeds = [measured["pictures_per_s"][f"{way}, {key}"] for way in ("packed", "one_at_a_time")]
-        ratio = measured["packed_over_one_at_a_time"][key]
-        assert row[0].split(",")[0] == key.split(", ")[1]
-        assert row[1:] == [f"{speeds[0]:.1f}", f"{speeds[1]:.1f}", f"{ratio:.2f}"]
-
-
-def test_parts_of_a_forecast_step_are_those_of_the_results():
-    tables = tables_of(ROOT / "docs/benchmarking.md")["Where a forecast step's time goes"]
-    profile = result("forecast_profile.json")
-    trees = profile["microseconds"]
-    heading, *parts = [row for row in tables if len(row) == len(trees) + 1][: len(trees["now"]) + 1]
-    assert heading[1:] == [tree if tree == "now" else f"before {tree.removesuffix('~1')}" for tree in trees]
-    assert parts == [[part, *(f"{each[part]:.0f}" for each in trees.values())] for part in trees["now"]]
-    alone = [row for row in tables if len(row) == 2][1:]
-    assert alone == [[name, f"{value:.0f}"] for name, value in profile["microseconds_alone"].items()]
-    shares = {
-        (f"{row['anchor_bytes']:_}", row["dtype"], row["order"]): f"{row['of_copy']:.2f}"
-        for row in result("bandwidth_cpu.json")["forecasts"]
-    }
-    names = {"50 kB": "50_000", "1 MB": "1_000_000", "25 MB": "25_000_000", "700 MB": "700_000_000"}
-    shown = {row[0]: row[1:] for row in tables if row[0] in names}
-    kinds = [("float32", 1), ("float32", 2), ("bfloat16", 1), ("bfloat16", 2)]
-    assert shown == {name: [shares[nbytes, *kind] for kind in kinds] for name, nbytes in names.items()}
-
-
-def test_what_large_pages_bring_is_that_of_the_result():
-    measured = result("huge_pages.json")
-    rows = [
-        row for row in tables_of(ROOT / "docs/benchmarking.md")["Where a forecast step's time goes"] if len(row) == 4
-    ]
-    (case, *decode), (_, *forecast) = rows[1:]
-    assert f"{measured['pixels']} x {measured['pixels']} pixels" in case
-
-    def of(call: str) -> list[float]:
-        return [measured[way][call] for way in ("small_pages", "huge_pages", "huge_over_small")]
-
-    assert decode == [f"{value:.2f}" for value in of("decode_s")]
-    *seconds, ratio = of("forecast_into_new_memory_s")
-    assert forecast == [*(f"{value:.3f}" for value in seconds), f"{ratio:.2f}"]
-
-
-def qualities(**wanted: object) -> list[dict[str, Any]]:
-    """The rows of the table of methods at the setting that the documents speak of."""
-    rows = result("quality.json")["methods"]["rows"]
-    wanted = {"setting": "50 steps, guidance 3.5", **wanted}
-    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-
-
-def test_qualities_are_those_of_the_result():
-    measured = {(row["method"], str(row["full_steps"])): row for row in qualities()}
-    table = tables_of(ROOT / "docs/quality.md")["Picture quality per full step"]
-    (_, *counts), *rows = table
-    for method, *cells in rows:
-        for count, cell in zip(counts, cells, strict=True):
-            if cell != "-":
-                row = measured[method, count]
-                shown = f"{row['psnr']:.1f} / {row['ssim']:.3f} / {row['perceptual']:.4f} / {row['seconds']:.2f}"
-                assert cell == shown, (method, count)
-
-
-def test_qualities_by_setting_are_those_of_the_result():
-    rows = [row for row in result("quality.json")["methods"]["rows"] if row["full_steps"] == 12]
-    columns = ("fewer plain steps", r"TaylorSeer, order \d", "Chebyshev, order 2, even", "tuned")
-
-    def best(setting, method):
-        found = [row for row in rows if row["setting"] == setting and re.fullmatch(method, row["method"])]
-        return f"{max(row['psnr'] for row in found):.1f}"
-
-    settings = dict.fromkeys(row["setting"] for row in rows)
-    measured = [[setting, *(best(setting, method) for method in columns)] for setting in settings]
-    assert tables_of(ROOT / "docs/quality.md")["At other settings"][1:] == measured
-
-
-def test_sentences_about_quality_are_those_of_the_result():
-    found = {row["method"]: row["psnr"] for row in qualities(full_steps=12)}
-    even_and_tuned = (found[method] for method in ("Chebyshev, order 2, even", "tuned"))
-    of_paper = [psnr for method, psnr in found.items() if re.fullmatch(r"TaylorSeer, order \d", method)]
-    plain, paper, even, tuned = (f"{psnr:.1f}" for psnr in (found["fewer plain steps"], max(of_paper), *even_and_tuned))
-    sentences = (
-        f"12 plain steps {plain} dB, TaylorSeer's own schedule with its best order {paper}, "
-        f"full steps spread evenly {even}, full steps found by `triton-taylorseer tune`, "
-        f"which is this model's default, {tuned}.",
-    )
-    assert not missing(sentences, "README.md")
-
-
-def test_caches_are_those_that_plan_prints():
-    rows = tables_of(ROOT / "README.md")["Models"]
-    models = {re.findall(r"`(\w+)`", row[0])[0]: row[4] for row in rows if row[0].startswith("`") and len(row) == 5}
-    assert len(models) == len([*(ROOT / "model_repository").glob("*_stream")])
-    for model, cell in models.items():
-        config = ModelConfig.from_folder(ROOT / f"model_repository/{model}_stream")
-        planned = plan_request(config, architecture_of(config.source.pipeline), example_request(config))
-        shown = re.findall(r"([\d.]+) ([KMG]iB)", cell)
-        exact = [planned.cache_bytes, planned.module_cache_bytes]
-        units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-        for (number, unit), nbytes in zip(shown, exact, strict=True):
-            decimals = len(number.partition(".")[2])
-            assert f"{nbytes / units[unit]:.{decimals}f}" == number, model
-
-
-def test_what_the_soak_left_is_that_of_the_result():
-    measured = result("soak.json")
-    mixed, overload = measured["mixed"], measured["overload"]
-    outcomes, refused = mixed["outcomes"], overload["refused_within_s"]
-    sentences = (
-        f"{outcomes['ok']:,} pictures, {outcomes['cancelled']:,} cancellations",
-        f"and {outcomes['invalid']} rejected requests the server has the same number of threads",
-        f"the same resident memory ({100 * mixed['resident_drift']:+.1f} %)",
-        f"Of {overload['served'] + overload['refused']:,} requests at three times the capacity {overload['served']:,}",
-        f"were served within {overload['latency_s']['p99']:.1f} s",
-        f"within {1000 * refused['p50']:.0f} ms (median; p99 {1000 * refused['p99']:.0f} ms)",
-    )
-    assert not missing(sentences, "docs/benchmarking.md")

@@ -89,6 +89,11 @@ def tables_of(path: Path) -> dict[str, list[list[str]]]:
     return tables
 
 
+def numbers_in(text: str) -> list[str]:
+    """The numbers of a text, as they are written, without signs."""
+    return re.findall(r"\d+(?:\.\d+)?", text)
+
+
 def _inline_of(path: Path) -> Iterator[Token]:
     for token in tokens_of(path):
         yield from token.children or ()
