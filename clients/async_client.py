@@ -21,6 +21,7 @@ from clients.messages import (
     Unavailable,
     channel_arguments,
     generation_of,
+    is_last,
     request_inputs,
     typed_error,
     update_of,
@@ -151,27 +152,26 @@ class AsyncClient:
         answers = self._client.stream_infer(
             _only(request), stream_timeout=timeout_s, headers={**self._headers, **headers}
         )
-        generation, ended = None, False
+        last, ended = None, False
         try:
             async for result, error in answers:
                 if error is not None:
                     raise typed_error(str(error.status()), str(error.message()), self._url)
-                update = update_of(result, self._url)
-                if isinstance(update, Progress):
-                    yield update
+                # Result and error are handed on only once the stream has ended: one that is cancelled at this moment
+                # stays open in Triton 24.10, which then waits for it when it stops.
+                if is_last(result):
+                    last = result
                 else:
-                    # Yielded only after the stream has ended: a stream that is cancelled at this moment stays open
-                    # in Triton 24.10, which then waits for it when it stops.
-                    generation = update
+                    yield update_of(result, self._url)
             ended = True
         except grpc.RpcError as error:
             raise typed_error(error.code().name, error.details() or "", self._url) from None
         finally:
             if not ended:
                 answers.cancel()
-        if generation is None:
+        if last is None:
             raise GenerationError(f"{self._model}_stream ended without a picture")
-        yield generation
+        yield update_of(last, self._url)
 
 
 async def _only(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

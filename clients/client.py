@@ -20,6 +20,7 @@ from clients.messages import (
     Unavailable,
     channel_arguments,
     generation_of,
+    is_last,
     request_inputs,
     typed_error,
     update_of,
@@ -119,7 +120,7 @@ class Client:
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         # A tritonclient carries one stream at a time.
         client = triton.InferenceServerClient(self._url, ssl=self._ssl, channel_args=channel_arguments(self._url))
-        finished = complete = False
+        finished, last = False, None
         try:
             client.start_stream(
                 lambda result, error: answers.put((result, error)), stream_timeout=timeout_s, headers=self._headers
@@ -138,14 +139,18 @@ class Client:
                     raise self._error(error)
                 finished = result.get_response().parameters["triton_final_response"].bool_param
                 if result.get_response().outputs:
-                    update = update_of(result, self._url)
-                    complete = complete or isinstance(update, Generation)
-                    yield update
-            if not complete:
-                raise GenerationError(f"{self._model}_stream ended without a picture")
+                    # Result and error are handed on only once the stream has ended: one that is cancelled at this
+                    # moment stays open in Triton 24.10, which then waits for it when it stops.
+                    if is_last(result):
+                        last = result
+                    else:
+                        yield update_of(result, self._url)
         finally:
             _stop_stream(client, cancel=not finished)
             client.close()
+        if last is None:
+            raise GenerationError(f"{self._model}_stream ended without a picture")
+        yield update_of(last, self._url)
 
     def _error(self, error: InferenceServerException) -> GenerationError:
         return typed_error(str(error.status()), str(error.message()), self._url)

@@ -189,17 +189,20 @@ def _progress(result: triton.InferResult) -> Progress:
     return Progress(step, num_steps, preview if preview is not None and preview.size else None)
 
 
+def is_last(result: triton.InferResult) -> bool:
+    """Whether this response of a stream has its result or its error. The final flag comes in a response of its own."""
+    return bool(result.as_numpy("report")[0])
+
+
 def update_of(result: triton.InferResult, url: str) -> Progress | Generation:
     """The progress or the result in a response of a stream.
 
     Raises:
         GenerationError: the request has failed.
     """
-    # Only the response with the picture has a report. The final flag may come later, in a response of its own.
-    report = result.as_numpy("report")[0]
-    if not report:
+    if not is_last(result):
         return _progress(result)
-    if error := json.loads(report).get("error"):
+    if error := json.loads(result.as_numpy("report")[0]).get("error"):
         raise typed_error(_STATUS.get(error["code"], error["code"]), error["message"], url)
     return generation_of(result)
 
