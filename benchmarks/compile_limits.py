@@ -1,13 +1,11 @@
-"""What TensorRT-RTX makes of the published transformers at their published sizes, found out without a GPU.
+"""Whether TensorRT-RTX compiles the published transformers at their published sizes, tried without a GPU.
 
-Each is cut to one block of each kind, at full width and with random weights: what a block needs of the compiler does
-not depend on how many follow. The engines are compiled for real; running them takes a GPU.
+Each is cut to one block of each kind, at full width and with random weights: what the compiler needs for a block does
+not depend on how many follow. The engines are really compiled; running them takes a GPU.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +14,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.environment import RESULTS, describe
+from benchmarks.harness import config_of, parser_of, show, write
 from benchmarks.random_models import MODELS, dtype_of, random_transformer
-from plugin.config import ModelConfig
 from plugin.engines.base import EngineError
 from plugin.engines.tensorrt.build import build_engine
 from plugin.engines.tensorrt.options import BuildOptions, SizeClass
@@ -33,7 +30,7 @@ _HIDREAM = {"llama_layers": [0, 1]}  # one Llama state for each block
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compiles, prints a table, and writes the result as JSON."""
-    parser = argparse.ArgumentParser(prog="benchmarks.compile_limits", description=__doc__)
+    parser = parser_of("compile_limits", __doc__)
     parser.add_argument("--model", action="append", choices=MODELS, help="repeatable; default: all")
     parser.add_argument("--target", default="SM89")
     parser.add_argument("--height", type=int, help="pixels; default: the model's")
@@ -46,20 +43,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     for model in arguments.model or MODELS:
         models[model] = compile_cut(model, arguments.target, **size)
         Console().print(model, models[model], highlight=False)
-        result = describe() | {"target": arguments.target, "models": models}
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(arguments.output, describe() | {"target": arguments.target, "models": models})
     _print(models, arguments.target)
 
 
 def compile_cut(model: str, target: str, **size: int | None) -> dict[str, Any]:
-    """What becomes of one model: figures of its engine, or what the compiler says.
+    """Figures of one model's engine, or the compiler's message where it refuses the model.
 
     Args:
         model: in `MODELS`.
         target: a GPU architecture, for example "SM89".
         **size: height, width and num_frames; None for the model's own.
     """
-    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{model}_stream")
+    config = config_of(model)
     architecture = architecture_of(config.source.pipeline)
     known = architecture.config
     cut = {name: value for name, value in {**_ONE_OF_EACH, **_HIDREAM}.items() if name in known}
@@ -88,17 +84,16 @@ def compile_cut(model: str, target: str, **size: int | None) -> dict[str, Any]:
 
 
 def _print(models: dict[str, dict[str, Any]], target: str) -> None:
-    table = Table(title=f"One block of each kind, compiled by TensorRT-RTX for {target}")
-    for column in ("model", "size", "dtype", "weights", "scratch", "built in"):
-        table.add_column(column)
+    rows = []
     for model, figures in models.items():
         row = (model, figures["size"], figures["dtype"])
         if "refused" in figures:
-            table.add_row(*row, "refused")
+            rows.append((*row, "refused"))
         else:
             mib = [f"{figures[name] / 2**20:,.0f} MiB" for name in ("weights_bytes", "activation_bytes")]
-            table.add_row(*row, *mib, f"{figures['build_s']:.0f} s")
-    Console().print(table)
+            rows.append((*row, *mib, f"{figures['build_s']:.0f} s"))
+    title = f"One block of each kind, compiled by TensorRT-RTX for {target}"
+    show(title, ("model", "size", "dtype", "weights", "scratch", "built in"), rows)
 
 
 if __name__ == "__main__":

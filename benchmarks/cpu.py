@@ -1,26 +1,32 @@
 """Time per picture on the CPU: the embedded model with the cache off and on, in process and through a real Triton.
 
-All ways take turns, picture by picture, so that a machine whose speed drifts slows each of them alike; what is compared
-are medians over the same turns.
+The ways are interleaved, one picture at a time, so that drift in the machine's speed affects all of them alike. Medians
+over the same turns are compared.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-
-from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.environment import RESULTS, describe
+from benchmarks.harness import (
+    MODEL,
+    PROMPT,
+    check_least,
+    config_of,
+    embedded_server,
+    parser_of,
+    say,
+    show,
+    take_turns,
+    use_threads_of,
+    warm_up,
+    write,
+)
 from benchmarks.peers import Peer, cached_by_cache_dit, hook, plain
 from clients import Client
 from plugin.config import ModelConfig
@@ -28,11 +34,8 @@ from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
 from plugin.denoising.run import NoEvents
-from plugin.ops.server import Server, ServerConfig, ServerError, free_ports
+from plugin.ops.server import ServerError
 from taylorseer import StepKind
-
-PROMPT = "red apple, 3d"
-MODEL = "emoji"
 
 
 class StepTimes(NoEvents):
@@ -52,27 +55,24 @@ class StepTimes(NoEvents):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints a table, and writes the result as JSON."""
-    parser = argparse.ArgumentParser(prog="benchmarks.cpu", description=__doc__)
+    parser = parser_of("cpu", __doc__)
     parser.add_argument("--pictures", type=int, default=20, help="turns; each makes one picture in every way")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--output", type=Path, default=RESULTS / "cpu.json")
     arguments = parser.parse_args(argv)
-    if arguments.pictures < 1:
-        parser.error(f"--pictures is {arguments.pictures}, must be at least 1")
+    check_least(parser, arguments, pictures=1)
     try:
         result = measure(arguments.pictures, arguments.steps)
     except ServerError as error:
         raise SystemExit(f"error: {error}") from None
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, result)
     _print(result, arguments.output)
 
 
 def measure(pictures: int, num_steps: int) -> dict[str, Any]:
     """All figures of one run; seconds, each a median over `pictures` turns."""
-    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
-    if config.torch_threads:
-        torch.set_num_threads(config.torch_threads)
+    config = config_of(MODEL)
+    use_threads_of(config)
     host = PipelineHost(
         load_pipeline(config.source),
         config.engine,
@@ -98,11 +98,7 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
     def beside(peer: Peer) -> Callable[[], object]:
         return lambda: peer.picture(PROMPT, 1)
 
-    http_port, grpc_port, metrics_port = free_ports(3)
-    server_config = ServerConfig(
-        ROOT / "model_repository", "127.0.0.1", http_port, grpc_port, metrics_port, models=(MODEL,)
-    )
-    with Server(server_config) as server, Client(server.grpc_url, MODEL) as client:
+    with embedded_server() as server, Client(server.grpc_url, MODEL) as client:
 
         def through_triton(**fields: int) -> Callable[[], object]:
             return lambda: client.generate(PROMPT, seed=1, num_inference_steps=num_steps, **fields)
@@ -113,12 +109,10 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
             "triton_off": through_triton(cache_interval=1),
             "triton_on": through_triton(),
         }
-        for way in ways.values():  # the first pictures are slower: allocators and caches fill
-            way()
-            way()
+        warm_up(ways, 2)
         for times in steps.values():
             times.clear()
-        seconds = _take_turns(ways, pictures)
+        seconds = take_turns(ways, pictures, shown_as="pictures")
     return (
         describe()
         | _figures(seconds, steps, num_steps, full_steps)
@@ -127,16 +121,6 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
             "settings": _settings(settings, config),
         }
     )
-
-
-def _take_turns(ways: dict[str, Callable[[], object]], pictures: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in track(range(pictures), "pictures"):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
 
 
 def _figures(
@@ -189,26 +173,27 @@ def _settings(request: Any, config: ModelConfig) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any], path: Path) -> None:
-    table = Table(
-        title=f"{MODEL}, {result['steps']['num_steps']} steps, {result['steps']['full_steps']} full with cache"
-    )
-    for column in ("figure", "value", "target"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
+    steps = result["steps"]
+    title = f"{MODEL}, {steps['num_steps']} steps, {steps['full_steps']} full with cache"
+    show(title, ("figure", "value", "target"), _rows(result), numbers=True)
+    say(f"written to {path}")
+
+
+def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     full = result["peers_full_steps"]
     for name, value in result["picture_s"].items():
         steps = f", {full[name]} full" if name in full else ""
-        table.add_row(f"picture, {name.replace('_', ' ')}{steps}", f"{value * 1e3:.1f} ms", "")
-    table.add_row("full step", f"{result['full_step_s'] * 1e3:.2f} ms", "")
-    table.add_row("forecast step", f"{result['forecast_step_s'] * 1e3:.2f} ms", "")
-    table.add_row("forecast step / full step", f"{result['forecast_step_over_full_step']:.3f}", "<= 0.12")
+        yield f"picture, {name.replace('_', ' ')}{steps}", f"{value * 1e3:.1f} ms", ""
+    yield "full step", f"{result['full_step_s'] * 1e3:.2f} ms", ""
+    yield "forecast step", f"{result['forecast_step_s'] * 1e3:.2f} ms", ""
+    yield "forecast step / full step", f"{result['forecast_step_over_full_step']:.3f}", "<= 0.12"
+    possible = result["possible_speed_up"]
     for way, value in result["speed_up"].items():
         share = result["speed_up_over_possible"][way]
-        possible = result["possible_speed_up"]
-        table.add_row(f"speed-up, {way.replace('_', ' ')}", f"{value:.2f} = {share:.2f} of {possible:.2f}", ">= 0.85")
+        yield f"speed-up, {way.replace('_', ' ')}", f"{value:.2f} = {share:.2f} of {possible:.2f}", ">= 0.85"
     for way, value in result["triton_overhead_s"].items():
         allowed = result["triton_overhead_allowed_s"][way]
-        table.add_row(f"Triton adds, cache {way}", f"{value * 1e3:.1f} ms", f"<= {allowed * 1e3:.1f} ms")
-    Console().print(table, f"written to {path}", highlight=False)
+        yield f"Triton adds, cache {way}", f"{value * 1e3:.1f} ms", f"<= {allowed * 1e3:.1f} ms"
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""What engine triton costs beside the engine in the pipeline's own process: the emoji model, both through Triton.
+"""What engine triton costs over the engine in the pipeline's own process: the emoji model, both through Triton.
 
-Two servers are up, of which one at a time is asked: `model_repository`, whose full steps run ONNX Runtime in process,
+Two servers are up, and one at a time gets requests: `model_repository`, whose full steps run ONNX Runtime in process,
 and `examples/engine_triton`, whose full steps are calls of another model that runs the same ONNX file. They take turns,
-so that a machine whose speed drifts slows both alike; what is compared are medians over the same turns.
+so that drift in the machine's speed affects both alike. Medians over the same turns are compared.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import product
@@ -21,17 +19,24 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.harness import (
+    MODEL,
+    PROMPT,
+    check_least,
+    config_of,
+    embedded_server,
+    parser_of,
+    say,
+    show,
+    write,
+)
 from clients import Client, Generation
-from plugin.config import ModelConfig
-from plugin.ops.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server
 from plugin.repository import read_parameters
 
-PROMPT = "red apple, 3d"
 REPOSITORIES = {"in_process": ROOT / "model_repository", "engine_triton": ROOT / "examples" / "engine_triton"}
 CLIENTS = (1, 2, 4, 8)
 CACHES: dict[str, dict[str, Any]] = {"off": {"cache_interval": 1}, "on": {}}  # on: the model's own settings
@@ -39,16 +44,14 @@ CACHES: dict[str, dict[str, Any]] = {"off": {"cache_interval": 1}, "on": {}}  # 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints a table, and writes the result as JSON."""
-    parser = argparse.ArgumentParser(prog="benchmarks.engine_triton", description=__doc__)
+    parser = parser_of("engine_triton", __doc__)
     parser.add_argument("--turns", type=int, default=15, help="times that each way is measured")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--output", type=Path, default=RESULTS / "engine_triton.json")
     arguments = parser.parse_args(argv)
-    if arguments.turns < 1:
-        parser.error(f"--turns is {arguments.turns}, must be at least 1")
+    check_least(parser, arguments, turns=1)
     result = measure(arguments.turns, arguments.steps)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, result)
     _print(result, arguments.output)
 
 
@@ -57,14 +60,12 @@ def measure(turns: int, num_steps: int) -> dict[str, Any]:
     with ExitStack() as stack:
         ways = {}
         for name, repository in REPOSITORIES.items():
-            http_port, grpc_port, metrics_port = free_ports(3)
-            config = ServerConfig(repository, "127.0.0.1", http_port, grpc_port, metrics_port, models=("emoji",))
-            ways[name] = _Way(stack.enter_context(Server(config)), num_steps)
+            ways[name] = _Way(stack.enter_context(embedded_server(repository=repository)), num_steps)
             stack.callback(ways[name].close)
         pictures = [way.warm_up() for way in ways.values()]
         for turn in track(range(turns), "turns"):
             for cache, clients in product(CACHES, CLIENTS):
-                for name in sorted(ways, reverse=bool(turn % 2)):  # who goes first changes
+                for name in sorted(ways, reverse=bool(turn % 2)):  # each goes first every other turn
                     ways[name].run(cache, clients)
     figures = {name: way.figures() for name, way in ways.items()}
     return describe() | {
@@ -83,13 +84,13 @@ class _Way:
     def __init__(self, server: Server, num_steps: int) -> None:
         self._server = server
         self._num_steps = num_steps
-        self._clients = [Client(server.grpc_url, "emoji") for _ in range(max(CLIENTS))]
+        self._clients = [Client(server.grpc_url, MODEL) for _ in range(max(CLIENTS))]
         self._pictures_per_s: dict[tuple[str, int], list[float]] = {}
         self._full_step_s: dict[tuple[str, int], list[float]] = {}
         self._batch: dict[tuple[str, int], list[float]] = {}
 
     def warm_up(self) -> Any:
-        """The picture of one request that is alone, after as many as there are clients."""
+        """The picture of a request that is alone, after requests of all clients that fill allocators and caches."""
         self._make(max(CLIENTS), {})
         self._make(max(CLIENTS), CACHES["off"])
         return self._make(1, {})[0].image
@@ -155,13 +156,13 @@ def _ratios(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def _settings(num_steps: int) -> dict[str, Any]:
-    config = ModelConfig.from_folder(REPOSITORIES["engine_triton"] / "emoji_stream")
+    config = config_of(MODEL, REPOSITORIES["engine_triton"])
     blocks = REPOSITORIES["engine_triton"] / "emoji_blocks" / "config.pbtxt"
     text = blocks.read_text(encoding="utf-8")
     cache, called = config.defaults.cache, config.engine_model
     delay = re.search(r"max_queue_delay_microseconds: (\d+)", text)
     return {
-        "model": "emoji",
+        "model": MODEL,
         "called_model": {
             "name": called.name if called else None,
             "engine": read_parameters(text)["engine"],
@@ -182,22 +183,21 @@ def _settings(num_steps: int) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any], path: Path) -> None:
+    steps, turns = result["settings"]["num_steps"], result["turns"]
+    title = f"{MODEL}, {steps} steps, cache off and on, medians of {turns} turns"
+    show(title, ("figure", "in process", "engine triton", "ratio", "batch"), _rows(result), numbers=True)
+    same = "equal" if result["pictures_alone_equal"] else "different"
+    say(f"a request alone gets {same} bytes both ways; written to {path}")
+
+
+def _rows(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     ways, ratios = result["ways"], result["engine_triton_over_in_process"]
-    table = Table(
-        title=f"emoji, {result['settings']['num_steps']} steps, cache off and on, medians of {result['turns']} turns"
-    )
-    for column in ("figure", "in process", "engine triton", "ratio", "batch"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
     for name, unit, scale in (("full_step_s", "ms/full step", 1e3), ("pictures_per_s", "pictures/s", 1.0)):
         for key, ratio in ratios[name].items():
-            one, other = (ways[way][name][key] * scale for way in REPOSITORIES)
+            both = (f"{ways[way][name][key] * scale:.2f}" for way in REPOSITORIES)
             batch = ways["engine_triton"]["requests_per_execution"].get(key)
             _, cache, _, clients = key.split("_")
-            table.add_row(
-                f"{unit}, {cache}, {clients} clients", f"{one:.2f}", f"{other:.2f}", f"{ratio:.2f}", f"{batch:.2f}"
-            )
-    same = "equal" if result["pictures_alone_equal"] else "different"
-    Console().print(table, f"a request alone gets {same} bytes both ways; written to {path}", highlight=False)
+            yield f"{unit}, {cache}, {clients} clients", *both, f"{ratio:.2f}", f"{batch:.2f}"
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python -m benchmarks.forecast_profile                    this tree
     python -m benchmarks.forecast_profile --against bb8d716~1
 
-The embedded model in process with TaylorSeer's own kind of cache, which every commit knows. Every part is timed by
+The embedded model in process with TaylorSeer's own cache settings, which every commit knows. Every part is timed by
 itself; what a step takes beyond them is the pipeline's own loop. The tree of an earlier commit is unpacked beside this
-one and measured by this same file, in processes that take turns with this tree's. Beside them stands what forecast
-steps once did and no longer do, each timed alone in a loop: what leaving it out can be expected to bring.
+one and measured by this same file, in processes that take turns with this tree's. The result also has what forecast
+steps once did and no longer do, each timed alone in a loop: an estimate of what each omission gains.
 """
 
 from __future__ import annotations
@@ -33,14 +33,22 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+# This file runs in the trees of earlier commits too: it imports nothing that they may lack.
 from benchmarks.environment import RESULTS, ROOT, describe
 from plugin.config import ModelConfig
-from plugin.denoising.generation import generate
-from plugin.denoising.host import PipelineHost
-from plugin.denoising.loading import load_pipeline
-from plugin.denoising.run import NoEvents
-from plugin.denoising.transformer import DenoisingRun
 from taylorseer import CacheConfig, CacheSession, StepKind, forecast_weights
+
+try:
+    from plugin.denoising.generation import generate
+    from plugin.denoising.host import PipelineHost
+    from plugin.denoising.loading import load_pipeline
+    from plugin.denoising.run import NoEvents
+    from plugin.denoising.transformer import DenoisingRun
+except ImportError:  # before plugin/ had folders
+    from plugin.generation import NoEvents, generate  # type: ignore[import-not-found, no-redef]
+    from plugin.transformer import DenoisingRun  # type: ignore[import-not-found, no-redef]
+
+    from plugin.pipeline import PipelineHost, load_pipeline  # type: ignore[attr-defined, no-redef]
 
 MODEL = "emoji"
 CACHE = CacheConfig(interval=5, order=1, warmup_steps=3)
@@ -59,7 +67,7 @@ class _Steps(NoEvents):
         self._parts[part] = self._parts.get(part, 0.0) + 1e6 * seconds
 
     def step_done(self, kind: StepKind, seconds: float) -> None:
-        # The step's own transformer call and scheduler step lie before this; nothing of the next has begun but `enter`.
+        # The step's own transformer call and scheduler step are over; of the next step only `enter` has been called.
         if kind is StepKind.FORECAST:
             self.forecasts.append({**self._parts, _STEP: 1e6 * seconds})
         self._parts.clear()
@@ -71,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="benchmarks.forecast_profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--against", metavar="COMMIT", action="append", default=[], help="to measure beside this tree; repeatable"
+        "--against", metavar="COMMIT", action="append", default=[], help="another tree to measure; repeatable"
     )
     parser.add_argument("--turns", type=int, default=5, help="processes of each tree")
     parser.add_argument("--pictures", type=int, default=20, help="of each process")
@@ -101,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(pictures: int) -> dict[str, float]:
-    """Microseconds of each part of a forecast step, medians over all forecast steps of so many pictures."""
+    """Microseconds of each part of a forecast step, medians over all forecast steps of that number of pictures."""
     config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
@@ -128,7 +136,7 @@ def measure(pictures: int) -> dict[str, float]:
 
 
 def measure_alone() -> dict[str, float]:
-    """Microseconds of what forecast steps no longer do, the least of many loops."""
+    """Microseconds of what forecast steps no longer do, each the shortest of many loops."""
     config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
     transformer: Any = load_pipeline(config.source).transformer
     features = torch.randn(2, 1, 64, transformer.inner_dim)  # two anchors of 64 x 64 pixels
@@ -160,7 +168,7 @@ def _microseconds(run: Callable[[], object]) -> float:
 
 @contextmanager
 def _timed(owner: Any, method: str, part: str, steps: _Steps) -> Iterator[None]:
-    """Has every call of a class's method add its seconds to a part."""
+    """Adds the seconds of every call of a class's method to a part."""
     before = getattr(owner, method)
 
     def timed(*args: Any, **kwargs: Any) -> Any:

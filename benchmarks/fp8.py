@@ -2,13 +2,11 @@
 
 The block stack is calibrated and quantised as `triton-taylorseer build emoji --precision fp8` does it, and ONNX Runtime
 runs the quantised file: factors are rounded to fp8 as on a GPU, sums are taken in another order. Every picture is
-compared with that of float32 with the cache off, from the same prompt and seed.
+compared with the float32 picture of the same prompt and seed, with the cache off.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,11 +17,10 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.environment import RESULTS, describe
+from benchmarks.harness import MODEL, config_of, parser_of, say, show, write
 from plugin.building.calibration import Size, calibration_of, record
 from plugin.building.judge import psnr
 from plugin.config import ModelConfig
@@ -38,8 +35,7 @@ from plugin.engines.tensorrt.package import FP8_DTYPE
 from plugin.engines.tensorrt.record import Quantized
 from plugin.families.base import BlockInputs, Family
 
-MODEL = "emoji"
-PROMPTS = (  # none of them is calibrated with
+PROMPTS = (  # the calibration uses none of them
     "red apple, 3d",
     "a smiling face with sunglasses",
     "a cat",
@@ -53,18 +49,18 @@ PROMPTS = (  # none of them is calibrated with
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints a table, and writes the result as JSON."""
-    parser = argparse.ArgumentParser(prog="benchmarks.fp8", description=__doc__)
+    parser = parser_of("fp8", __doc__)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--output", type=Path, default=RESULTS / "fp8.json")
     arguments = parser.parse_args(argv)
     result = measure(arguments.steps)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, result)
     _print(result)
 
 
 def measure(num_steps: int) -> dict[str, Any]:
     """All figures of one run: PSNR in dB of each picture, and relative L2 distances of the block stack's feature."""
-    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
+    config = config_of(MODEL)
     pipe = load_pipeline(replace(config.source, dtype=FP8_DTYPE))
     calibration, unseen = calibration_of(config, _sizes(config)), calibration_of(config, _sizes(config), PROMPTS)
     hosts = {"float32": PipelineHost(load_pipeline(config.source)), FP8_DTYPE: PipelineHost(pipe)}
@@ -140,14 +136,12 @@ def _record(pipe: DiffusionPipeline, calibration: Calibration, config: ModelConf
 
 
 def _print(result: dict[str, Any]) -> None:
-    table = Table(title=f"{MODEL}, {result['num_steps']} steps, against float32 with the cache off")
-    for column in ("", "PSNR, mean", "least"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, values in result["psnr_db"].items():
-        table.add_row(name, f"{mean(values):.1f} dB", f"{min(values):.1f} dB")
+    title = f"{MODEL}, {result['num_steps']} steps, against float32 with the cache off"
+    psnr_db = result["psnr_db"]
+    rows = [(name, f"{mean(values):.1f} dB", f"{min(values):.1f} dB") for name, values in psnr_db.items()]
+    show(title, ("", "PSNR, mean", "least"), rows, numbers=True)
     distances = result["relative_distance_of_features"]
-    Console().print(table)
-    Console().print(f"features: {mean(distances):.1%} off, at most {max(distances):.1%}", highlight=False)
+    say(f"features: {mean(distances):.1%} off, at most {max(distances):.1%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What waits for a GPU: parts that each check and measure one thing there, and say what the machine lacks for the rest.
+"""Benchmarks for a GPU: each part checks and measures one thing there, and says what it lacks on this machine.
 
     python -m benchmarks.gpu                                     every part, every model
     python -m benchmarks.gpu --part blocks --model dit_xl_2_256  one model's block stack
@@ -6,8 +6,8 @@
 
 blocks    One full step's block stack at the published size with random weights: torch eager, torch.compile, CUDA graph,
           ONNX Runtime, TensorRT, TensorRT-RTX. Each way's distance from torch is checked, and it takes turns with torch
-          eager; one way after another, so that memory holds the weights twice and the cache folder up to three times.
-runs      Whole runs at the published size with random weights: the cache off and on, peak memory, the packing knee,
+          eager. The ways follow one another: memory holds the weights twice, the cache folder up to three times.
+runs      Whole runs at the published size with random weights: the cache off and on, peak memory, the batch limit,
           throughput at 1 to 16 in flight. Each model begins no case after --minutes; the next call goes on.
 pictures  The embedded model with each engine, cache off and on: engine calls against full steps, distance from the
           pictures of torch, seconds.
@@ -15,9 +15,7 @@ pictures  The embedded model with each engine, cache off and on: engine calls ag
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,11 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import gpu_runs
-from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.environment import RESULTS, describe
+from benchmarks.harness import check_least, config_of, parser_of, say, show, synchronize, take_turns, warm_up, write
 from benchmarks.random_models import MODELS, dtype_of, random_transformer
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
@@ -52,7 +49,7 @@ from taylorseer import Anchors
 from taylorseer.session import relative_distance
 
 PARTS = ("blocks", "runs", "pictures")
-_REFERENCE_PARAMETERS = 3e9  # up to here the stack is run in float32 too, as what both torch and engines are held to
+_REFERENCE_PARAMETERS = 3e9  # up to here the stack runs in float32 too, and torch and engines are compared with that
 _TINY_SIDE = 64  # pixels
 _TINY: dict[str, dict[str, Any]] = {
     "DiTTransformer2DModel": {"num_layers": 2, "num_attention_heads": 2, "sample_size": 8},
@@ -80,9 +77,7 @@ _TINY: dict[str, dict[str, Any]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the parts, prints a table of each, and writes a JSON file of each."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("gpu", __doc__)
     parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all")
     parser.add_argument(
         "--model", action="append", choices=MODELS, help="of parts blocks and runs; repeatable; default: all"
@@ -95,12 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=10, help="measured runs of each way")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON files")
     arguments = parser.parse_args(argv)
-    if arguments.turns < 1:
-        parser.error(f"--turns is {arguments.turns}, must be at least 1")
+    check_least(parser, arguments, turns=1)
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device is {device}, but torch finds no GPU here; --device cpu --tiny checks the script")
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for part in arguments.part or PARTS:
         if part == "pictures":
             _write(arguments.output / "gpu_pictures.json", measure_pictures(device, arguments.turns, arguments.tiny))
@@ -134,7 +127,7 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
         tiny: a tiny transformer of the same class, and a small size.
         ways: in `WAYS`.
     """
-    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{model}_stream")
+    config = config_of(model)
     if model in gpu_runs.PIPELINES:
         config = replace(config, source=replace(config.source, pipeline=gpu_runs.PIPELINES[model]))
     architecture = architecture_of(config.source.pipeline)
@@ -156,13 +149,13 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
     reference = _in_float32(family, inputs) if parameters <= _REFERENCE_PARAMETERS else expected
     allowed = _allowed(relative_distance(expected, reference), dtype)
     default_cache_dir().mkdir(parents=True, exist_ok=True)
-    # Engines of random weights, which nobody will want again.
+    # For engines of random weights, which are of no further use.
     with TemporaryDirectory(prefix="benchmark-", dir=default_cache_dir()) as folder:
         job = _Job(family, inputs, SizeClass(model, axes), Path(folder))
         results = {name: _measure_way(name, job, reference, allowed, turns) for name in ways}
     _, width, _ = feature_of(config, architecture, request)
     assert expected.shape[-1] == width
-    eager = median(_take_turns({"torch eager": _eager(job, {})}, device, turns)["torch eager"])
+    eager = median(_milliseconds({"torch eager": _eager(job, {})}, device, turns)["torch eager"])
     forecast = _forecast_ms(expected, device, turns)
     result = describe() | {
         "part": "blocks",
@@ -187,17 +180,17 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
 
 
 def _measure_way(name: str, job: _Job, reference: torch.Tensor, allowed: float, turns: int) -> dict[str, Any]:
-    """One way beside torch eager, as JSON: what it gave, or why it is absent; its memory is free after that."""
+    """One way beside torch eager, as JSON: its figures, or why it is absent. Its memory is free after that."""
     device = job.inputs["hidden_states"].device
     notes: dict[str, Any] = {}
     began = time.perf_counter()
     try:
         run = WAYS[name](job, notes)
         distance = relative_distance(run(), reference)
-        _synchronize(device)
+        synchronize(device)
         prepare_s = time.perf_counter() - began
-        taken = _take_turns({"torch eager": _eager(job, {}), name: run}, device, turns)
-    except Exception as error:  # whatever a package says of this machine is the result
+        taken = _milliseconds({"torch eager": _eager(job, {}), name: run}, device, turns)
+    except Exception as error:  # what a package says of this machine is the result
         return {"absent": f"{type(error).__name__}: {error}".splitlines()[0]}
     finally:
         run = None  # type: ignore[assignment]
@@ -241,7 +234,7 @@ class _Job:
     cache_dir: Path
 
 
-# Each makes what runs the blocks once, and notes what there is to know of it.
+# Each returns a function that runs the blocks once, and notes what is known of the engine.
 
 
 def _eager(job: _Job, notes: dict[str, Any]) -> Run:
@@ -334,51 +327,37 @@ def _in_float32(family: Family, inputs: BlockInputs) -> torch.Tensor:
 
 
 def _allowed(of_torch: float, dtype: torch.dtype) -> float:
-    """The relative L2 distance that an engine may have: twice torch's own from float32, and never under the rounding of
-    a few thousand sums in its dtype."""
+    """The relative L2 distance that an engine may have: twice torch's own from float32, and at least the rounding of a
+    few thousand sums in its dtype."""
     return max(2 * of_torch, 2.0 * torch.finfo(dtype).eps if dtype != torch.float32 else 1e-4)
 
 
 def _forecast_ms(features: torch.Tensor, device: torch.device, turns: int) -> float:
-    """A forecast of order 1 from anchors of this shape: what a forecast step does instead of the block stack."""
+    """Milliseconds of a forecast of order 1 from anchors of this shape: a forecast step has it in place of blocks."""
     anchors = Anchors("taylor", 1)
     for step in (0, 5):
         anchors.write(step, features)
-    return median(_take_turns({"forecast": lambda: anchors.forecast(8)}, device, turns)["forecast"])
+    return median(_milliseconds({"forecast": lambda: anchors.forecast(8)}, device, turns)["forecast"])
 
 
-def _take_turns(runs: Mapping[str, Run], device: torch.device, turns: int) -> dict[str, list[float]]:
-    """Milliseconds of each way, all once a turn, so that a machine whose speed drifts slows each of them alike."""
-    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(turns):
-        for name, run in runs.items():
-            _synchronize(device)
-            began = time.perf_counter()
-            run()
-            _synchronize(device)
-            milliseconds[name].append((time.perf_counter() - began) * 1e3)
-    return milliseconds
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _milliseconds(runs: Mapping[str, Run], device: torch.device, turns: int) -> dict[str, list[float]]:
+    """Of each way in each turn."""
+    warm_up(runs)
+    return {name: [each * 1e3 for each in taken] for name, taken in take_turns(runs, turns, device).items()}
 
 
 # Pictures
 
 
 def measure_pictures(device: torch.device, turns: int, tiny: bool) -> dict[str, Any]:
-    """The embedded model's pictures by each engine, held to torch's.
+    """The embedded model's pictures by each engine, compared with torch's.
 
     Args:
         device: where to run.
         turns: pictures of each way.
         tiny: 5 steps.
     """
-    config = ModelConfig.from_folder(ROOT / "model_repository" / "emoji_stream")
+    config = config_of()
     source = replace(config.source, device=str(device))
     steps = 5 if tiny else config.defaults.num_inference_steps
     request = replace(config.defaults, prompt="red apple, 3d", seed=1, num_inference_steps=steps)
@@ -392,7 +371,7 @@ def measure_pictures(device: torch.device, turns: int, tiny: bool) -> dict[str, 
                 way: _pictures(host, each, config, turns, expected.setdefault(way, {}))
                 for way, each in requests.items()
             }
-        except Exception as error:  # whatever a package says of this machine is the result
+        except Exception as error:  # what a package says of this machine is the result
             figures[engine] = {"absent": f"{type(error).__name__}: {error}".splitlines()[0]}
     result = describe() | {"part": "pictures", "tiny": tiny, "device": str(device), "steps": steps, "engines": figures}
     _print_pictures(result)
@@ -433,47 +412,44 @@ def _pictures(
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+    write(path, result)
+    say(f"wrote {path}")
 
 
 def _print_blocks(result: dict[str, Any]) -> None:
-    table = Table(title=f"{result['model']}: one full step's blocks, {result['dtype']} on {result['device']}")
-    for column in ("way", "ms", "of eager", "distance", "holds"):
-        table.add_column(column)
+    rows: list[tuple[str, ...]] = []
     for name, way in result["ways"].items():
         if "absent" in way:
-            table.add_row(name, "absent")
+            rows.append((name, "absent"))
         else:
-            row = (f"{way['ms']:.2f}", f"{way['faster_than_eager']:.2f}x", f"{way['relative_distance']:.2e}")
-            table.add_row(name, *row, "yes" if way["distance_holds"] else "NO")
-    table.add_row("forecast", f"{result['forecast_ms']:.3f}", f"{result['forecast_over_full']:.4f} of a full step")
-    Console().print(table)
+            figures = (f"{way['ms']:.2f}", f"{way['faster_than_eager']:.2f}x", f"{way['relative_distance']:.2e}")
+            rows.append((name, *figures, "yes" if way["distance_holds"] else "NO"))
+    rows.append(("forecast", f"{result['forecast_ms']:.3f}", f"{result['forecast_over_full']:.4f} of a full step"))
+    title = f"{result['model']}: one full step's blocks, {result['dtype']} on {result['device']}"
+    show(title, ("way", "ms", "of eager", "distance", "holds"), rows)
     _print_absent(result["ways"])
 
 
 def _print_pictures(result: dict[str, Any]) -> None:
-    table = Table(title=f"emoji, {result['steps']} steps on {result['device']}")
-    for column in ("engine", "cache", "seconds", "full steps", "engine calls", "PSNR from torch"):
-        table.add_column(column)
+    rows: list[tuple[str, ...]] = []
     for engine, ways in result["engines"].items():
         if "absent" in ways:
-            table.add_row(engine, "absent")
+            rows.append((engine, "absent"))
             continue
         for way, each in ways.items():
-            psnr = each["psnr_from_torch_db"]
-            distance = "equal" if psnr is None else f"{psnr:.1f} dB"
-            table.add_row(
-                engine, way, f"{each['picture_s']:.3f}", str(each["full_steps"]), str(each["engine_calls"]), distance
-            )
-    Console().print(table)
+            psnr_db = each["psnr_from_torch_db"]
+            distance = "equal" if psnr_db is None else f"{psnr_db:.1f} dB"
+            counts = (str(each["full_steps"]), str(each["engine_calls"]))
+            rows.append((engine, way, f"{each['picture_s']:.3f}", *counts, distance))
+    title = f"emoji, {result['steps']} steps on {result['device']}"
+    show(title, ("engine", "cache", "seconds", "full steps", "engine calls", "PSNR from torch"), rows)
     _print_absent(result["engines"])
 
 
 def _print_absent(ways: dict[str, dict[str, Any]]) -> None:
     for name, way in ways.items():
         if "absent" in way:
-            Console().print(f"{name}: {way['absent']}", highlight=False, markup=False, soft_wrap=True)
+            say(f"{name}: {way['absent']}")
 
 
 if __name__ == "__main__":

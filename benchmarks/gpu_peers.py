@@ -1,4 +1,4 @@
-"""Other libraries' caches on a published architecture with random weights, beside the runs of `benchmarks.gpu_runs`."""
+"""Other libraries' caches on a published architecture with random weights, to compare with `benchmarks.gpu_runs`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def peer_cases(
     """What is measured, by name: plain diffusers, as few plain steps, diffusers' hook and cache-dit at the full steps.
 
     Args:
-        pipe: the pipeline, which is as it was after each case.
-        run: makes one run of so many steps with the pipeline and waits for the device.
+        pipe: the pipeline; each case leaves it as it was.
+        run: makes one run of that number of steps with the pipeline and waits for the device.
         cache: TaylorSeer's settings: interval, order and warm-up.
         num_steps: of a run.
         turns: measured runs of each case.
@@ -91,7 +91,7 @@ def _cached_by_cache_dit(pipe: Any, cache: CacheConfig, num_steps: int) -> Itera
 
 
 def _full_steps(pipe: Any, run: Callable[[int], None], steps: int) -> int:
-    """Full steps of a run that nobody times: it fills allocators and chooses kernels."""
+    """Full steps of a run that is not timed: it fills allocators and chooses kernels."""
     counter = _Counter()
     attention = [module for name, module in pipe.transformer.named_modules() if name.endswith("to_q")][-1]
     handles = [

@@ -1,7 +1,7 @@
-"""Whole runs of a published architecture with random weights: what the cache, packing and memory come to.
+"""Whole runs of a published architecture with random weights: what cache and packing gain, and the memory they take.
 
-Used by `benchmarks.gpu`, part "runs". Each case stands alone and is written as soon as it is measured; a second call
-goes on with those that are missing.
+Used by `benchmarks.gpu`, part "runs". Each case is written as soon as it is measured; a second call goes on with those
+that are missing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.environment import ROOT, describe
+from benchmarks.environment import describe
 from benchmarks.gpu_peers import peer_cases
+from benchmarks.harness import config_of, say, show, synchronize, write
 from benchmarks.random_models import dtype_of, random_pipeline, random_transformer
-from plugin.config import ModelConfig
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.transformer import StepObserver
 from plugin.engines.base import Engine, EngineError
@@ -37,7 +35,7 @@ from plugin.serving.plan import architecture_of, axis_sizes, example_request
 from plugin.serving.published import Architecture
 from taylorseer import CacheConfig, StepKind
 
-# What is measured beside the settings of each model's config.pbtxt, and where that model or its size is too large.
+# What is measured besides the settings of each model's config.pbtxt, or in place of a model or size that is too large.
 PIPELINES = {"wan2_1_t2v": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}
 SIZES: Mapping[str, Mapping[str, int]] = {"hunyuan_video": {"height": 544, "width": 960, "num_frames": 65}}
 CACHES: Mapping[str, Mapping[str, CacheConfig]] = {
@@ -66,7 +64,7 @@ class _Steps(StepObserver):
 
     def end(self) -> None:
         """The step in progress is over."""
-        _synchronize(self.device)
+        synchronize(self.device)
         if self._kind is not None:
             self.seconds[self._kind].append(time.perf_counter() - self._began)
         self._kind = None
@@ -103,7 +101,7 @@ class _Model:
             num_inference_steps=num_steps,
             generator=torch.Generator("cpu").manual_seed(0),
         )
-        _synchronize(self.device)
+        synchronize(self.device)
 
 
 def measure_runs(
@@ -129,7 +127,7 @@ def measure_runs(
         tiny: makes the architecture small, to check this script; None for the published one.
     """
     began = time.monotonic()
-    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{model}_stream")
+    config = config_of(model)
     if model in PIPELINES:
         config = replace(config, source=replace(config.source, pipeline=PIPELINES[model]))
     architecture = architecture_of(config.source.pipeline)
@@ -164,8 +162,8 @@ def measure_runs(
         host = _host(pipe, engine, SizeClass(model, axes), max(BATCHES.get(model, (1,))))
     except EngineError as error:
         result["absent"] = str(error)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        Console().print(f"{model}: {error}", highlight=False, markup=False, soft_wrap=True)
+        write(path, result)
+        say(f"{model}: {error}")
         return result
     ready = _Model(host, prompt, request, axes, device)
     for name, case in _cases(model, ready, turns, result["cases"]).items():
@@ -178,8 +176,8 @@ def measure_runs(
             result["cases"][name] = case()
         except Exception as error:  # out of memory, an engine that refuses: the result of this case
             result["cases"][name] = {"absent": f"{type(error).__name__}: {error}".splitlines()[0]}
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(path, result)
+    write(path, result)
     print_runs(result)
     return result
 
@@ -215,7 +213,7 @@ def _cases(model: str, ready: _Model, turns: int, done: Mapping[str, Any]) -> di
             cases[f"{name}{label}"] = lambda cache=cache, batch=batch, label=label: _against(  # type: ignore[misc]
                 _latency(ready, cache, batch, turns), done.get(f"off{label}", {})
             )
-    cases["knee"] = lambda: _knee(ready)
+    cases["knee"] = lambda: _batch_limit(ready)
     for count in IN_FLIGHT:
         cases[f"{count} in flight"] = lambda count=count: _throughput(  # type: ignore[misc]
             ready, list(caches.values())[-1], count, done.get("knee", {}).get("rows", 1)
@@ -267,8 +265,8 @@ def _against(on: dict[str, Any], off: Mapping[str, Any]) -> dict[str, Any]:
     return on
 
 
-def _knee(ready: _Model) -> dict[str, Any]:
-    """Rows beyond which larger batches bring no more throughput, and the seconds of each batch tried."""
+def _batch_limit(ready: _Model) -> dict[str, Any]:
+    """The batch limit: rows beyond which more bring no more throughput; and the seconds of each batch tried."""
     engine: Engine = ready.host.lane_engine
     family = ready.host.family
     seconds: dict[int, float] = {}
@@ -277,10 +275,10 @@ def _knee(ready: _Model) -> dict[str, Any]:
         inputs = family.inputs_of_size({**ready.axes, "batch": rows})
         times = []
         for _ in range(3):
-            _synchronize(ready.device)
+            synchronize(ready.device)
             began = time.perf_counter()
             engine.run(inputs)
-            _synchronize(ready.device)
+            synchronize(ready.device)
             times.append(time.perf_counter() - began)
         seconds[rows] = min(times)
         return seconds[rows]
@@ -289,7 +287,7 @@ def _knee(ready: _Model) -> dict[str, Any]:
 
 
 def _throughput(ready: _Model, cache: CacheConfig, count: int, rows: int) -> dict[str, Any]:
-    """Pictures per second of so many clients, each with one picture after another, full steps packed up to the knee."""
+    """Pictures per second of some clients, each with one picture after another; up to `rows` share an engine call."""
     ready.host.pack(PackSettings(max_rows=rows))
     pictures = 2 * count
     try:
@@ -308,36 +306,28 @@ def _reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def print_runs(result: Mapping[str, Any]) -> None:
-    """The table of a result."""
-    table = Table(
-        title=f"{result['model']}: runs of {result['num_steps']} steps, {result['engine']} on {result['device']}"
-    )
-    for column in ("case", "seconds", "full steps", "full step", "forecast step", "speed-up", "skip efficiency"):
-        table.add_column(column)
-    for name, case in result["cases"].items():
-        if "absent" in case:
-            table.add_row(name, "absent: " + case["absent"])
-        elif "run_s" in case:
-            full, forecast = case.get("full_step_s"), case.get("forecast_step_s")  # of peers no step is timed
-            table.add_row(
-                name,
-                f"{case['run_s']:.3f}",
-                str(case["full_steps"]),
-                "" if full is None else f"{1e3 * full:.2f} ms",
-                "" if forecast is None else f"{1e3 * forecast:.2f} ms",
-                f"{case['speed_up']:.2f}" if "speed_up" in case else "",
-                f"{case['skip_efficiency']:.2f}" if "skip_efficiency" in case else "",
-            )
-        elif "rows" in case:
-            table.add_row(name, f"{case['rows']} rows")
-        else:
-            table.add_row(name, f"{case['pictures_per_s']:.3f} pictures/s")
-    Console().print(table)
+    """Prints the table of a result."""
+    title = f"{result['model']}: runs of {result['num_steps']} steps, {result['engine']} on {result['device']}"
+    columns = ("case", "seconds", "full steps", "full step", "forecast step", "speed-up", "skip efficiency")
+    show(title, columns, [(name, *_cells(case)) for name, case in result["cases"].items()])
     if result["left"]:
-        Console().print(f"left for another call: {', '.join(result['left'])}", highlight=False)
+        say(f"left for another call: {', '.join(result['left'])}")
+
+
+def _cells(case: Mapping[str, Any]) -> tuple[str, ...]:
+    if "absent" in case:
+        return ("absent: " + case["absent"],)
+    if "rows" in case:
+        return (f"{case['rows']} rows",)
+    if "run_s" not in case:
+        return (f"{case['pictures_per_s']:.3f} pictures/s",)
+    full, forecast = case.get("full_step_s"), case.get("forecast_step_s")  # steps of peers are not timed
+    return (
+        f"{case['run_s']:.3f}",
+        str(case["full_steps"]),
+        "" if full is None else f"{1e3 * full:.2f} ms",
+        "" if forecast is None else f"{1e3 * forecast:.2f} ms",
+        f"{case['speed_up']:.2f}" if "speed_up" in case else "",
+        f"{case['skip_efficiency']:.2f}" if "skip_efficiency" in case else "",
+    )

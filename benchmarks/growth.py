@@ -2,39 +2,43 @@
 
     python -m benchmarks.growth
 
-The embedded model in process, with the settings of its config.pbtxt. An exponent e says that the time grows as
-x ** e over the points measured; all points of all curves take turns, so that a machine whose speed drifts slows each of
-them alike.
+The embedded model in process, with the settings of its config.pbtxt. An exponent e says that the time grows as x ** e
+over the points measured. All points of all curves take turns, so that drift in the machine's speed affects each of them
+alike.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.environment import RESULTS, describe
+from benchmarks.harness import (
+    MODEL,
+    PROMPT,
+    check_least,
+    config_of,
+    parser_of,
+    say,
+    show,
+    take_turns,
+    use_threads_of,
+    warm_up,
+    write,
+)
 from plugin.building.judge import offline_host
-from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, example_request, plan_request
 
-Point = tuple[int, GenerationRequest, int]  # where on its axis, what is asked for, and how many of it at once
+Point = tuple[int, GenerationRequest, int]  # the place on its axis, what is asked for, and how many of it at once
 
-MODEL = "emoji"
-PROMPT = "red apple, 3d"
 SIZES = (32, 48, 64, 96, 128)  # pixels of both sides
 STEPS = (10, 20, 50, 100)
 ORDERS = (0, 1, 2, 4, 8)
@@ -43,29 +47,24 @@ IN_FLIGHT = (1, 2, 4, 8)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints a table, and writes JSON and a plot."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("growth", __doc__)
     parser.add_argument("--turns", type=int, default=7, help="of every point")
     parser.add_argument("--output", type=Path, default=RESULTS / "growth.json")
     arguments = parser.parse_args(argv)
-    if arguments.turns < 1:
-        parser.error(f"--turns is {arguments.turns}, must be at least 1")
-    from benchmarks.plots import draw_growth
+    check_least(parser, arguments, turns=1)
+    from benchmarks.plots import draw_growth  # needs matplotlib: a missing package is reported before measuring
 
     result = measure(arguments.turns)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, result)
     draw_growth(result, arguments.output.with_suffix(".png"))
     _print(result)
-    Console().print(f"wrote {arguments.output} and its plot", highlight=False)
+    say(f"wrote {arguments.output} and its plot")
 
 
 def measure(turns: int) -> dict[str, Any]:
-    """All curves: points, seconds (medians over the turns) and fitted exponents; and memory as told and as planned."""
-    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
-    if config.torch_threads:
-        torch.set_num_threads(config.torch_threads)
+    """All curves: points, seconds (medians over the turns) and fitted exponents; and memory as held and as planned."""
+    config = config_of(MODEL)
+    use_threads_of(config)
     host = offline_host(config)
     architecture = architecture_of(config.source.pipeline)
 
@@ -78,6 +77,10 @@ def measure(turns: int) -> dict[str, Any]:
     def made(asked: GenerationRequest) -> Any:
         return generate(host, asked, max_sequence_length=config.max_sequence_length)
 
+    def at_once(asked: GenerationRequest, count: int) -> None:
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(made, [asked] * count))
+
     on, off = {"cache_interval": 5}, {"cache_interval": 1}
     curves: dict[str, list[Point]] = {}
     for cache, fields in (("on", on), ("off", off)):
@@ -87,16 +90,9 @@ def measure(turns: int) -> dict[str, Any]:
         curves[f"steps, cache {cache}"] = [(each.num_inference_steps, each, 1) for each in lengths]
     curves["order + 1"] = [(order + 1, request(cache_order=order, **on), 1) for order in ORDERS]
     curves["requests in flight"] = [(count, request(**on), count) for count in IN_FLIGHT]
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in points] for name, points in curves.items()}
-    for turn in track(range(turns + 1), "turns"):
-        for name, points in curves.items():
-            for i, (_, asked, count) in enumerate(points):
-                with ThreadPoolExecutor(count) as pool:
-                    began = time.perf_counter()
-                    list(pool.map(made, [asked] * count))
-                    taken = time.perf_counter() - began
-                if turn:  # the first one fills allocators and caches
-                    seconds[name][i].append(taken)
+    ways = {(name, x): partial(at_once, asked, count) for name, points in curves.items() for x, asked, count in points}
+    warm_up(ways)
+    seconds = take_turns(ways, turns, shown_as="turns")
     memory = []
     for asked in (request(height=size, width=size, cache_interval=5, cache_order=o) for size in SIZES for o in ORDERS):
         plan, report = planned(asked), made(asked).report
@@ -109,7 +105,7 @@ def measure(turns: int) -> dict[str, Any]:
         "engine_lanes": config.engine_lanes,
         "turns": turns,
         "curves": {
-            name: _curve([x for x, _, _ in points], [median(each) for each in seconds[name]])
+            name: _curve([x for x, _, _ in points], [median(seconds[name, x]) for x, _, _ in points])
             for name, points in curves.items()
         },
         "memory": memory,
@@ -124,14 +120,12 @@ def _curve(x: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any]) -> None:
-    table = Table(title=f"{result['model']}: how a picture's time grows")
-    for column in ("against", "from", "to", "exponent"):
-        table.add_column(column)
+    rows = []
     for name, curve in result["curves"].items():
         ends = [f"{curve['x'][i]:g}: {1e3 * curve['seconds'][i]:.0f} ms" for i in (0, -1)]
-        table.add_row(name, *ends, f"{curve['exponent']:.2f}")
-    Console().print(table)
-    Console().print(f"memory as planned at every point: {result['memory_as_planned']}", highlight=False)
+        rows.append((name, *ends, f"{curve['exponent']:.2f}"))
+    show(f"{result['model']}: how a picture's time grows", ("against", "from", "to", "exponent"), rows)
+    say(f"memory as planned at every point: {result['memory_as_planned']}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What large memory pages bring on a CPU: a decode, and a forecast into new memory, with them and without.
+"""What large memory pages gain on a CPU: a decode, and a forecast into new memory, with them and without.
 
-Processes of either kind take turns, since torch decides it once: an autoencoder of FLUX's size with random weights
-decodes a picture, and two anchors of 700 MB are forecast from.
+An autoencoder of FLUX's size with random weights decodes a picture, and a feature is forecast from two anchors of
+700 MB. Processes of either kind take turns, since torch decides on its pages once in a process.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,30 +22,29 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.harness import check_least, parser_of, take_turns, warm_up, write
 from plugin.ops.huge_pages import VARIABLE
 from taylorseer.weighted_sum import weighted_sum
 
 _WAYS = {"small_pages": "0", "huge_pages": "1"}
-_CALLS = 3  # of either in a process, after one that fills allocators
+_CALLS = 3  # of either in a process
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints the medians, and writes JSON; `--child` is one process of one kind."""
-    parser = argparse.ArgumentParser(prog="benchmarks.huge_pages", description=__doc__)
+    parser = parser_of("huge_pages", __doc__)
     parser.add_argument("--turns", type=int, default=4, help="processes of either kind")
     parser.add_argument("--pixels", type=int, default=384, help="height and width of the picture")
     parser.add_argument("--bytes", type=int, default=700_000_000, help="of an anchor")
     parser.add_argument("--output", type=Path, default=RESULTS / "huge_pages.json")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    for name, least in (("turns", 1), ("pixels", 8), ("bytes", 4)):
-        if getattr(arguments, name) < least:
-            parser.error(f"--{name} is {getattr(arguments, name)}, must be at least {least}")
+    check_least(parser, arguments, turns=1, pixels=8, bytes=4)
     if arguments.child:
         print(json.dumps(_seconds(arguments.pixels, arguments.bytes)))
         return
     result = measure(arguments.turns, arguments.pixels, arguments.bytes)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(arguments.output, result)
     Console().print_json(data={name: result[name] for name in (*_WAYS, "huge_over_small")})
 
 
@@ -86,20 +84,16 @@ def _seconds(pixels: int, nbytes: int) -> dict[str, float]:
     ).eval()
     latents = torch.randn(1, 16, pixels // 8, pixels // 8)
     slots = torch.randn(nbytes // 4).repeat(2, 1)
+    calls = {
+        "decode_s": lambda: vae.decode(latents),
+        "forecast_into_new_memory_s": lambda: weighted_sum(slots, [-0.6, 1.6]),
+    }
+    seconds = {}
     with torch.no_grad():
-        return {
-            "decode_s": _timed(lambda: vae.decode(latents)),
-            "forecast_into_new_memory_s": _timed(lambda: weighted_sum(slots, [-0.6, 1.6])),
-        }
-
-
-def _timed(run: Callable[[], Any]) -> float:
-    taken = []
-    for _ in range(1 + _CALLS):
-        began = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - began)
-    return median(taken[1:])
+        for name, call in calls.items():  # one kind after the other: each is faster in memory that it has used before
+            warm_up({name: call})
+            seconds[name] = median(take_turns({name: call}, _CALLS)[name])
+    return seconds
 
 
 if __name__ == "__main__":

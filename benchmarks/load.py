@@ -7,7 +7,6 @@ closed loop has shown, which gives latency against load.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -17,11 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks import plots
 from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.harness import MODEL, config_of, embedded_server, parser_of, say, show, write
 from benchmarks.load_generators import (
     AIPERF,
     PERF_ANALYZER,
@@ -39,9 +36,8 @@ from benchmarks.load_generators import (
     read_perf_analyzer,
     run,
 )
-from benchmarks.serving import CLIENTS, MODEL, SIZES, closed_loop, embedded_server, engine_calls
+from benchmarks.serving import CLIENTS, SIZES, closed_loop, engine_calls
 from clients import Client
-from plugin.config import ModelConfig
 from plugin.ops.server import Server
 from plugin.serving.plan import example_request
 
@@ -54,8 +50,8 @@ TOKENIZER = ROOT / "model_repository" / MODEL / "1" / "pipeline" / "tokenizer"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints a table, and writes the result as JSON, and a plot beside it; 2 where a tool is missing."""
-    parser = argparse.ArgumentParser(prog="benchmarks.load", description=__doc__)
+    """Measures, prints a table, and writes the result as JSON and a plot; ends with code 2 if a tool is missing."""
+    parser = parser_of("load", __doc__)
     parser.add_argument("--tool", action="append", choices=TOOLS, help="repeatable; default both")
     parser.add_argument("--perf-analyzer", type=Path, help="its path; default PATH, then what --install has installed")
     parser.add_argument("--aiperf", type=Path, help="its path; default PATH, then what --install has installed")
@@ -66,43 +62,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.window_s <= 0:
         parser.error(f"--window-s is {arguments.window_s:g}, must be above 0")
-    console = Console()
     tools = arguments.tool or list(TOOLS)
     try:
         if arguments.install:
             for name in tools:
-                console.print(f"{install(name)}", highlight=False, soft_wrap=True)
+                say(f"{install(name)}")
             return 0
         if not arguments.plot_only:
             binaries = {name: find(name, getattr(arguments, name)) for name in tools}
-            result = measure(binaries, arguments.window_s, lambda line: console.print(line, highlight=False))
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write(arguments.output, measure(binaries, arguments.window_s))
     except LoadError as error:
         parser.error(str(error))
     result = json.loads(arguments.output.read_text(encoding="utf-8"))
     plots.draw_load(result, arguments.output.with_suffix(".png"))
-    _print(console, result, arguments.output)
+    _print(result, arguments.output)
     return 0
 
 
-def measure(binaries: dict[str, Path], window_s: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything that the tools in `binaries`, by name, can measure; `say` is told each point as it comes.
+def measure(binaries: dict[str, Path], window_s: float) -> dict[str, Any]:
+    """Everything that the tools in `binaries`, by name, can measure; prints each point as it comes.
 
     Raises:
         LoadError: a tool failed in a closed loop.
     """
-    request = example_request(ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream"))
+    request = example_request(config_of(MODEL))
     load_average, began = os.getloadavg()[0], time.monotonic()
-    with embedded_server({}) as server:
+    with embedded_server() as server:
         with ExitStack() as stack:
             connections = [stack.enter_context(Client(server.grpc_url, MODEL)) for _ in range(CLIENTS[-1])]
             closed_loop(connections, range(2 * len(connections)), SIZES[:1])  # allocators and caches fill
-        closed = _closed_loops(binaries, server, window_s, say)
+        closed = _closed_loops(binaries, server, window_s)
         poisson = {}
         if "perf_analyzer" in binaries:
             capacity = max(point["requests_per_s"] for point in closed["stream"])
-            points = _poisson(binaries["perf_analyzer"], server, capacity, POISSON_WINDOWS * window_s, say)
+            points = _poisson(binaries["perf_analyzer"], server, capacity, POISSON_WINDOWS * window_s)
             poisson = {"capacity_per_s": capacity, "poisson": points}
     return describe() | {
         "model": MODEL,
@@ -121,10 +114,8 @@ def measure(binaries: dict[str, Path], window_s: float, say: Callable[[str], Non
     }
 
 
-def _closed_loops(
-    binaries: dict[str, Path], server: Server, window_s: float, say: Callable[[str], None]
-) -> dict[str, list[dict[str, Any]]]:
-    """The points of each target; targets take turns, so that a machine whose speed drifts slows each of them alike."""
+def _closed_loops(binaries: dict[str, Path], server: Server, window_s: float) -> dict[str, list[dict[str, Any]]]:
+    """The points of each target; targets take turns, so that drift in the machine's speed affects them alike."""
     measured: dict[str, list[dict[str, Any]]] = {}
     for clients in CLIENTS:
         ways: dict[str, Callable[[Path], dict[str, Any]]] = {}
@@ -140,10 +131,8 @@ def _closed_loops(
     return measured
 
 
-def _poisson(
-    binary: Path, server: Server, capacity: float, window_s: float, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Latencies of the stream at shares of the capacity; where a request was refused perf_analyzer has no figures."""
+def _poisson(binary: Path, server: Server, capacity: float, window_s: float) -> list[dict[str, Any]]:
+    """Latencies of the stream at shares of the capacity; if a request was refused, perf_analyzer has no figures."""
     points = []
     for share in SHARES:
         point: dict[str, Any] = {"share_of_capacity": share, "asked_per_s": share * capacity}
@@ -189,7 +178,7 @@ def _aiperf(binary: Path, http_url: str, clients: int, seconds: float) -> Callab
 
 
 def _measured(way: Callable[[Path], dict[str, Any]], server: Server) -> dict[str, Any]:
-    """What one way found, and beside it how many requests shared an engine call meanwhile, of our own metrics."""
+    """The figures of one way, and how many requests shared an engine call meanwhile, from our own metrics."""
     calls, requests = engine_calls(server.metrics_url)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -205,26 +194,23 @@ def _brief(point: dict[str, Any]) -> str:
     return f"{point['requests_per_s']:.2f}/s, p50 {point['p50_s']:.2f} s, p99 {point['p99_s']:.2f} s"
 
 
-def _print(console: Console, result: dict[str, Any], path: Path) -> None:
-    steps = result["steps"]
-    table = Table(title=f"{result['model']}, {steps['num_steps']} steps, {steps['full_steps']} full")
-    for column in ("load", "requests/s", "p50", "p95", "p99", "a call", "generator"):
-        table.add_column(column)
-    rows = [
+def _print(result: dict[str, Any], path: Path) -> None:
+    points = [
         (f"{name.replace('_', ' ')}, {point['concurrency']} clients", point)
-        for name, points in result["closed_loop"].items()
-        for point in points
+        for name, of_target in result["closed_loop"].items()
+        for point in of_target
     ]
-    rows += [
+    points += [
         (f"Poisson, {point.get('offered_per_s', point['asked_per_s']):.2f}/s", point)
         for point in result.get("poisson", [])
     ]
-    for name, point in rows:
-        table.add_row(name, *([point["failed"]] if "failed" in point else _cells(point)))
-    console.print(table)
-    console.print("a call: requests of one engine call; generator: processor cores that the load generator took")
-    console.print(f"took {result['took_s']:.0f} s, load average before {result['load_average_before']:.1f}")
-    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    rows = [(name, *([point["failed"]] if "failed" in point else _cells(point))) for name, point in points]
+    steps = result["steps"]
+    title = f"{result['model']}, {steps['num_steps']} steps, {steps['full_steps']} full"
+    show(title, ("load", "requests/s", "p50", "p95", "p99", "a call", "generator"), rows)
+    say("a call: requests of one engine call; generator: processor cores that the load generator took")
+    say(f"took {result['took_s']:.0f} s, load average before {result['load_average_before']:.1f}")
+    say(f"wrote {path}")
 
 
 def _cells(point: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""perf_analyzer and AIPerf: where they are, the commands that drive a model of ours, and what they report.
+"""perf_analyzer and AIPerf: where they are, the commands that load a model, and what they report.
 
 perf_analyzer comes from the wheel of tritonclient 2.51.0, the newest whose binary runs on glibc 2.36. AIPerf gets a
 virtual environment of its own, as its pins clash with ours.
@@ -156,10 +156,10 @@ def aiperf_command(
 
 
 def run(command: Sequence[str], log: Path, timeout_s: float) -> float:
-    """Runs a load generator to its end, what it prints going to `log`; returns the processor seconds it took.
+    """Runs a load generator to its end, writes what it prints to `log`, and returns the processor seconds that it took.
 
     Raises:
-        LoadError: it failed, with the first error that it told, or did not end in time.
+        LoadError: it failed, with the first error that it printed, or did not end in time.
     """
     before = _children_cpu_s()
     environment = {name: value for name, value in os.environ.items() if name not in _OFFLINE}
@@ -186,10 +186,10 @@ def run(command: Sequence[str], log: Path, timeout_s: float) -> float:
 
 
 def read_perf_analyzer(output: Path) -> dict[str, Any]:
-    """What one measurement found: requests, rates per second and latencies in seconds, those of the last response.
+    """What one measurement found: requests, rates per second and latencies in seconds, until the last response.
 
-    Rates and percentiles are perf_analyzer's own; when requests left and first responses came is in its other file.
-    `offered_per_s`, the rate at which requests left, is told where the load is `Arrivals`.
+    Rates and percentiles are perf_analyzer's own. Its other file has the times of requests and first responses, from
+    which `offered_per_s` is computed, the rate at which requests left, where the load is `Arrivals`.
     """
     with (output / "report.csv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
@@ -279,9 +279,9 @@ def _pip(python: Path, *arguments: str) -> None:
 
 
 def _failure(name: str, log: str) -> str:
-    told = re.search(r"had error: (.+)", log) or re.search(r"ERROR\s+(.+)", log)
+    error = re.search(r"had error: (.+)", log) or re.search(r"ERROR\s+(.+)", log)
     lines = [line.strip() for line in log.split("Usage: ")[0].splitlines() if line.strip()]
-    return f"{name}: {told[1].strip() if told else ''.join(lines[-1:])}"
+    return f"{name}: {error[1].strip() if error else ''.join(lines[-1:])}"
 
 
 def _children_cpu_s() -> float:

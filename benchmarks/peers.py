@@ -1,4 +1,4 @@
-"""Pipelines in other libraries' hands: plain diffusers, its own TaylorSeer hook, and cache-dit."""
+"""Pictures by other libraries: plain diffusers, its own TaylorSeer hook, and cache-dit."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def enable_hook(pipe: Any, cache: CacheConfig, *, lite: bool = False) -> None:
     """diffusers' TaylorSeerCacheConfig, which caches the outputs of attention and feed-forward, or, lite, of the last
     layer.
 
-    Its interval is the number of steps that it forecasts between full ones, its first full steps are its warm-up; what
-    it makes of them is one full step more than TaylorSeer's own schedule has.
+    Its interval is the number of steps that it forecasts between full ones; its first full steps are its warm-up. With
+    the same numbers it has one full step more than TaylorSeer's own schedule.
     """
     settings = TaylorSeerCacheConfig(
         cache_interval=cache.interval,
@@ -63,7 +63,7 @@ def cached_by_cache_dit(config: ModelConfig, cache: CacheConfig, num_steps: int)
 
 def enable_cache_dit(pipe: Any, cache: CacheConfig, num_steps: int) -> None:
     """cache-dit with its TaylorSeer calibrator, at the full steps of `cache`; the first block runs at every step."""
-    import cache_dit  # not before it is wanted: it is in the extra `bench` alone
+    import cache_dit  # only here, because only the extra `bench` installs it
     from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
 
     full = set(cache.full_steps(num_steps))

@@ -1,5 +1,5 @@
-"""Transformers and pipelines of published architectures with random weights, for what does not depend on what they have
-learnt. Encoders are left out: prompts are random embeddings."""
+"""Transformers and pipelines of published architectures with random weights, for measurements that do not depend on the
+weights. Encoders are left out: prompts are random embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODELS = ("dit_xl_2_256", "wan2_1_t2v", "flux_dev", "hunyuan_video", "hidream_fu
 
 
 def random_transformer(architecture: Architecture, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The transformer of an architecture, its weights made where they are used: a large one does not fit twice.
+    """The transformer of an architecture. Its weights are made on the device, since a large one does not fit twice.
 
     Args:
         architecture: its class and options.
@@ -33,8 +33,8 @@ def random_transformer(architecture: Architecture, dtype: torch.dtype, device: t
 def random_pipeline(transformer: nn.Module, text_tokens: int, tiny: bool = False) -> tuple[Any, dict[str, Any]]:
     """A pipeline around a transformer without encoders, and the arguments of its call that stand for a prompt.
 
-    The result of a call is latents, but for DiT, whose pipeline always decodes: it gets an autoencoder of the published
-    shape. Schedulers are those of the published pipelines.
+    The result of a call is latents, except for DiT, whose pipeline always decodes: it gets an autoencoder of the
+    published shape. Schedulers are those of the published pipelines.
 
     Args:
         transformer: of a class that `random_transformer` makes.

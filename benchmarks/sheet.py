@@ -2,27 +2,24 @@
 
     python -m benchmarks.sheet
 
-The last 16 prompts are cells (concept and style) that training never saw; their names stand in blue.
+The last 16 prompts are cells (concept and style) that training never saw; their names are in blue.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from benchmarks.environment import ROOT
+from benchmarks.harness import MODEL, config_of, parser_of, say
 from plugin.building.judge import Judge, offline_host
-from plugin.config import ModelConfig
 from plugin.serving.plan import example_request
 from training.data import held_out_cells, read_lines
 from training.sheets import contact_sheet
 
-MODEL = "emoji"
 PROMPTS = Path(__file__).with_name("sheet_prompts.txt")
 SEED = 7
 _COLUMNS, _SCALE = 8, 1.5
@@ -30,10 +27,8 @@ _COLUMNS, _SCALE = 8, 1.5
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Makes the pictures in process, without a server, and writes the sheet."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.sheet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="one a line")
+    parser = parser_of("sheet", __doc__)
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="a file with one in each line")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--output", type=Path, default=ROOT / "docs/emoji_sheet.png")
     arguments = parser.parse_args(argv)
@@ -41,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts = read_lines(arguments.prompts)
     if not prompts:
         parser.error(f"{arguments.prompts} has no prompts, must have one a line")
-    config = ModelConfig.from_folder(ROOT / "model_repository" / f"{MODEL}_stream")
+    config = config_of(MODEL)
     requests = [example_request(config, prompt=prompt, seed=arguments.seed) for prompt in prompts]
     judge = Judge(offline_host(config), requests, config.max_sequence_length, config.engine_lanes)
     cached = judge.pictures(config.defaults.cache)
     pairs = np.stack([np.hstack([off[0], on[0]]) for off, on in zip(judge.uncached, cached, strict=True)])
     sheet = contact_sheet(pairs, prompts, _COLUMNS, scale=_SCALE, marked=held_out_cells())
     sheet.save(arguments.output, optimize=True)
-    Console().print(f"wrote {arguments.output}", highlight=False, soft_wrap=True)
+    say(f"wrote {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""Mixed traffic for minutes: memory that comes back, nothing left behind, and latencies under three times the capacity.
+"""Mixed traffic for minutes: whether memory comes back and nothing is left behind, and latencies under overload.
 
-The first part is a closed loop of mixed requests, a third of which are cancelled at some step and some of which are
-bad; the second offers requests at random times, three times as many as the first part has shown the server can serve.
+The first part is a closed loop of mixed requests: a third are cancelled at some step, and some are invalid. The second
+sends requests at random times, three times as many as the server served in the first part.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import random
 import time
 from collections import Counter
@@ -24,11 +22,11 @@ import tritonclient.grpc.aio as aio
 from rich.console import Console
 from tritonclient.grpc import InferInput
 
-from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.environment import RESULTS, describe
+from benchmarks.harness import MODEL, embedded_server, parser_of, say, write
 from clients import Client, GenerationError, InvalidArgument
-from plugin.ops.server import Server, ServerConfig, free_ports
+from plugin.ops.server import Server
 
-MODEL = "emoji"
 CLIENTS = 12
 PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "pizza, 3d")
 SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))
@@ -36,21 +34,18 @@ OVERLOAD = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs both parts, prints the figures, writes them as JSON, and returns 1 where something was left behind."""
-    parser = argparse.ArgumentParser(prog="benchmarks.soak", description=__doc__)
+    """Runs both parts, prints the figures, writes them as JSON, and returns 1 if something was left behind."""
+    parser = parser_of("soak", __doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="of both parts together")
     parser.add_argument("--output", type=Path, default=RESULTS / "soak.json")
     arguments = parser.parse_args(argv)
     if arguments.minutes <= 0:
         parser.error(f"--minutes is {arguments.minutes}, must be above 0")
-    http_port, grpc_port, metrics_port = free_ports(3)
-    config = ServerConfig(ROOT / "model_repository", "127.0.0.1", http_port, grpc_port, metrics_port, models=(MODEL,))
-    with Server(config) as server:
+    with embedded_server() as server:
         result = describe() | {"model": MODEL, "minutes": arguments.minutes, **soak(server, 60 * arguments.minutes)}
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    console = Console()
-    console.print_json(data={name: result[name] for name in ("mixed", "overload", "left_behind")})
-    console.print(f"wrote {arguments.output}", highlight=False, soft_wrap=True)
+    write(arguments.output, result)
+    Console().print_json(data={name: result[name] for name in ("mixed", "overload", "left_behind")})
+    say(f"wrote {arguments.output}")
     return 1 if any(result["left_behind"].values()) else 0
 
 
@@ -77,7 +72,7 @@ def soak(server: Server, seconds: float) -> dict[str, Any]:
 
 
 def _mixed(server: Server, seconds: float, seed: int) -> dict[str, Any]:
-    """A closed loop of mixed requests; what became of them."""
+    """A closed loop of mixed requests; how they ended."""
     end = time.monotonic() + seconds
     outcomes: Counter[str] = Counter()
 
@@ -124,7 +119,8 @@ def _overload(server: Server, seconds: float, rate: float) -> dict[str, Any]:
     chance = random.Random(7)
     outcomes: dict[str, list[float]] = {"served": [], "refused": []}
     failed: list[str] = []
-    # As streams: plain calls would wait at the front. All from one thread, whose own work would else be in the figures.
+    # Streams, because plain calls would wait in the plain model. One thread sends all: the work of many would be in the
+    # figures.
 
     async def one(client: aio.InferenceServerClient, number: int) -> None:
         began = time.monotonic()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from benchmarks import quality
+from benchmarks import quality, quality_measures
 from benchmarks.environment import describe
+from benchmarks.harness import MODEL
 from benchmarks.plots import draw_quality
-from benchmarks.quality import COUNTS, GRID, MODEL, PROMPTS, markdown, methods, paper_settings
+from benchmarks.quality_studio import COUNTS, GRID, PROMPTS, Setting, methods, paper_settings
+from benchmarks.quality_tables import markdown
 from plugin.config import ModelConfig
 from plugin.paths import REPOSITORY
 from taylorseer import full_steps
@@ -114,14 +116,14 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
 
 
 def test_what_is_missing_is_measured_and_the_rest_is_kept(monkeypatch):
-    monkeypatch.setattr(quality, "GRID", [(quality.Setting(10), 8), (quality.Setting(10, height=32, width=32), 8)])
+    monkeypatch.setattr(quality_measures, "GRID", [(Setting(10), 8), (Setting(10, height=32, width=32), 8)])
     part = {"pictures": 1, "rows": []}
-    assert len(list(quality._measure_missing(part))) == len(part["rows"]) > 10
+    assert len(list(quality_measures.measure_missing(part))) == len(part["rows"]) > 10
     assert {row["setting"] for row in part["rows"]} == {"10 steps, guidance 3.5", "10 steps, guidance 3.5, 32 x 32"}
     assert all(row["psnr"] > 20 and row["commit"] for row in part["rows"])
     kept = [row for row in part["rows"] if row["method"] != "tuned"]
     part["rows"] = list(kept)
-    assert len(list(quality._measure_missing(part))) == 2
+    assert len(list(quality_measures.measure_missing(part))) == 2
     assert part["rows"][:-2] == kept
     assert {row["method"] for row in part["rows"][-2:]} == {"tuned"}
 
