@@ -1,4 +1,4 @@
-"""Benchmarks that nobody waits for here: the GPU's on a CPU with tiny transformers, the others with few turns."""
+"""Benchmarks in short form: the GPU's on a CPU with tiny transformers, the others with few turns."""
 
 from __future__ import annotations
 

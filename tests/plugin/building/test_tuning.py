@@ -53,13 +53,13 @@ def test_steps_and_predictor_are_found_together():
         near = nearness(cache.full_steps(20), wanted)
         return near + {"newton": 1.0, "hermite": 3.0 if near > -2 else 0.0}.get(cache.predictor, 0.0)
 
-    told: list[tuple[int, float]] = []
-    tuned = tune(score, 20, 5, lambda tried, best: told.append((tried, best)))
+    tries: list[tuple[int, float]] = []
+    tuned = tune(score, 20, 5, lambda tried, best: tries.append((tried, best)))
     assert tuned.cache.full_steps(20) == wanted
     assert (tuned.cache.predictor, tuned.psnr) == ("hermite", 3.0)
     assert tuned.even_psnr == nearness(even_steps(20, 5), wanted) + 1.0
-    assert told[-1] == (tuned.tried, 3.0)
-    assert [tried for tried, _ in told] == list(range(1, tuned.tried + 1)), "nothing is tried twice"
+    assert tries[-1] == (tuned.tried, 3.0)
+    assert [tried for tried, _ in tries] == list(range(1, tuned.tried + 1)), "nothing is tried twice"
     assert tuned.cache.enabled
     assert tuned.cache.schedule.endswith("of 20")
 

@@ -37,7 +37,7 @@ print(held - process.memory_info().rss)
 
 
 def run(script: str, **environment: str) -> str:
-    """What a script prints in a process of its own, where nobody said anything about pages but the arguments."""
+    """What a script prints in a process of its own, whose environment has only what the arguments say about pages."""
     inherited = {name: value for name, value in os.environ.items() if name != VARIABLE}
     command = [sys.executable, "-c", script]
     done = subprocess.run(
@@ -46,8 +46,8 @@ def run(script: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.skipif(not kernel_tells(), reason="this kernel does not tell which memory asks for large pages")
-def test_large_tensors_ask_for_large_pages_where_nobody_said_otherwise():
+@pytest.mark.skipif(not kernel_tells(), reason="this kernel does not report which memory asks for large pages")
+def test_large_tensors_ask_for_large_pages_where_nothing_says_otherwise():
     assert run(LARGE) == "False"
     assert run(ASK + LARGE) == "True"
     assert run(ASK + LARGE, **{VARIABLE: "0"}) == "False"

@@ -170,7 +170,7 @@ def test_a_server_starts_serves_and_leaves_no_process(tmp_path):
 
 @pytest.mark.triton
 def test_a_server_that_is_killed_leaves_no_shared_memory(tmp_path):
-    """Nobody else would give it back before the machine starts anew, and `serve` may restart a server many times."""
+    """Nothing else frees it before the machine restarts, and `serve` may restart a server many times."""
     config = local(repository(tmp_path / "models", a=IDLE, b=IDLE))
     with Server(config, log=tmp_path / "log") as server:
         regions = list(Path("/dev/shm").glob(f"{config.memory_prefix}*"))

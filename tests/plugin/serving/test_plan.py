@@ -1,4 +1,4 @@
-"""Plans: told from shapes, equal to what runs hold, with the published models' numbers."""
+"""Plans: computed from shapes, equal to what runs hold, with the published models' numbers."""
 
 from __future__ import annotations
 
@@ -157,13 +157,13 @@ def test_a_folder_without_configurations_is_refused_by_name(tmp_path):
 def test_the_command_prints_the_plan_of_what_is_asked():
     code, output = run("plan", "flux_dev")
     assert code == 0
-    told = ["height 1024, width 1024", "10 of 50: 0, 1, 2, 8,", "5.00x", "4096 tokens x 3072"]
-    assert not [text for text in (*told, "72.0 MiB: 1 x 3 anchors of 24.0 MiB", "6.0 GiB") if text not in output]
+    printed = ["height 1024, width 1024", "10 of 50: 0, 1, 2, 8,", "5.00x", "4096 tokens x 3072"]
+    assert not [text for text in (*printed, "72.0 MiB: 1 x 3 anchors of 24.0 MiB", "6.0 GiB") if text not in output]
     options = ["--steps", 20, "--interval", 4, "--order", 1, "--warmup", 1, "--height", 512, "--width", 768]
     code, output = run("plan", "flux_dev_stream", *options, "--negative-prompt", "ugly")
     assert code == 0
-    told = ["height 512, width 768", "5 of 20: 0, 4, 8, 12, 16", "4.00x", "1536 tokens"]
-    assert not [text for text in (*told, "36.0 MiB: 2 x 2 anchors of 9.0 MiB") if text not in output]
+    printed = ["height 512, width 768", "5 of 20: 0, 4, 8, 12, 16", "4.00x", "1536 tokens"]
+    assert not [text for text in (*printed, "36.0 MiB: 2 x 2 anchors of 9.0 MiB") if text not in output]
     assert "1 of 50: 0 " in run("plan", "wan2_1_t2v", "--preset", "paper", "--interval", 100, "--warmup", 0)[1]
     assert "2 x 2 anchors" in run("plan", "wan2_1_t2v", "--num-frames", 5)[1]
     assert "1 x 2 anchors" in run("plan", "wan2_1_t2v", "--num-frames", 5, "--guidance-scale", 1)[1]
