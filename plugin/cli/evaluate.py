@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from plugin.cli.options import ModelArgument, ModelRepository, with_fields
 from plugin.cli.terminal import counting_bar, fail, lines_of, quieten_libraries, say, show
+from plugin.ops.huge_pages import ask_for_huge_pages
 from plugin.paths import REPOSITORY
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def evaluate(
 
 def _evaluation() -> Any:
     """The module that evaluates, if its packages are installed."""
+    ask_for_huge_pages(os.environ)  # before anything imports torch, which reads it once
     try:
         import plugin.building.evaluate
     except ImportError as error:
