@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
-from plugin.denoising.transformer import StepObserver
 from plugin.denoising.schedulers import counting
+from plugin.denoising.transformer import StepObserver
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.request import GenerationRequest, ResponseFormat

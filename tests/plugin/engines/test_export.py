@@ -77,6 +77,6 @@ def test_a_folder_for_exports_that_cannot_be_written_is_named(family, exports, t
     sentence = rf"^no engine can be built in {tmp_path}/file \(.*\): .* another folder with TRITON_TAYLORSEER_EXPORTS$"
     with pytest.raises(CannotWrite, match=sentence):
         optimized_onnx(family, tmp_path / "cache")
-    with pytest.raises(CannotWrite, match="another folder with TRITON_TAYLORSEER_CACHE$"):
+    with pytest.raises(CannotWrite, match=r"another folder with TRITON_TAYLORSEER_CACHE$"):
         build_once(tmp_path / "file" / "engine", lambda: False, lambda scratch: None)
     assert exports == []

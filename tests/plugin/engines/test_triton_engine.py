@@ -66,7 +66,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 
 
 def blocks(seed: int, height: int, width: int, rows: int = 1) -> BlockInputs:
-    """Arguments of the tiny FLUX' block stack for height x width image tokens, with tables that differ between the two."""
+    """Arguments of the tiny FLUX' block stack for height x width image tokens, with tables that differ between them."""
     generator = torch.Generator().manual_seed(seed)
     tokens, text = height * width, 5
     angles = torch.cat([torch.zeros(text), torch.arange(tokens) // width + 0.1 * (torch.arange(tokens) % width)])
