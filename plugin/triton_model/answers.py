@@ -110,8 +110,8 @@ class Answers:
             return  # its end overtook the progress that was queued before it
         if job.ended:
             job.answer(job.error)
-            self.jobs.remove(job)
             self._reporting.ended(job)
+            self.jobs.remove(job)
             self._report_gauges()
         elif job.manner.quiet:  # by its process a plain call knows whether it still is there
             job.send({"report": json.dumps({"pid": os.getpid()}), "step": 0, "num_steps": 0})

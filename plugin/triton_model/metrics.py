@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -102,10 +102,13 @@ class Metrics:
             _REQUEST_BUCKETS_S,
         )
 
-    def set_gauges(self, admission: Admission, jobs: Iterable[Job]) -> None:
-        """Reports how many requests run and wait, and what the caches hold; what has not changed costs nothing."""
+    def set_gauges(self, admission: Admission, jobs: Sequence[Job]) -> None:
+        """Reports how many requests run and wait, and what the caches hold; what has not changed costs nothing.
+
+        A request that has ended is in flight until it has been counted: whoever sees none in flight sees all counts.
+        """
         values = {
-            self._in_flight: admission.in_flight,
+            self._in_flight: max(admission.in_flight, sum(job.began is not None for job in jobs)),
             self._waiting: admission.waiting,
             self._cache_bytes: sum(job.cache_bytes for job in jobs),
             self._reserved: admission.held_bytes,

@@ -2,13 +2,14 @@
 
 import { credentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 
-import { GRPCInferenceServiceClient } from "./generated/grpc_service.js";
+import { GRPCInferenceServiceClient, type ModelInferResponse } from "./generated/grpc_service.js";
 import {
   errorOf,
   errorOfCall,
   type Fields,
   Generation,
   GenerationError,
+  isLast,
   type Progress,
   requestOf,
   updateOf,
@@ -76,24 +77,27 @@ export class Client {
     const cancel = () => call.cancel();
     options.signal?.addEventListener("abort", cancel, { once: true });
     call.on("error", () => {}); // the loop throws it; after the loop it is our own cancellation
-    let complete = false;
+    let last: ModelInferResponse | undefined;
+    let ended = false;
     try {
       call.write(request);
       call.end();
       for await (const { errorMessage, inferResponse } of call) {
         if (errorMessage) throw errorOf("INTERNAL", errorMessage);
-        // The final flag may come in a response without outputs.
-        if (!inferResponse?.outputs.length) continue;
-        const update = updateOf(inferResponse);
-        complete ||= update instanceof Generation;
-        yield update;
+        if (!inferResponse?.outputs.length) continue; // the final flag comes in a response without outputs
+        // Result and error are handed on only once the stream has ended: one that is cancelled at this moment stays
+        // open in Triton 24.10, which then waits for it when it stops.
+        if (isLast(inferResponse)) last = inferResponse;
+        else yield updateOf(inferResponse);
       }
-      if (!complete) throw new GenerationError("INTERNAL", `${this.#model}_stream ended without a picture`);
+      ended = true;
+      if (!last) throw new GenerationError("INTERNAL", `${this.#model}_stream ended without a picture`);
+      yield updateOf(last);
     } catch (error) {
       throw error instanceof GenerationError ? error : errorOfCall(error as ServiceError, this.#url);
     } finally {
       options.signal?.removeEventListener("abort", cancel);
-      call.cancel();
+      if (!ended) call.cancel();
     }
   }
 }

@@ -180,15 +180,20 @@ function integer(name: string, value: unknown, bits: number): bigint {
 
 const invalid = (message: string) => new GenerationError("INVALID_ARGUMENT", message);
 
-/** The progress or the result in a response of a stream. Throws the GenerationError that it carries. */
-export function updateOf(response: ModelInferResponse): Progress | Generation {
-  const outputs = new Map(
+const outputsOf = (response: ModelInferResponse) =>
+  new Map(
     response.outputs.map(({ name, shape }, index) => [name, { shape, raw: response.rawOutputContents[index]! }]),
   );
+
+/** Whether a response of a stream has its result or its error: no other has a report. */
+export const isLast = (response: ModelInferResponse) => outputsOf(response).get("report")!.raw.length > 4;
+
+/** The progress or the result in a response of a stream. Throws the GenerationError that it carries. */
+export function updateOf(response: ModelInferResponse): Progress | Generation {
+  const outputs = outputsOf(response);
   const text = (name: string) => outputs.get(name)!.raw.subarray(4); // one string after its length
   const number = (name: string) => outputs.get(name)!.raw.readInt32LE();
-  // Only the response with the picture has a report. The final flag may come later, in a response of its own.
-  if (text("report").length === 0) {
+  if (!isLast(response)) {
     const preview = outputs.get("preview");
     const [height = 0, width = 0] = (preview?.shape ?? []).map(Number);
     return {
