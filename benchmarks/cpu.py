@@ -30,10 +30,10 @@ from benchmarks.harness import (
 from benchmarks.peers import Peer, cached_by_cache_dit, hook, plain
 from clients import Client
 from plugin.config import ModelConfig
+from plugin.denoising.events import NoEvents
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
-from plugin.denoising.run import NoEvents
 from plugin.ops.server import ServerError
 from taylorseer import StepKind
 

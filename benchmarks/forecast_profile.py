@@ -39,10 +39,10 @@ from plugin.config import ModelConfig
 from taylorseer import CacheConfig, CacheSession, StepKind, forecast_weights
 
 try:
+    from plugin.denoising.events import NoEvents
     from plugin.denoising.generation import generate
     from plugin.denoising.host import PipelineHost
     from plugin.denoising.loading import load_pipeline
-    from plugin.denoising.run import NoEvents
     from plugin.denoising.transformer import DenoisingRun
 except ImportError:  # before plugin/ had folders
     from plugin.generation import NoEvents, generate  # type: ignore[import-not-found, no-redef]

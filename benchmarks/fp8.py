@@ -24,10 +24,10 @@ from benchmarks.harness import MODEL, config_of, parser_of, say, show, write
 from plugin.building.calibration import Size, calibration_of, record
 from plugin.building.judge import psnr
 from plugin.config import ModelConfig
+from plugin.denoising.events import Pixels
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
-from plugin.denoising.run import Pixels
 from plugin.engines.export import export_onnx
 from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
 from plugin.engines.tensorrt.fp8 import Calibration, Samples, quantize

@@ -16,10 +16,10 @@ from benchmarks.quality_studio import COUNT, GRID, MAIN, WARMUP, Key, Studio, me
 from plugin.building.judge import OFF, psnr
 from plugin.building.tuning import PREDICTORS
 from plugin.config import ModelConfig
+from plugin.denoising.events import Pixels
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
-from plugin.denoising.run import Pixels
 from plugin.denoising.transformer import DenoisingRun, StepObserver
 from plugin.engines import make_engine
 from plugin.engines.base import Engine

@@ -12,7 +12,7 @@ from benchmarks.harness import MODEL, config_of
 from plugin.building.distances import distances
 from plugin.building.judge import Judge, offline_host
 from plugin.config import ModelConfig
-from plugin.denoising.run import Pixels
+from plugin.denoising.events import Pixels
 from plugin.request import GenerationRequest
 from plugin.serving.plan import example_request
 from taylorseer import CacheConfig, even_steps, full_steps

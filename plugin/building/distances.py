@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from plugin.building.judge import psnr
-from plugin.denoising.run import Pixels
+from plugin.denoising.events import Pixels
 
 
 def distances(made: Sequence[Pixels], reference: Sequence[Pixels]) -> dict[str, float]:

@@ -19,8 +19,8 @@ from plugin.building.environment import describe
 from plugin.building.judge import OFF, Judge, offline_host, requests_of
 from plugin.building.scores import ScoreMissing, clip_score, fid, image_reward, vbench
 from plugin.config import ModelConfig
+from plugin.denoising.events import Pixels
 from plugin.denoising.media import encode
-from plugin.denoising.run import Pixels
 from plugin.request import GenerationRequest
 from taylorseer import CacheConfig
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from plugin.config import ModelConfig
+from plugin.denoising.events import Pixels
 from plugin.denoising.generation import Generation, generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
-from plugin.denoising.run import Pixels
 from plugin.engine_specs import engine_spec
 from plugin.engines.packer import PackSettings
 from plugin.request import GenerationRequest

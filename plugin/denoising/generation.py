@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from plugin.denoising.events import NoEvents, Pixels, RunEvents
 from plugin.denoising.host import PipelineHost
-from plugin.denoising.run import NoEvents, Pixels, RunEvents, RunReporter
+from plugin.denoising.run import RunReporter
 from plugin.request import GenerationRequest
 from taylorseer import CacheSession
 

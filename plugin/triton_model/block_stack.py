@@ -18,8 +18,8 @@ from plugin.families import family_of
 from plugin.families.base import BlockInputs
 from plugin.tensors import BLOCK_STACK_OUTPUT
 from plugin.triton_model.backend import Request
-from plugin.triton_model.loading import configure
 from plugin.triton_model.responses import named_error
+from plugin.triton_model.settings import configure
 
 
 class BlockStackModel:

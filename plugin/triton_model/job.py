@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plugin.denoising.run import Pixels, RunEvents
+from plugin.denoising.events import Pixels, RunEvents
 from plugin.errors import Cancelled, DeadlinePassed, Outcome, Unavailable
 from plugin.request import GenerationRequest
 from plugin.tensors import ERROR_REPORT_PARAMETER, KEY_PARAMETER, QUIET_PARAMETER, TRACE_PARAMETER

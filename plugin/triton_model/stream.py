@@ -11,12 +11,10 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 
-from plugin.denoising.generation import Generation, generate
-from plugin.denoising.host import PipelineHost
 from plugin.denoising.media import encode
 from plugin.errors import Outcome, Unavailable
 from plugin.request import GenerationRequest, InvalidRequest, ResponseFormat, parse_request
@@ -28,9 +26,13 @@ from plugin.tensors import CANCEL_PARAMETER, PING_PARAMETER, STREAM_OUTPUTS
 from plugin.triton_model.answers import Answers
 from plugin.triton_model.backend import Request, ResponseSender, Tensor, TritonConfig
 from plugin.triton_model.job import Job, Manner
-from plugin.triton_model.loading import budget_bytes, configure, load_host, own_labels
 from plugin.triton_model.reporting import Reporting
 from plugin.triton_model.responses import FINAL, error_response, with_tensors
+from plugin.triton_model.settings import budget_bytes, configure, own_labels
+
+if TYPE_CHECKING:
+    from plugin.denoising.generation import Generation
+    from plugin.denoising.host import PipelineHost
 
 
 class StreamModel:
@@ -54,6 +56,11 @@ class StreamModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
+        # Not at the head: `auto_complete_config` is called in a process of its own first, which would load diffusers,
+        # several seconds of work, for nothing.
+        from plugin.denoising.generation import generate
+
+        self._generate = generate
         self.name: str = args["model_name"]
         self.config = configure(args)
         self.host = self.load_host()
@@ -82,6 +89,8 @@ class StreamModel:
 
     def load_host(self) -> PipelineHost:
         """The host of the configured pipeline."""
+        from plugin.triton_model.loading import load_host  # late for the same reason
+
         return load_host(self.config, self.name)
 
     def execute(self, requests: Sequence[Request]) -> None:
@@ -172,7 +181,7 @@ class StreamModel:
         try:
             job.check()
             job.request = shorten_queue(job.request, self._load_policy, self.admission.waiting)
-            generation = generate(
+            generation = self._generate(
                 self.host,
                 job.request,
                 job,

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from plugin.config import ModelConfig
+from plugin.denoising.events import NoEvents, Pixels
 from plugin.denoising.generation import NotFinite, generate
 from plugin.denoising.host import PipelineHost
-from plugin.denoising.run import NoEvents, Pixels
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
 from plugin.engines.packer import PackSettings

@@ -11,10 +11,10 @@ import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from plugin.config import PipelineSource
+from plugin.denoising.events import NoEvents, Pixels
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
-from plugin.denoising.run import NoEvents, Pixels
 from plugin.engines import make_engine
 from plugin.families import family_of
 from plugin.request import GenerationRequest, ResponseFormat

@@ -14,10 +14,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, Hi
 from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU
 
 from plugin.config import PipelineSource
+from plugin.denoising.events import NoEvents, Pixels
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
-from plugin.denoising.run import NoEvents, Pixels
 from plugin.engines import make_engine
 from plugin.families import family_of
 from plugin.families.base import BlockInputs

@@ -13,9 +13,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 
+from plugin.denoising.events import NoEvents, Pixels
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
-from plugin.denoising.run import NoEvents, Pixels
 from plugin.denoising.transformer import StepObserver
 from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import CacheConfig, StepKind

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from plugin.tensors import (
     QUIET_PARAMETER,
     TRACE_PARAMETER,
 )
+from tests.support.paths import ROOT
 from tests.support.pretend_triton import Client, Logger, MetricFamily, Request, Triton
 from tests.support.stream_models import (
     FIELDS,
@@ -300,3 +303,16 @@ def test_parameters_that_cannot_be_read_end_that_request_alone(triton, load_pair
     assert code == "INTERNAL"
     assert text.startswith("UnicodeDecodeError")
     assert report_of(triton.request(model, FIELDS).all()[-1])["num_steps"] == 6
+
+
+def test_the_tensors_are_declared_without_loading_diffusers():
+    """Triton does that in a process of its own each time it loads the model."""
+    script = """
+import sys
+from tests.support import pretend_triton
+from plugin.triton_model import StreamModel
+assert StreamModel.auto_complete_config
+heavy = {"diffusers", "transformers", "peft", "torch._dynamo", "onnxruntime"} & {*sys.modules}
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60)
