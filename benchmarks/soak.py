@@ -179,7 +179,8 @@ def _resources(server: Server, worker: psutil.Process) -> dict[str, int]:
     while True:
         with urlopen(server.metrics_url, timeout=30) as answer:
             lines = answer.read().decode().splitlines()
-        values = {line.split("{")[0]: int(float(line.split()[-1])) for line in lines if line.startswith("taylorseer_")}
+        of_model = [line for line in lines if line.startswith("taylorseer_") and f'model="{MODEL}"' in line]
+        values = {line.split("{")[0]: int(float(line.split()[-1])) for line in of_model}
         busy = values["taylorseer_requests_in_flight"] or values["taylorseer_requests_waiting"]
         if not busy or time.monotonic() > deadline:
             return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,19 +13,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from clients import Generation
-from tests.support.repository import copy_model
-from tests.support.serving import Triton, running
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    folder = tmp_path_factory.mktemp("twin") / "models"
-    folder.mkdir()
-    copy_model(folder, "emoji", max_in_flight="2", fixed_batch="1")
-    path = folder / "emoji_stream/config.pbtxt"
-    path.write_text(path.read_text().replace("count: 1", "count: 2"))
-    with running(folder) as triton:
-        yield triton
+from tests.support.serving import Triton
 
 
 def of_both(metrics: dict[str, float], name: str, *labels: str) -> tuple[float, float]:
@@ -34,14 +21,14 @@ def of_both(metrics: dict[str, float], name: str, *labels: str) -> tuple[float, 
     return metrics[" ".join([name, *labels])], metrics[" ".join([name, "0_1", *labels])]
 
 
-def test_both_work_at_once_and_are_counted(twin: Triton) -> None:
-    with twin.client() as client:
+def test_both_work_at_once_and_are_counted(many: Triton) -> None:
+    with many.client("twin") as client:
         alone = [client.generate("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(8)]
-        before = twin.wait_until_idle()
+        before = many.wait_until_idle("twin")
         with ThreadPoolExecutor(8) as pool:
             streams = [client.stream("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(8)]
             together = [each[-1] for each in pool.map(list, streams)]
-    after = twin.wait_until_idle()
+    after = many.wait_until_idle("twin")
     for one, other in zip(alone, together, strict=True):
         assert isinstance(other, Generation)
         assert np.array_equal(one.image, other.image)
@@ -59,18 +46,18 @@ def test_both_work_at_once_and_are_counted(twin: Triton) -> None:
     assert sum(full) == sum(len(each.report["full_steps"]) for each in [*alone, *together] if each)
 
 
-def test_the_memory_budget_is_shared(twin: Triton) -> None:
-    assert twin.server.log is not None
+def test_the_memory_budget_is_shared(many: Triton) -> None:
+    assert many.server.log is not None
     told = [
         float(number.replace(",", ""))
-        for number in re.findall(r"emoji_stream: ([\d,]+) MiB for requests", twin.server.log.read_text())
+        for number in re.findall(r"twin_stream: ([\d,]+) MiB for requests", many.server.log.read_text())
     ]
     assert len(told) == 2
     assert sum(told) < 0.6 * psutil.virtual_memory().total / 2**20
 
 
 @pytest.mark.parametrize("attempt", range(4))
-def test_a_plain_call_that_is_given_up_is_ended_in_whichever_instance_it_is(twin: Triton, attempt: int) -> None:
+def test_a_plain_call_that_is_given_up_is_ended_in_whichever_instance_it_is(many: Triton, attempt: int) -> None:
     inputs = []
     for name, values in (
         ("prompt", np.array([b"red apple, 3d"], dtype=object)),
@@ -80,10 +67,10 @@ def test_a_plain_call_that_is_given_up_is_ended_in_whichever_instance_it_is(twin
         tensor = tritonclient.grpc.InferInput(name, [1], "BYTES" if values.dtype == object else "INT32")
         tensor.set_data_from_numpy(values)
         inputs.append(tensor)
-    before = of_both(twin.wait_until_idle(), "taylorseer_requests_total", "cancelled")
+    before = of_both(many.wait_until_idle("twin"), "taylorseer_requests_total", "cancelled")
     with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
-        twin.grpc.infer("emoji", inputs, client_timeout=0.5)
+        many.grpc.infer("twin", inputs, client_timeout=0.5)
     began = time.monotonic()
-    after = of_both(twin.wait_until_idle(), "taylorseer_requests_total", "cancelled")
+    after = of_both(many.wait_until_idle("twin"), "taylorseer_requests_total", "cancelled")
     assert time.monotonic() - began < 5, "1000 full steps take longer"
     assert sum(after) - sum(before) == 1

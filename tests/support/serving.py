@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,6 +69,12 @@ class Triton:
             if model not in self._clients:
                 self._clients[model] = Client(self.grpc_url, model)
         return nullcontext(self._clients[model])
+
+    def load(self, *models: str) -> None:
+        """Loads models and their stream models, side by side."""
+        names = [name for model in models for name in (f"{model}_stream", model)]
+        with ThreadPoolExecutor(len(names)) as pool:
+            list(pool.map(lambda name: self.grpc.load_model(name, headers=self.key, client_timeout=120), names))
 
     def close(self) -> None:
         """Closes all clients: the server waits for open connections when it ends."""
