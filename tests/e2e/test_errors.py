@@ -1,4 +1,4 @@
-"""Bad requests, full lines, deadlines, cancels and broken threads through a real Triton; the server goes on serving."""
+"""Bad requests, full queues, deadlines, cancels and broken threads through a real Triton, which goes on serving."""
 
 from __future__ import annotations
 
@@ -21,27 +21,14 @@ from plugin.ops.control import http_headers
 
 DTYPES = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 
-# fields, and what the message must say: field, value and allowed range
+# Fields, and what the message must say: field, value and allowed range. More: tests/plugin/triton_model/test_stream.py.
 BAD: list[tuple[dict[str, Any], str]] = [
     ({}, "prompt is missing, must be 1 to 8192 bytes of UTF-8"),
-    ({"prompt": b""}, "prompt is empty, must be 1 to 8192 bytes of UTF-8"),
     ({"prompt": b"\xff\xfe"}, "prompt is invalid at byte 0, must be UTF-8 text"),
-    ({"prompt": b"x" * 1_000_000}, "prompt is 1000000 bytes long, must be at most 8192 bytes"),
-    ({"num_inference_steps": 0}, "num_inference_steps is 0, must be from 1 to 1000"),
-    ({"num_inference_steps": -1}, "num_inference_steps is -1, must be from 1 to 1000"),
-    ({"num_inference_steps": 10_000}, "num_inference_steps is 10000, must be from 1 to 1000"),
-    ({"cache_interval": 0}, "cache_interval is 0, must be an integer from 1 to 1000"),
-    ({"cache_order": -1}, "cache_order is -1, must be an integer from 0 to 8"),
-    ({"cache_order": 9}, "cache_order is 9, must be an integer from 0 to 8"),
-    ({"height": 0}, "height is 0, must be a multiple of 8 from 32 to 128"),
     ({"height": 65}, "height is 65, must be a multiple of 8 from 32 to 128"),
-    ({"width": 1_000_000}, "width is 1000000, must be a multiple of 8 from 32 to 128"),
     ({"guidance_scale": float("nan")}, "guidance_scale is nan, must be a finite number from 0.0 to 100.0"),
-    ({"cache_predictor": b"magic"}, "cache_predictor is 'magic', must be one of: taylor, reuse"),
-    ({"class_label": 1}, "class_label is 1 beside a prompt, must be left out"),
-    ({"response_format": b"gif"}, "response_format is 'gif', must be one of: raw, b64_json"),
 ]
-IDS = [next(iter(fields), "nothing") + f"-{i}" for i, (fields, _) in enumerate(BAD)]
+IDS = [next(iter(fields), "nothing") for fields, _ in BAD]
 
 
 def tensors(module: Any, fields: dict[str, Any]) -> list[Any]:
@@ -112,17 +99,13 @@ def test_server_serves_after_all_of_this(triton):
         assert client.generate("red apple, 3d", num_inference_steps=4).image.shape == (1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("way", ["plain", "stream"])
-def test_a_passed_deadline_ends_the_request_with_its_sentence(triton, way):
+def test_a_passed_deadline_ends_the_request_with_its_sentence(triton):
     with triton.client() as client:
         # Of a size that nothing is known of yet: else the deadline is refused at once.
-        size = {"height": 112, "width": 32 if way == "plain" else 40}
-        fields = {"num_inference_steps": 500, "cache_interval": 1, "deadline_ms": 200, **size}
+        fields = {"num_inference_steps": 500, "cache_interval": 1, "deadline_ms": 200, "height": 112, "width": 32}
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded, match=r"DEADLINE: deadline_ms of 200 passed after \d+ of 500 steps"):
-            client.generate("red apple, 3d", **fields) if way == "plain" else list(
-                client.stream("red apple, 3d", **fields)
-            )
+            client.generate("red apple, 3d", **fields)
     assert time.monotonic() - began < 2, "noticed at the next step, not at the end"
     triton.wait_until_idle()
 
@@ -140,14 +123,14 @@ def test_cancelling_a_plain_call_ends_the_work(triton):
     assert after["taylorseer_requests_total cancelled"] - before["taylorseer_requests_total cancelled"] == 1
 
 
-def test_a_full_line_refuses_with_unavailable_and_takes_requests_again(triton):
+def test_a_full_queue_refuses_with_unavailable_and_takes_requests_again(triton):
     """The faulty model has two slots and room for one to wait."""
     outcomes: list[str] = []
 
     def call() -> None:
         with triton.client("faulty") as client:
             try:
-                list(client.stream("red apple, 3d", num_inference_steps=100, cache_interval=1))
+                list(client.stream("red apple, 3d", num_inference_steps=40, cache_interval=1))
                 outcomes.append("ok")
             except Unavailable as error:
                 outcomes.append(str(error).split(",")[0])

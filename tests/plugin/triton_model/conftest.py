@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,12 +29,21 @@ PARAMETERS = {
 }
 
 
+@pytest.fixture(scope="session")
+def thaw() -> Iterator[None]:
+    """What models have hidden from Python's garbage collector is shown to it again at the end."""
+    unfreeze = gc.unfreeze
+    yield
+    unfreeze()
+
+
 @pytest.fixture
-def triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[Triton]:
+def triton(monkeypatch: pytest.MonkeyPatch, thaw: None) -> Iterator[Triton]:
     """A pretended server, whose models are unloaded at the end; a process that ends itself only writes that down."""
     server = Triton()
     monkeypatch.setattr(pretend_triton.InferenceRequest, "server", server, raising=False)
     monkeypatch.setattr(os, "_exit", server.exits.append)
+    monkeypatch.setattr(gc, "unfreeze", lambda: None)  # each collection would walk all that the tests have loaded
     MetricFamily.families.clear()
     yield server
     for model in (*server.models.values(), *server.lost):
