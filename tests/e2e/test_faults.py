@@ -34,7 +34,7 @@ from plugin.ops.control import ENVIRONMENT, grpc_headers
 from plugin.ops.installation import find_installation
 from plugin.ops.server import EXIT_TIMEOUT_S, Server, ServerConfig, free_ports
 from plugin.ops.watch import ping
-from tests.support.commands import COMMAND, port_options
+from tests.support.commands import IMPATIENT_COMMAND, port_options
 from tests.support.repository import SHIPPED, copy_model
 from tests.support.serving import Triton
 from tests.support.waiting import wait_for
@@ -98,10 +98,10 @@ class TritonPythonModel(StreamModel):
 
 
 def dwell(phase):
-    """Takes a second, and leaves a note that it does."""
+    """Takes half a second, and leaves a note that it does."""
     if (SWITCHES / f"slow {phase}").exists():
         (SWITCHES / phase).touch()
-        time.sleep(1)
+        time.sleep(0.5)
 '''
 
 
@@ -167,7 +167,7 @@ def serving(
     ports = port_options(http, grpc, metrics)
     command = [
         *launcher,
-        COMMAND,
+        *IMPATIENT_COMMAND,
         "serve",
         "--model-repository",
         str(folder),
@@ -196,19 +196,7 @@ def serving(
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     """Engine calls always have four rows and wait for company, so that results are the same bits."""
-    with _faulty(tmp_path_factory.mktemp("faults") / "models") as each:
-        yield each
-
-
-@pytest.fixture
-def ending(tmp_path: Path) -> Iterator[Faulty]:
-    """Another like it, for a test that ends its server."""
-    with _faulty(tmp_path / "models") as each:
-        yield each
-
-
-@contextmanager
-def _faulty(folder: Path) -> Iterator[Faulty]:
+    folder = tmp_path_factory.mktemp("faults") / "models"
     folder.mkdir()
     copy_model(folder, "emoji", engine_lanes="1", fixed_batch="4", max_batch_wait_ms="300")
     with serving(folder) as each:
@@ -367,12 +355,12 @@ def test_a_vanished_client_is_noticed_within_a_full_step(faulty: Faulty, vanishi
 
 @pytest.mark.parametrize(("phase", "outcome"), [("encoding", "cancelled"), ("decoding", "ok")])
 def test_a_client_that_vanishes_beside_the_steps_is_noticed_too(faulty: Faulty, phase: str, outcome: str) -> None:
-    """What has begun is finished, here a second; after the decoding nothing is left to cancel."""
+    """What has begun is finished, here half a second; after the decoding nothing is left to cancel."""
     before = faulty.outcomes()
     with faulty.on(f"slow {phase}"):
         with killed(CALLING, faulty.triton, num_inference_steps=4):
             wait_for((faulty.switches / phase).exists)
-        after = faulty.triton.wait_until_idle(timeout_s=1 + 2.5)
+        after = faulty.triton.wait_until_idle(timeout_s=0.5 + 2.5)
     assert faulty.outcomes() - before == {outcome: 1}
     assert after["taylorseer_cache_bytes"] == 0
 
@@ -407,40 +395,41 @@ def test_a_plain_http_call_whose_client_vanished_ends_and_gives_its_memory_back(
 # SIGTERM
 
 
-def test_sigterm_lets_the_requests_in_flight_and_in_line_finish(ending: Faulty) -> None:
+def test_sigterm_lets_the_requests_in_flight_and_in_line_finish(faulty: Faulty) -> None:
     """Of those that stream and those that do not; `serve` hands the signal on to tritonserver. Health checks go on
-    until they are refused: one that was answered just then has held the server up for its whole exit time-out."""
-    processes = ending.processes()
+    until they are refused: one that was answered just then has held the server up for its whole exit time-out. Ends the
+    fixture."""
+    processes = faulty.processes()
     ends: list[Generation | GenerationError] = []
 
     def ask(number: int) -> None:
-        fields = {"prompt": "red apple, 3d", "seed": number, "num_inference_steps": 60, "cache_interval": 1}
-        with ending.triton.client() as client:
+        fields = {"prompt": "red apple, 3d", "seed": number, "num_inference_steps": 30, "cache_interval": 1}
+        with faulty.triton.client() as client:
             try:
                 ends.append([*client.stream(**fields)][-1] if number % 2 else client.generate(**fields))
             except GenerationError as error:
                 ends.append(error)
 
     def check_health() -> None:
-        while ping(ending.triton.grpc_url, "emoji_stream") is None:
+        while ping(faulty.triton.grpc_url, "emoji_stream") is None:
             pass
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     wait_for(
-        lambda: sum(ending.triton.metrics()[f"taylorseer_requests_{name}"] for name in ("in_flight", "waiting")) == 6
+        lambda: sum(faulty.triton.metrics()[f"taylorseer_requests_{name}"] for name in ("in_flight", "waiting")) == 6
     )
     assert not ends
     threads.append(threading.Thread(target=check_health))
     threads[-1].start()
     time.sleep(0.2)
     began = time.monotonic()
-    ending.process.terminate()
+    faulty.process.terminate()
     for thread in threads:
         thread.join(EXIT_TIMEOUT_S)
     print(f"{len(ends)} ended after {time.monotonic() - began:.2f} s: {[type(each).__name__ for each in ends]}")
-    assert ending.process.wait(EXIT_TIMEOUT_S) == 0
+    assert faulty.process.wait(EXIT_TIMEOUT_S) == 0
     print(f"server ended after {time.monotonic() - began:.2f} s")
     _, alive = psutil.wait_procs(processes, timeout=5)
     assert not alive
@@ -544,7 +533,7 @@ def test_a_cold_cache_that_cannot_be_written_fails_the_load_with_what_helps_and_
 
 def test_sigterm_ends_a_request_that_takes_too_long_and_leaves_no_process(read_only: Faulty) -> None:
     """Not even the one that was stopped. tritonserver grants 1 s here, after which 24.10 still waits for its streams;
-    `serve` kills it 10 s later. Ends the fixture."""
+    `serve` kills it 3 s later. Ends the fixture."""
     processes = read_only.processes()
     with read_only.triton.client() as client, read_only.on("slow"):
         stream = client.stream("red apple, 3d", num_inference_steps=200, cache_interval=1)
@@ -553,7 +542,7 @@ def test_sigterm_ends_a_request_that_takes_too_long_and_leaves_no_process(read_o
         read_only.process.terminate()
         with pytest.raises(GenerationError):
             list(stream)
-        assert time.monotonic() - began < 1 + 10 + 5
+        assert time.monotonic() - began < 1 + 3 + 5
     read_only.process.wait(10)
     _, alive = psutil.wait_procs(processes, timeout=5)
     assert not alive

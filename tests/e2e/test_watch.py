@@ -17,7 +17,7 @@ import pytest
 from clients import Client, Generation, GenerationError, Progress, Unavailable
 from plugin.ops.server import free_ports
 from plugin.ops.watch import ping
-from tests.support.commands import COMMAND, port_options
+from tests.support.commands import COMMAND, IMPATIENT_COMMAND, port_options
 from tests.support.metrics import of_plugin
 from tests.support.repository import copy_model
 from tests.support.waiting import wait_for
@@ -59,7 +59,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     http, grpc, metrics = free_ports(3)
     ports = port_options(http, grpc, metrics)
     # A worker that died keeps the server from ending by itself before its time is up.
-    arguments = [COMMAND, "serve", "--model-repository", str(folder), *ports, "--", "--exit-timeout-secs=3"]
+    arguments = [*IMPATIENT_COMMAND, "serve", "--model-repository", str(folder), *ports, "--", "--exit-timeout-secs=3"]
     log = folder.parent / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(arguments, stdout=file, stderr=file)
@@ -80,12 +80,12 @@ def test_two_processes_serve_a_model_and_sixty_four_plain_calls_at_once(serving:
         assert len(serving.workers(instance)) == 1
 
 
-@pytest.mark.parametrize("count", [3, 8])
 def test_plain_calls_in_flight_are_answered_when_the_process_of_the_stream_model_dies(
-    serving: Serving, count: int
+    serving: Serving,
 ) -> None:
     """Triton (24.10) never answers them: `killed` does, and goes on with the process that comes next. The model beside
     it serves meanwhile."""
+    count = 8
     with (
         Client(serving.url, "killed") as client,
         Client(serving.url, "neighbour") as neighbour,
