@@ -10,11 +10,9 @@ import torch
 import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
-from plugin.denoising.loading import load_pipeline, only_denoiser
 from plugin.engines import ENGINES, make_engine
 from plugin.engines.base import EngineError
 from plugin.engines.block_stack import BlockStack
-from plugin.families import family_of
 from plugin.families.base import BlockInputs
 from plugin.tensors import BLOCK_STACK_OUTPUT
 from plugin.triton_model.backend import Request
@@ -31,6 +29,10 @@ class BlockStackModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the transformer and builds its engine; an exception here is Triton's message for the failed load."""
+        # Late as in stream.py: Triton imports this file in a process of its own first.
+        from plugin.denoising.loading import load_pipeline, only_denoiser
+        from plugin.families import family_of
+
         self.name: str = args["model_name"]
         if not json.loads(args["model_config"])["max_batch_size"]:
             raise ValueError(f"max_batch_size of {self.name} is 0, must be at least 1: every input has a batch axis")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,9 +25,11 @@ from plugin.denoising.loading import load_pipeline
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import CacheConfig, full_steps
+from tests.support import metrics
 from tests.support.paths import ROOT
 from tests.support.repository import write_pair
 from tests.support.tiny import FAMILIES
+from tests.support.waiting import wait_for
 
 EXAMPLE = ROOT / "examples/engine_triton"
 
@@ -48,12 +48,13 @@ from torch import no_grad
 from torch.utils.dlpack import from_dlpack
 
 from plugin.config import ModelConfig
-from plugin.families import family_of
-from plugin.denoising.loading import load_pipeline
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        from plugin.denoising.loading import load_pipeline
+        from plugin.families import family_of
+
         source = ModelConfig.from_folder(Path(args["model_repository"])).source
         self.stack = family_of(load_pipeline(source).transformer).block_stack()
 
@@ -165,21 +166,16 @@ def control(server: Server) -> Iterator[tritonclient.grpc.InferenceServerClient]
 
 
 def metric(server: Server, name: str, model: str) -> float:
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
-        text = answer.read().decode()
-    (value,) = re.findall(rf'^{name}\{{model="{model}"[^}}]*\}} (\S+)$', text, re.MULTILINE)
-    return float(value)
+    return metrics.value(server.metrics_url, name, model=model)
 
 
 def levels_apart(one: Pixels, other: Pixels) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
-def wait_until_idle(server: Server, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while metric(server, "taylorseer_requests_in_flight", "emoji") or metric(server, "taylorseer_cache_bytes", "emoji"):
-        assert time.monotonic() < deadline, f"still busy after {timeout_s} s"
-        time.sleep(0.05)
+def wait_until_idle(server: Server) -> None:
+    names = ("taylorseer_requests_in_flight", "taylorseer_cache_bytes")
+    wait_for(lambda: not any(metric(server, name, "emoji") for name in names), "emoji is idle", timeout_s=20)
 
 
 @pytest.mark.parametrize(
@@ -255,8 +251,7 @@ def test_a_called_model_that_is_not_loaded_is_unavailable_until_it_is(server, cl
     key = grpc_headers(server.config.control_key)
     expected = client.generate("red apple, 3d", seed=1, num_inference_steps=4).image
     control.unload_model("emoji_blocks", headers=key)
-    while control.is_model_ready("emoji_blocks"):
-        time.sleep(0.05)
+    wait_for(lambda: not control.is_model_ready("emoji_blocks"))
     missing = "model emoji_blocks, which runs the block stack: .*Model 'emoji_blocks' is not ready"
     with pytest.raises(Unavailable, match=missing):
         client.generate("red apple, 3d", num_inference_steps=4)
@@ -284,8 +279,7 @@ def test_a_called_model_that_leaves_in_the_middle_ends_the_request(server, clien
     thread = threading.Thread(target=run)
     calls = metric(server, "nv_inference_request_success", "emoji_blocks")
     thread.start()
-    while metric(server, "nv_inference_request_success", "emoji_blocks") < calls + 5:
-        time.sleep(0.02)
+    wait_for(lambda: metric(server, "nv_inference_request_success", "emoji_blocks") >= calls + 5)
     control.unload_model("emoji_blocks", headers=key)
     thread.join(timeout=20)
     assert not thread.is_alive(), "no request waits for ever"
@@ -325,8 +319,7 @@ def test_a_server_that_stops_answers_requests_in_flight_and_ends_well(server, cl
 
     with ThreadPoolExecutor(6) as pool:
         answers = [pool.submit(run, stream) for stream in [True] * 4 + [False] * 2]
-        while metric(server, "nv_inference_request_success", "emoji_blocks") < calls + 12:
-            time.sleep(0.02)
+        wait_for(lambda: metric(server, "nv_inference_request_success", "emoji_blocks") >= calls + 12)
         server.stop()
     assert {each.result() for each in answers} == {"model emoji_blocks, which runs the block stack: Server not ready"}
     assert server.process is not None

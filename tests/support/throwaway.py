@@ -154,11 +154,16 @@ class TritonPythonModel:
 
 def make_repository(folder: Path) -> Path:
     """A repository that serves `echo`, and the same under the default name `emoji`."""
-    decoupled = "model_transaction_policy { decoupled: true }"
     for name in ("echo", "emoji"):
-        write_model(folder, name, _PLAIN, FIELDS, _OUTPUTS)
-        write_model(folder, f"{name}_stream", _STREAM, FIELDS, _STREAM_OUTPUTS, decoupled)
+        write_echo(folder, name)
     return folder
+
+
+def write_echo(folder: Path, name: str) -> None:
+    """Writes the plain model and the stream model of that name."""
+    write_model(folder, name, _PLAIN, FIELDS, _OUTPUTS)
+    decoupled = "model_transaction_policy { decoupled: true }"
+    write_model(folder, f"{name}_stream", _STREAM, FIELDS, _STREAM_OUTPUTS, decoupled)
 
 
 def write_model(folder: Path, name: str, code: str, inputs: dict[str, str], outputs: str, more: str = "") -> None:
