@@ -56,13 +56,13 @@ class StreamModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the pipeline and builds its engine; an exception here is Triton's message for the failed load."""
+        self.name: str = args["model_name"]
+        self.config = configure(args)
         # Not at the head: `auto_complete_config` is called in a process of its own first, which would load diffusers,
         # several seconds of work, for nothing.
         from plugin.denoising.generation import generate
 
         self._generate = generate
-        self.name: str = args["model_name"]
-        self.config = configure(args)
         self.host = self.load_host()
         self._architecture = architecture_of_pipe(self.host.pipe)
         self._costs = CostModel()
