@@ -202,6 +202,7 @@ def test_a_wrong_config_leaves_the_old_one_serving(own):
 def test_files_are_overridden_where_the_pipeline_is_named_whole(own):
     """By a model that also sees what a loaded one must be: no work for the garbage collector, and in large pages."""
     config = own.config()
+    del config["model_warmup"]  # its file would have to be among those given
     files = {"file:1/model.py": LARGE_PAGES.encode()}
     relative = {**config, "parameters": {**config["parameters"], "pipeline": {"string_value": "../swan"}}}
     with pytest.raises(InferenceServerException, match=r"parameter 'pipeline' is '\.\./swan', must be a folder beside"):
