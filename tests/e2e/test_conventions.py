@@ -178,7 +178,7 @@ def test_an_unknown_version_is_said_so(triton):
 def test_another_config_is_loaded_and_its_warm_up_counts_as_a_request(own):
     """These tests go on from one another: a load takes many times what the rest does."""
     text = b"red apple, 3d"
-    (own.repository / "swan_stream/warmup").mkdir()
+    (own.repository / "swan_stream/warmup").mkdir(exist_ok=True)
     (own.repository / "swan_stream/warmup/prompt").write_bytes(struct.pack("<I", len(text)) + text)
     tensor = {"data_type": "TYPE_STRING", "dims": [1], "input_data_file": "prompt"}
     config = own.config() | {"model_warmup": [{"name": "first", "batch_size": 1, "inputs": {"prompt": tensor}}]}

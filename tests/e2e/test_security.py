@@ -317,13 +317,13 @@ def test_no_header_ends_the_server(own, headers):
 
 
 def test_what_an_oversize_body_over_http_takes_is_used_again(own):
-    """Triton (24.10) keeps the memory that it has once taken, the Python backend's shared memory above all: 200 MB
+    """Triton (24.10) keeps the memory that it has once taken, the Python backend's shared memory above all: 100 MB
     again must take no more."""
 
     def send() -> None:
-        status, answer = own.post(b'{"prompt": "' + b"a" * 200_000_000 + b'"}')
+        status, answer = own.post(b'{"prompt": "' + b"a" * 100_000_000 + b'"}')
         assert status == 400
-        assert b"prompt is 200000000 bytes long, must be at most 8192 bytes of UTF-8" in answer
+        assert b"prompt is 100000000 bytes long, must be at most 8192 bytes of UTF-8" in answer
 
     for _ in range(2):
         send()
@@ -331,14 +331,14 @@ def test_what_an_oversize_body_over_http_takes_is_used_again(own):
     for _ in range(3):
         send()
     deadline = time.monotonic() + 10
-    while own.memory() > before + 300_000_000:  # of three bodies; one may still be on its way out
+    while own.memory() > before + 150_000_000:  # of three bodies; one may still be on its way out
         assert time.monotonic() < deadline, "more than one of three bodies is kept"
         time.sleep(0.5)
 
 
 def test_an_oversize_body_over_grpc_is_refused(own):
-    with pytest.raises(InvalidArgument, match="prompt is 200000000 bytes long, must be at most 8192 bytes of UTF-8"):
-        own.client.generate("a" * 200_000_000)
+    with pytest.raises(InvalidArgument, match="prompt is 100000000 bytes long, must be at most 8192 bytes of UTF-8"):
+        own.client.generate("a" * 100_000_000)
 
 
 @pytest.mark.parametrize("opened", [b"[", b'{"a":'])
