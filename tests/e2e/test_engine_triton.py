@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -247,10 +246,18 @@ def test_an_error_of_the_called_model_ends_its_request_with_a_sentence_and_no_ot
             assert np.array_equal(each.result().image, expected)
 
 
-def test_a_called_model_that_is_not_loaded_is_unavailable_until_it_is(server, client, control):
+def test_a_called_model_that_leaves_ends_the_request_in_flight_and_others_are_refused_until_it_is_back(
+    server, client, control
+):
     key = grpc_headers(server.config.control_key)
     expected = client.generate("red apple, 3d", seed=1, num_inference_steps=4).image
-    control.unload_model("emoji_blocks", headers=key)
+    calls = metric(server, "nv_inference_request_success", "emoji_blocks")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.generate, "red apple, 3d", num_inference_steps=1000, cache_interval=1)
+        wait_for(lambda: metric(server, "nv_inference_request_success", "emoji_blocks") >= calls + 5)
+        control.unload_model("emoji_blocks", headers=key)
+        with pytest.raises(Unavailable):
+            running.result(timeout=20)
     wait_for(lambda: not control.is_model_ready("emoji_blocks"))
     missing = "model emoji_blocks, which runs the block stack: .*Model 'emoji_blocks' is not ready"
     with pytest.raises(Unavailable, match=missing):
@@ -263,29 +270,6 @@ def test_a_called_model_that_is_not_loaded_is_unavailable_until_it_is(server, cl
         client.generate("red apple, 3d", num_inference_steps=4)
     control.load_model("emoji_blocks", headers=key)
     assert np.array_equal(client.generate("red apple, 3d", seed=1, num_inference_steps=4).image, expected)
-    wait_until_idle(server)
-
-
-def test_a_called_model_that_leaves_in_the_middle_ends_the_request(server, client, control):
-    key = grpc_headers(server.config.control_key)
-    caught: list[GenerationError] = []
-
-    def run() -> None:
-        try:
-            client.generate("red apple, 3d", num_inference_steps=1000, cache_interval=1)
-        except GenerationError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=run)
-    calls = metric(server, "nv_inference_request_success", "emoji_blocks")
-    thread.start()
-    wait_for(lambda: metric(server, "nv_inference_request_success", "emoji_blocks") >= calls + 5)
-    control.unload_model("emoji_blocks", headers=key)
-    thread.join(timeout=20)
-    assert not thread.is_alive(), "no request waits for ever"
-    assert isinstance(caught[0], Unavailable)
-    control.load_model("emoji_blocks", headers=key)
-    assert client.generate("red apple, 3d", num_inference_steps=4).image.shape == (1, 64, 64, 3)
     wait_until_idle(server)
 
 
