@@ -105,7 +105,7 @@ class Metrics:
     def set_gauges(self, admission: Admission, jobs: Sequence[Job]) -> None:
         """Reports how many requests run and wait, and what the caches hold; what has not changed costs nothing.
 
-        A request that has ended is in flight until it has been counted: whoever sees none in flight sees all counts.
+        A request that has ended is in flight until it has been counted: who sees none in flight sees all counts.
         """
         values = {
             self._in_flight: max(admission.in_flight, sum(job.began is not None for job in jobs)),
@@ -124,8 +124,7 @@ class Metrics:
         self._requests[outcome].increment(1)
 
     def count_job(self, job: Job) -> None:
-        """Counts what an ended job has done."""
-        self.count_request(job.outcome)
+        """Counts what an ended job has done, and the job itself last: who sees it counted sees all that it did."""
         if job.outcome is Outcome.OK:
             self._request_seconds.observe(time.perf_counter() - job.arrived)
         if job.request.stretched_by is not None:
@@ -136,6 +135,7 @@ class Metrics:
             self._seconds[kind].observe(seconds)
         for batch_size in job.engine_batches:
             self._batch.observe(batch_size)
+        self.count_request(job.outcome)
 
     def count_texts(self, texts: TextCache) -> None:
         """Counts the prompts that have been encoded, or not, since the last time."""

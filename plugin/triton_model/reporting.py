@@ -41,8 +41,8 @@ class Reporting:
 
     def ended(self, job: Job) -> None:
         """Counts a job that has been answered, and exports its spans."""
-        self._metrics.apply(partial(Metrics.count_job, job=job))
         self._metrics.apply(partial(Metrics.count_texts, texts=self._texts))
+        self._metrics.apply(partial(Metrics.count_job, job=job))
         kinds = tuple(kind for kind, _ in job.steps)
         self._trace(job.manner.trace_context, job.arrived, job.error, kinds, job.outputs.get("report"))
 

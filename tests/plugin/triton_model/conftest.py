@@ -43,6 +43,7 @@ def triton(monkeypatch: pytest.MonkeyPatch, thaw: None) -> Iterator[Triton]:
     server = Triton()
     monkeypatch.setattr(pretend_triton.InferenceRequest, "server", server, raising=False)
     monkeypatch.setattr(os, "_exit", server.exits.append)
+    monkeypatch.setattr(os, "getppid", os.getpid)  # a server of its own: test processes side by side have one parent
     monkeypatch.setattr(gc, "unfreeze", lambda: None)  # each collection would walk all that the tests have loaded
     MetricFamily.families.clear()
     yield server

@@ -64,7 +64,7 @@ def test_a_call_whose_client_has_gone_is_cancelled_and_no_other(triton, held):
     gone, other = triton.request("tiny", FIELDS), triton.request("tiny", FIELDS)
     wait_for(lambda: stream.admission.in_flight == 2)
     gone.cancelled = True
-    wait_for(lambda: sum(job.cancelled for job in stream.answers.jobs) == 1)
+    wait_for(lambda: sum(not job.cancelled for job in stream.answers.jobs) == 1)
     gate.open.set()
     assert error_of(gone)[0] == "CANCELLED"
     assert report_of(other.all()[0])["num_steps"] == 6
@@ -84,7 +84,7 @@ def test_calls_in_flight_are_answered_when_the_process_of_the_stream_model_ends(
     stream, _ = held
     clients = [triton.request("tiny", FIELDS) for _ in range(count)]
     wait_for(lambda: stream.admission.in_flight + stream.admission.waiting == count)
-    time.sleep(0.3)  # every call has had a heartbeat
+    wait_for(lambda: all(call._pid for call in triton.models["tiny"]._calls), "every call has had a heartbeat")
     triton.lose_process("tiny_stream")
     monkeypatch.setattr(front, "is_alive", lambda pid: False)
     began = time.monotonic()
@@ -129,10 +129,8 @@ def test_a_ping_is_answered_while_calls_wait(triton, held):
 
 
 def test_threads_left_behind_do_not_hold_up_the_end(triton, held, monkeypatch):
-    stream, _ = held
     client = triton.request("tiny", FIELDS)
-    wait_for(lambda: stream.admission.in_flight == 1)
-    time.sleep(0.3)
+    wait_for(lambda: all(call._pid for call in triton.models["tiny"]._calls), "the call has had a heartbeat")
     triton.lose_process("tiny_stream")
     monkeypatch.setattr(front, "is_alive", lambda pid: False)
     error_of(client)
