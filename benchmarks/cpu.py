@@ -82,15 +82,8 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
     settings = replace(config.defaults, prompt=PROMPT, seed=1, num_inference_steps=num_steps)
     off = replace(settings, cache=replace(settings.cache, interval=1))
     steps = {"off": StepTimes(), "on": StepTimes()}
-    by_interval = config.presets["default"]
     full_steps = len(settings.cache.full_steps(num_steps))
-    peers = {
-        "diffusers": plain(config, num_steps),
-        "diffusers_fewer_steps": plain(config, full_steps),
-        "diffusers_hook": hook(config, by_interval, num_steps),
-        "diffusers_hook_lite": hook(config, by_interval, num_steps, lite=True),
-        "cache_dit": cached_by_cache_dit(config, by_interval, num_steps),
-    }
+    peers = _peers(config, num_steps, full_steps)
 
     def in_process(request: Any, times: StepTimes | None = None) -> Callable[[], object]:
         return lambda: generate(host, request, times, max_sequence_length=config.max_sequence_length)
@@ -121,6 +114,18 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
             "settings": _settings(settings, config),
         }
     )
+
+
+def _peers(config: ModelConfig, num_steps: int, full_steps: int) -> dict[str, Peer]:
+    """The plain pipeline and other libraries' caches, by name."""
+    by_interval = config.presets["default"]
+    return {
+        "diffusers": plain(config, num_steps),
+        "diffusers_fewer_steps": plain(config, full_steps),
+        "diffusers_hook": hook(config, by_interval, num_steps),
+        "diffusers_hook_lite": hook(config, by_interval, num_steps, lite=True),
+        "cache_dit": cached_by_cache_dit(config, by_interval, num_steps),
+    }
 
 
 def _figures(

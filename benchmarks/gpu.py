@@ -43,6 +43,7 @@ from plugin.engines.tensorrt.options import BuildOptions, SizeClass
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.paths import default_cache_dir
+from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, axis_sizes, example_request, feature_of
 from plugin.serving.published import Architecture
 from taylorseer import Anchors
@@ -127,17 +128,7 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
         tiny: a tiny transformer of the same class, and a small size.
         ways: in `WAYS`.
     """
-    config = config_of(model)
-    if model in gpu_runs.PIPELINES:
-        config = replace(config, source=replace(config.source, pipeline=gpu_runs.PIPELINES[model]))
-    architecture = architecture_of(config.source.pipeline)
-    size = dict(gpu_runs.SIZES.get(model, {}))
-    if tiny:
-        architecture = _tiny(architecture)
-        config = replace(config, max_sequence_length=16)
-        fits = config.limits.min_size <= _TINY_SIDE <= config.limits.max_size
-        size = {"height": _TINY_SIDE, "width": _TINY_SIDE} if fits else {}
-    request = example_request(config, **size)
+    config, architecture, request = _subject(model, tiny)
     dtype = dtype_of(config)
     family = family_of(random_transformer(architecture, dtype, device))
     axes = axis_sizes(config, architecture, request)
@@ -177,6 +168,19 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
     del family, stack, inputs, job, expected, reference
     _let_go(device)
     return result
+
+
+def _subject(model: str, tiny: bool) -> tuple[ModelConfig, Architecture, GenerationRequest]:
+    """What is measured of a model: its settings, its transformer and the request."""
+    config = gpu_runs.measured_config(model)
+    architecture = architecture_of(config.source.pipeline)
+    size = dict(gpu_runs.SIZES.get(model, {}))
+    if tiny:
+        architecture = _tiny(architecture)
+        config = replace(config, max_sequence_length=16)
+        fits = config.limits.min_size <= _TINY_SIDE <= config.limits.max_size
+        size = {"height": _TINY_SIDE, "width": _TINY_SIDE} if fits else {}
+    return config, architecture, example_request(config, **size)
 
 
 def _measure_way(name: str, job: _Job, reference: torch.Tensor, allowed: float, turns: int) -> dict[str, Any]:

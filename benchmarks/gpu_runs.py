@@ -21,6 +21,7 @@ from benchmarks.environment import describe
 from benchmarks.gpu_peers import peer_cases
 from benchmarks.harness import config_of, say, show, synchronize, write
 from benchmarks.random_models import dtype_of, random_pipeline, random_transformer
+from plugin.config import ModelConfig
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.transformer import StepObserver
 from plugin.engines.base import Engine, EngineError
@@ -127,19 +128,7 @@ def measure_runs(
         tiny: makes the architecture small, to check this script; None for the published one.
     """
     began = time.monotonic()
-    config = config_of(model)
-    if model in PIPELINES:
-        config = replace(config, source=replace(config.source, pipeline=PIPELINES[model]))
-    architecture = architecture_of(config.source.pipeline)
-    size: dict[str, int] = dict(SIZES.get(model, {}))
-    if tiny is not None:
-        architecture = tiny(architecture)
-        config = replace(config, max_sequence_length=min(config.max_sequence_length or 0, 16) or None)
-        side = max(64, config.limits.min_size)
-        size = {"height": side, "width": side, "num_inference_steps": 10}
-        if config.limits.max_frames > 1:
-            size["num_frames"] = 5
-    request = example_request(config, **size)
+    config, architecture, request = _subject(model, tiny)
     header = describe() | {
         "part": "runs",
         "model": model,
@@ -180,6 +169,31 @@ def measure_runs(
     write(path, result)
     print_runs(result)
     return result
+
+
+def _subject(
+    model: str, tiny: Callable[[Architecture], Architecture] | None
+) -> tuple[ModelConfig, Architecture, GenerationRequest]:
+    """What is measured of a model: its settings, its transformer and the request."""
+    config = measured_config(model)
+    architecture = architecture_of(config.source.pipeline)
+    size: dict[str, int] = dict(SIZES.get(model, {}))
+    if tiny is not None:
+        architecture = tiny(architecture)
+        config = replace(config, max_sequence_length=min(config.max_sequence_length or 0, 16) or None)
+        side = max(64, config.limits.min_size)
+        size = {"height": side, "width": side, "num_inference_steps": 10}
+        if config.limits.max_frames > 1:
+            size["num_frames"] = 5
+    return config, architecture, example_request(config, **size)
+
+
+def measured_config(model: str) -> ModelConfig:
+    """The settings of a shipped model, or of a smaller pipeline of its kind where it is too large to measure."""
+    config = config_of(model)
+    if model not in PIPELINES:
+        return config
+    return replace(config, source=replace(config.source, pipeline=PIPELINES[model]))
 
 
 def _host(pipe: Any, engine: str, size: SizeClass, most_requests: int) -> PipelineHost:

@@ -41,66 +41,91 @@ def random_pipeline(transformer: nn.Module, text_tokens: int, tiny: bool = False
         text_tokens: of the prompt.
         tiny: an autoencoder as deep as the published one, but narrow.
     """
+    name = type(transformer).__name__
+    if name not in _AROUND:
+        raise TypeError(f"transformer is a {name}, whose pipeline is not known here")
+    return _AROUND[name](transformer, text_tokens, tiny)
+
+
+def _dit(transformer: nn.Module, text_tokens: int, tiny: bool) -> tuple[Any, dict[str, Any]]:
+    like = _like(transformer)
+    with _default(like.dtype, like.device):
+        vae = diffusers.AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=[32] * 4 if tiny else [128, 256, 512, 512],
+            layers_per_block=2,
+        ).eval()
+    pipe = _pipeline(diffusers.DiTPipeline, transformer, diffusers.DDIMScheduler(), vae)
+    return pipe, {"class_labels": [1], "output_type": "np"}
+
+
+def _flux(transformer: nn.Module, text_tokens: int, tiny: bool) -> tuple[Any, dict[str, Any]]:
     config: Any = transformer.config
-    like = next(transformer.parameters())
-
-    def embedding(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, dtype=like.dtype, device=like.device)
-
-    flow = diffusers.FlowMatchEulerDiscreteScheduler
-    multistep = diffusers.UniPCMultistepScheduler
-    vae = None
-    match type(transformer).__name__:
-        case "DiTTransformer2DModel":
-            pipeline, scheduler = diffusers.DiTPipeline, diffusers.DDIMScheduler()
-            channels = [32] * 4 if tiny else [128, 256, 512, 512]
-            with _default(like.dtype, like.device):
-                vae = diffusers.AutoencoderKL(
-                    down_block_types=("DownEncoderBlock2D",) * 4,
-                    up_block_types=("UpDecoderBlock2D",) * 4,
-                    block_out_channels=channels,
-                    layers_per_block=2,
-                ).eval()
-            return _pipeline(pipeline, transformer, scheduler, vae), {"class_labels": [1], "output_type": "np"}
-        case "FluxTransformer2DModel":
-            pipeline, scheduler = diffusers.FluxPipeline, flow(shift=3.0, use_dynamic_shifting=True)
-            prompt = {
-                "prompt_embeds": embedding(1, text_tokens, config.joint_attention_dim),
-                "pooled_prompt_embeds": embedding(1, config.pooled_projection_dim),
-            }
-        case "WanTransformer3DModel":
-            pipeline = diffusers.WanPipeline
-            scheduler = multistep(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-            prompt = {
-                name: embedding(1, text_tokens, config.text_dim) for name in ("prompt_embeds", "negative_prompt_embeds")
-            }
-        case "HunyuanVideoTransformer3DModel":
-            pipeline, scheduler = diffusers.HunyuanVideoPipeline, flow(shift=7.0)
-            prompt = {
-                "prompt_embeds": embedding(1, text_tokens, config.text_embed_dim),
-                "pooled_prompt_embeds": embedding(1, config.pooled_projection_dim),
-                "prompt_attention_mask": torch.ones(1, text_tokens, dtype=torch.long, device=like.device),
-            }
-        case "HiDreamImageTransformer2DModel":
-            pipeline = diffusers.HiDreamImagePipeline
-            scheduler = multistep(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-            t5, llama = config.caption_channels
-            layers = max(config.llama_layers) + 1
-            prompt = {
-                f"{negative}{name}": embedding(*shape)
-                for negative in ("", "negative_")
-                for name, shape in (
-                    ("prompt_embeds_t5", (1, text_tokens, t5)),
-                    ("prompt_embeds_llama3", (layers, 1, text_tokens, llama)),
-                    ("pooled_prompt_embeds", (1, config.text_emb_dim)),
-                )
-            }
-        case name:
-            raise TypeError(f"transformer is a {name}, whose pipeline is not known here")
-    return _pipeline(pipeline, transformer, scheduler, vae), prompt | {"output_type": "latent"}
+    shapes = {
+        "prompt_embeds": (1, text_tokens, config.joint_attention_dim),
+        "pooled_prompt_embeds": (1, config.pooled_projection_dim),
+    }
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return _pipeline(diffusers.FluxPipeline, transformer, scheduler), _embeddings(transformer, shapes)
 
 
-def _pipeline(pipeline: Any, transformer: nn.Module, scheduler: Any, vae: Any) -> Any:
+def _wan(transformer: nn.Module, text_tokens: int, tiny: bool) -> tuple[Any, dict[str, Any]]:
+    config: Any = transformer.config
+    shape = 1, text_tokens, config.text_dim
+    shapes = {"prompt_embeds": shape, "negative_prompt_embeds": shape}
+    return _pipeline(diffusers.WanPipeline, transformer, _multistep()), _embeddings(transformer, shapes)
+
+
+def _hunyuan_video(transformer: nn.Module, text_tokens: int, tiny: bool) -> tuple[Any, dict[str, Any]]:
+    config: Any = transformer.config
+    shapes = {
+        "prompt_embeds": (1, text_tokens, config.text_embed_dim),
+        "pooled_prompt_embeds": (1, config.pooled_projection_dim),
+    }
+    mask = torch.ones(1, text_tokens, dtype=torch.long, device=_like(transformer).device)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0)
+    pipe = _pipeline(diffusers.HunyuanVideoPipeline, transformer, scheduler)
+    return pipe, _embeddings(transformer, shapes) | {"prompt_attention_mask": mask}
+
+
+def _hidream(transformer: nn.Module, text_tokens: int, tiny: bool) -> tuple[Any, dict[str, Any]]:
+    config: Any = transformer.config
+    t5, llama = config.caption_channels
+    shapes = {
+        "prompt_embeds_t5": (1, text_tokens, t5),
+        "prompt_embeds_llama3": (max(config.llama_layers) + 1, 1, text_tokens, llama),
+        "pooled_prompt_embeds": (1, config.text_emb_dim),
+    }
+    both = {f"{negative}{name}": shape for negative in ("", "negative_") for name, shape in shapes.items()}
+    return _pipeline(diffusers.HiDreamImagePipeline, transformer, _multistep()), _embeddings(transformer, both)
+
+
+_AROUND = {
+    "DiTTransformer2DModel": _dit,
+    "FluxTransformer2DModel": _flux,
+    "WanTransformer3DModel": _wan,
+    "HunyuanVideoTransformer3DModel": _hunyuan_video,
+    "HiDreamImageTransformer2DModel": _hidream,
+}
+
+
+def _like(transformer: nn.Module) -> torch.Tensor:
+    return next(transformer.parameters())
+
+
+def _embeddings(transformer: nn.Module, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Arguments of a call: a random tensor of each shape, and that latents are to come out."""
+    like = _like(transformer)
+    prompt = {name: torch.randn(shape, dtype=like.dtype, device=like.device) for name, shape in shapes.items()}
+    return prompt | {"output_type": "latent"}
+
+
+def _multistep() -> Any:
+    return diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def _pipeline(pipeline: Any, transformer: nn.Module, scheduler: Any, vae: Any = None) -> Any:
     arguments = inspect.signature(pipeline.__init__).parameters.values()
     missing = {each.name: None for each in arguments if each.default is each.empty and each.name != "self"}
     pipe = pipeline(**missing | {"transformer": transformer, "scheduler": scheduler, "vae": vae})

@@ -42,6 +42,11 @@ PROMPTS = (
 )
 CLIENTS = (1, 2, 4, 8)
 SIZES = ((64, 64), (48, 80), (80, 48), (64, 64))  # of mixed traffic: three kinds that cannot share calls
+CASES = [
+    (traffic, clients, sizes)
+    for traffic, sizes in (("same_size", SIZES[:1]), ("mixed_sizes", SIZES))
+    for clients in (CLIENTS if traffic == "same_size" else CLIENTS[-1:])
+]
 ONE_AT_A_TIME = {"max_in_flight": "1", "max_batch": "1"}
 
 
@@ -74,13 +79,8 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
             "packed": stack.enter_context(embedded_server()),
             "one_at_a_time": stack.enter_context(embedded_server(ONE_AT_A_TIME)),
         }
-        cases = [
-            (traffic, clients, sizes)
-            for traffic, sizes in (("same_size", SIZES[:1]), ("mixed_sizes", SIZES))
-            for clients in (CLIENTS if traffic == "same_size" else CLIENTS[-1:])
-        ]
         loops: list[Callable[[], dict[str, float]]] = []
-        for traffic, clients, sizes in cases:
+        for traffic, clients, sizes in CASES:
             connections = {
                 f"{way}, {traffic}, {clients}": [
                     stack.enter_context(Client(server.grpc_url, MODEL)) for _ in range(clients)
@@ -109,7 +109,7 @@ def measure(turns: int, pictures: int) -> dict[str, Any]:
             f"{traffic}, {clients}": _ratio(
                 rates, f"packed, {traffic}, {clients}", f"one_at_a_time, {traffic}, {clients}"
             )
-            for traffic, clients, _ in cases
+            for traffic, clients, _ in CASES
         },
         "packed_over_diffusers": _ratio(rates, f"packed, same_size, {CLIENTS[-1]}", "diffusers"),
         "requests_per_engine_call": {way: requests / count for way, (count, requests) in calls.items()},

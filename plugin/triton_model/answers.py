@@ -109,6 +109,7 @@ class Answers:
         if job not in self.jobs:
             return  # its end overtook the progress that was queued before it
         if job.ended:
+            self._reporting.answering(list(self.jobs))
             job.answer(job.error)
             self._reporting.ended(job)
             self.jobs.remove(job)

@@ -119,6 +119,13 @@ class Metrics:
                 self._last[gauge] = value
                 gauge.set(value)
 
+    def show_in_flight(self, jobs: Sequence[Job]) -> None:
+        """Before an answer goes out: one that is over within a heartbeat would be answered, and not counted yet, while
+        the gauge still says that nothing is in flight."""
+        if not self._last.get(self._in_flight):
+            self._last[self._in_flight] = count = sum(job.began is not None for job in jobs)
+            self._in_flight.set(count)
+
     def count_request(self, outcome: Outcome) -> None:
         """Counts a request that has ended."""
         self._requests[outcome].increment(1)

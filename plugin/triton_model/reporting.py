@@ -39,6 +39,10 @@ class Reporting:
         """Sets the gauges: what runs and waits, and what these jobs' caches hold."""
         self._metrics.apply(partial(Metrics.set_gauges, admission=self._admission, jobs=[*jobs]))
 
+    def answering(self, jobs: Iterable[Job]) -> None:
+        """Shows that one of these jobs is in flight, before it is answered and counted."""
+        self._metrics.apply(partial(Metrics.show_in_flight, jobs=[*jobs]))
+
     def ended(self, job: Job) -> None:
         """Counts a job that has been answered, and exports its spans."""
         self._metrics.apply(partial(Metrics.count_texts, texts=self._texts))

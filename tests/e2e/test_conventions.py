@@ -24,6 +24,7 @@ from clients import Client, InvalidArgument
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from plugin.tensors import INPUTS, OUTPUTS, STREAM_OUTPUTS
+from tests.support.huge_pages import kernel_tells
 from tests.support.paths import ROOT
 from tests.support.repository import SHIPPED, copy_model
 
@@ -50,9 +51,9 @@ COLLECTED = f"""
 import gc
 import time
 {SEVEN_STEPS}
-        began = time.perf_counter()
+        began = time.thread_time()
         gc.collect()
-        seconds = time.perf_counter() - began
+        seconds = time.thread_time() - began
         if seconds > 0.05:
             raise RuntimeError(f"a garbage collection took {{seconds:.3f}} s")
 """
@@ -62,10 +63,10 @@ LARGE_PAGES = f"""
 {COLLECTED}
         import torch
 
-        from tests.support.huge_pages import asks_for_huge_pages, kernel_tells
+        from tests.support.huge_pages import asks_for_huge_pages
 
         large = torch.ones(1 << 26, dtype=torch.uint8)
-        if kernel_tells() and not asks_for_huge_pages(large.data_ptr() + (1 << 25)):
+        if {kernel_tells()} and not asks_for_huge_pages(large.data_ptr() + (1 << 25)):
             raise RuntimeError("64 MiB lie in small pages")
 """
 
@@ -210,6 +211,8 @@ def test_files_are_overridden_where_the_pipeline_is_named_whole(own):
     config["parameters"]["max_waiting"] = {"string_value": "9"}
     own.load(config, files)
     assert own.report()["num_steps"] == 7
+    if not kernel_tells():
+        pytest.skip("served with other files, but this kernel does not tell which memory asked for large pages")
 
 
 def test_versions_are_served_side_by_side_and_plain_calls_go_to_the_latest(own):

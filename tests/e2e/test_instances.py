@@ -13,7 +13,18 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from clients import Generation
+from tests.support.repository import copy_model
 from tests.support.serving import Triton
+
+
+@pytest.fixture(scope="module")
+def twin(triton: Triton) -> Triton:
+    """The server with one more model, `twin`, of two instances."""
+    copy_model(triton.repository, "twin", max_in_flight="2", fixed_batch="1")
+    path = triton.repository / "twin_stream/config.pbtxt"
+    path.write_text(path.read_text().replace("count: 1", "count: 2"))
+    triton.load("twin")
+    return triton
 
 
 def of_both(metrics: dict[str, float], name: str, *labels: str) -> tuple[float, float]:
@@ -21,14 +32,14 @@ def of_both(metrics: dict[str, float], name: str, *labels: str) -> tuple[float, 
     return metrics[" ".join([name, *labels])], metrics[" ".join([name, "0_1", *labels])]
 
 
-def test_both_work_at_once_and_are_counted(many: Triton) -> None:
-    with many.client("twin") as client:
+def test_both_work_at_once_and_are_counted(twin: Triton) -> None:
+    with twin.client("twin") as client:
         alone = [client.generate("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(8)]
-        before = many.wait_until_idle("twin")
+        before = twin.wait_until_idle("twin")
         with ThreadPoolExecutor(8) as pool:
             streams = [client.stream("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(8)]
             together = [each[-1] for each in pool.map(list, streams)]
-    after = many.wait_until_idle("twin")
+    after = twin.wait_until_idle("twin")
     for one, other in zip(alone, together, strict=True):
         assert isinstance(other, Generation)
         assert np.array_equal(one.image, other.image)
@@ -46,18 +57,18 @@ def test_both_work_at_once_and_are_counted(many: Triton) -> None:
     assert sum(full) == sum(len(each.report["full_steps"]) for each in [*alone, *together] if each)
 
 
-def test_the_memory_budget_is_shared(many: Triton) -> None:
-    assert many.server.log is not None
+def test_the_memory_budget_is_shared(twin: Triton) -> None:
+    assert twin.server.log is not None
     told = [
         float(number.replace(",", ""))
-        for number in re.findall(r"twin_stream: ([\d,]+) MiB for requests", many.server.log.read_text())
+        for number in re.findall(r"twin_stream: ([\d,]+) MiB for requests", twin.server.log.read_text())
     ]
     assert len(told) == 2
     assert sum(told) < 0.6 * psutil.virtual_memory().total / 2**20
 
 
 @pytest.mark.parametrize("attempt", range(4))
-def test_a_plain_call_that_is_given_up_is_ended_in_whichever_instance_it_is(many: Triton, attempt: int) -> None:
+def test_a_plain_call_that_is_given_up_is_ended_in_whichever_instance_it_is(twin: Triton, attempt: int) -> None:
     inputs = []
     for name, values in (
         ("prompt", np.array([b"red apple, 3d"], dtype=object)),
@@ -67,10 +78,10 @@ def test_a_plain_call_that_is_given_up_is_ended_in_whichever_instance_it_is(many
         tensor = tritonclient.grpc.InferInput(name, [1], "BYTES" if values.dtype == object else "INT32")
         tensor.set_data_from_numpy(values)
         inputs.append(tensor)
-    before = of_both(many.wait_until_idle("twin"), "taylorseer_requests_total", "cancelled")
+    before = of_both(twin.wait_until_idle("twin"), "taylorseer_requests_total", "cancelled")
     with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
-        many.grpc.infer("twin", inputs, client_timeout=0.5)
+        twin.grpc.infer("twin", inputs, client_timeout=0.5)
     began = time.monotonic()
-    after = of_both(many.wait_until_idle("twin"), "taylorseer_requests_total", "cancelled")
+    after = of_both(twin.wait_until_idle("twin"), "taylorseer_requests_total", "cancelled")
     assert time.monotonic() - began < 5, "1000 full steps take longer"
     assert sum(after) - sum(before) == 1

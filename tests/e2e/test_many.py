@@ -16,11 +16,44 @@ import pytest
 
 from benchmarks import soak
 from clients import Cancelled, Client, Generation, GenerationError, InvalidArgument, Unavailable
+from tests.support.repository import copy_model
 from tests.support.serving import Triton
 from tests.support.waiting import wait_for
 
 PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "pizza, 3d")
 SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))  # 48x80 and 80x48 have as many tokens
+
+
+GUARDED_MODEL = '''
+"""The emoji model, whose engine looks at every call whether all caches together are within the budget."""
+
+from plugin.triton_model import StreamModel
+from tests.support.engines import GuardedEngine
+
+
+class TritonPythonModel(StreamModel):
+    def load_host(self):
+        host = super().load_host()
+        host.engines["transformer"] = GuardedEngine(host.engines["transformer"], self.check_budget)
+        return host
+
+    def check_budget(self, _):
+        held = sum(job.cache_bytes for job in list(self.answers.jobs))
+        if held > self.admission.budget_bytes or self.admission.held_bytes > self.admission.budget_bytes:
+            raise RuntimeError(f"{held} bytes of caches, {self.admission.held_bytes} set aside: over the budget")
+'''
+
+
+@pytest.fixture(scope="module")
+def many(triton: Triton) -> Triton:
+    """The server with two more models: `packed`, with one lane, and `guarded`, whose engine calls always have two rows,
+    with a budget of a few requests that its engine looks after."""
+    folder = triton.repository
+    copy_model(folder, "packed", engine_lanes="1", max_batch="4", max_waiting="24")
+    copy_model(folder, "guarded", fixed_batch="2", max_in_flight="12", memory_budget_mib="2")
+    (folder / "guarded_stream/1/model.py").write_text(GUARDED_MODEL)
+    triton.load("packed", "guarded")
+    return triton
 
 
 def some_requests(count: int, seed: int) -> list[dict[str, Any]]:

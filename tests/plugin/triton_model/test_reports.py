@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plugin.triton_model import answers
 from taylorseer import full_steps
 from tests.support.pretend_triton import MetricFamily
 from tests.support.stream_models import FIELDS, arrays, outcomes, report_of
@@ -71,6 +72,24 @@ def test_a_prompt_with_another_seed_is_not_encoded_again(triton, load_stream):
     wait_for(lambda: outcomes() == {"ok": 4})
     after = counts("taylorseer_texts_total", "result")
     assert {name: after[name] - before[name] for name in after} == {"hit": 2, "miss": 1}
+
+
+def test_a_request_is_in_flight_from_its_answer_until_it_is_counted(triton, load_stream, monkeypatch):
+    """Whoever scrapes the metrics after an answer, and finds nothing in flight, finds it counted."""
+    model = load_stream()
+    wait_for(lambda: "taylorseer_requests_in_flight" in MetricFamily.families)
+    (gauge,) = MetricFamily.families["taylorseer_requests_in_flight"].metrics
+    count, seen = model.answers._reporting.ended, []
+
+    def ended(job: Any) -> None:
+        seen.append((gauge.value, outcomes()))
+        count(job)
+
+    monkeypatch.setattr(model.answers._reporting, "ended", ended)
+    monkeypatch.setattr(answers, "_HEARTBEAT_S", 60.0)
+    ask(triton)
+    wait_for(lambda: (gauge.value, outcomes()) == (0, {"ok": 1}))
+    assert seen == [(1, {})]
 
 
 def test_metrics_count_what_the_reports_say(triton, load_stream):
