@@ -1,16 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check serve lint format bench soak clean
 
 demo: .venv/.installed
 	$(BIN)/triton-taylorseer demo
 
-# Without a server, tests use one core each; with one, its own time limits want the machine to themselves.
 test: lint
 	$(BIN)/pytest -m "not triton" $(PARALLEL)
-	$(BIN)/pytest -m triton
+	$(BIN)/pytest -m triton $(PARALLEL)
 
 check: lint
 	$(BIN)/pytest -m "not (triton or compiles or trains or network)" $(PARALLEL)

@@ -4,7 +4,7 @@ weights. Encoders are left out: prompts are random embeddings."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -114,7 +114,7 @@ def _like(transformer: nn.Module) -> torch.Tensor:
     return next(transformer.parameters())
 
 
-def _embeddings(transformer: nn.Module, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def _embeddings(transformer: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Arguments of a call: a random tensor of each shape, and that latents are to come out."""
     like = _like(transformer)
     prompt = {name: torch.randn(shape, dtype=like.dtype, device=like.device) for name, shape in shapes.items()}

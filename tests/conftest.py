@@ -24,6 +24,18 @@ OF_FIXTURES = {
     **dict.fromkeys(("operator_types", "package", "types"), "network"),
     "trained": "trains",
 }
+# Files begin in this order, the others after them: no worker is left with a long one at the end.
+LONGEST_FIRST = (
+    "test_many.py",
+    "test_faults.py",
+    "test_fp8.py",
+    "test_benchmarks.py",
+    "test_watch.py",
+    "test_conventions.py",
+    "test_engine_triton.py",
+    "test_build.py",
+    "test_families.py",
+)
 OF_FOLDERS = {Path(__file__).parent / "e2e": "triton"}
 
 
@@ -34,6 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         markers |= {marker for folder, marker in OF_FOLDERS.items() if folder in item.path.parents}
         for marker in sorted(markers):
             item.add_marker(marker)
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
 
 
 @pytest.fixture(scope="session")
