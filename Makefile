@@ -8,8 +8,7 @@ demo: .venv/.installed
 	$(BIN)/triton-taylorseer demo
 
 test: lint
-	$(BIN)/pytest -m "not triton" $(PARALLEL)
-	$(BIN)/pytest -m triton $(PARALLEL)
+	$(BIN)/pytest $(PARALLEL)
 
 check: lint
 	$(BIN)/pytest -m "not (triton or compiles or trains or network)" $(PARALLEL)

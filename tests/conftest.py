@@ -24,17 +24,18 @@ OF_FIXTURES = {
     **dict.fromkeys(("operator_types", "package", "types"), "network"),
     "trained": "trains",
 }
-# Files begin in this order, the others after them: no worker is left with a long one at the end.
+# Files begin in this order, the others after them: no worker is left with a long one at the end, and seldom do two
+# servers load models at the same time.
 LONGEST_FIRST = (
     "test_many.py",
-    "test_faults.py",
     "test_fp8.py",
+    "test_faults.py",
     "test_benchmarks.py",
     "test_watch.py",
-    "test_conventions.py",
-    "test_engine_triton.py",
     "test_build.py",
+    "test_engine_triton.py",
     "test_families.py",
+    "test_conventions.py",
 )
 OF_FOLDERS = {Path(__file__).parent / "e2e": "triton"}
 

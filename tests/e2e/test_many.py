@@ -217,12 +217,12 @@ def test_a_model_is_unloaded_while_it_is_busy_and_loaded_again(many: Triton) -> 
 
 
 def test_a_short_soak_leaves_nothing_behind(many: Triton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make soak` in 12 seconds, on a model whose queue is full by then. How its memory drifts takes longer to tell:
+    """`make soak` in 6 seconds, on a model whose queue is full by then. How its memory drifts takes longer to tell:
     test_memory_comes_back_whatever_becomes_of_the_requests."""
     monkeypatch.setattr(soak, "embedded_server", lambda: nullcontext(many.server))
     monkeypatch.setattr(soak, "MODEL", "packed")
     path = tmp_path / "soak.json"
-    soak.main(["--minutes", "0.2", "--output", str(path)])
+    soak.main(["--minutes", "0.1", "--output", str(path)])
     result = json.loads(path.read_text())
     assert {name: result["left_behind"][name] for name in ("cache_bytes", "requests_in_flight", "threads")} == {
         "cache_bytes": 0,
