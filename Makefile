@@ -8,7 +8,8 @@ demo: .venv/.installed
 	$(BIN)/triton-taylorseer demo
 
 test: lint
-	$(BIN)/pytest $(PARALLEL)
+	$(BIN)/pytest -m "not triton" $(PARALLEL)
+	$(BIN)/pytest -m triton $(PARALLEL)
 
 check: lint
 	$(BIN)/pytest -m "not (triton or compiles or trains or network)" $(PARALLEL)

@@ -24,8 +24,7 @@ OF_FIXTURES = {
     **dict.fromkeys(("operator_types", "package", "types"), "network"),
     "trained": "trains",
 }
-# Files begin in this order, the others after them: no worker is left with a long one at the end, and seldom do two
-# servers load models at the same time.
+# Files begin in this order, the others after them: no worker is left with a long one at the end.
 LONGEST_FIRST = (
     "test_many.py",
     "test_fp8.py",

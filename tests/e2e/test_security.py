@@ -325,7 +325,7 @@ def test_what_an_oversize_body_over_http_takes_is_used_again(own):
         assert status == 400
         assert b"prompt is 100000000 bytes long, must be at most 8192 bytes of UTF-8" in answer
 
-    for _ in range(2):
+    for _ in range(3):
         send()
     before = own.memory()
     for _ in range(3):
