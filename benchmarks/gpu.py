@@ -43,7 +43,6 @@ from plugin.engines.tensorrt.options import BuildOptions, SizeClass
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
 from plugin.paths import default_cache_dir
-from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, axis_sizes, example_request, feature_of
 from plugin.serving.published import Architecture
 from taylorseer import Anchors
@@ -51,7 +50,6 @@ from taylorseer.session import relative_distance
 
 PARTS = ("blocks", "runs", "pictures")
 _REFERENCE_PARAMETERS = 3e9  # up to here the stack runs in float32 too, and torch and engines are compared with that
-_TINY_SIDE = 64  # pixels
 _TINY: dict[str, dict[str, Any]] = {
     "DiTTransformer2DModel": {"num_layers": 2, "num_attention_heads": 2, "sample_size": 8},
     "FluxTransformer2DModel": {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2},
@@ -128,7 +126,7 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
         tiny: a tiny transformer of the same class, and a small size.
         ways: in `WAYS`.
     """
-    config, architecture, request = _subject(model, tiny)
+    config, architecture, request = gpu_runs.subject(model, _tiny if tiny else None)
     dtype = dtype_of(config)
     family = family_of(random_transformer(architecture, dtype, device))
     axes = axis_sizes(config, architecture, request)
@@ -168,19 +166,6 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
     del family, stack, inputs, job, expected, reference
     _let_go(device)
     return result
-
-
-def _subject(model: str, tiny: bool) -> tuple[ModelConfig, Architecture, GenerationRequest]:
-    """What is measured of a model: its settings, its transformer and the request."""
-    config = gpu_runs.measured_config(model)
-    architecture = architecture_of(config.source.pipeline)
-    size = dict(gpu_runs.SIZES.get(model, {}))
-    if tiny:
-        architecture = _tiny(architecture)
-        config = replace(config, max_sequence_length=16)
-        fits = config.limits.min_size <= _TINY_SIDE <= config.limits.max_size
-        size = {"height": _TINY_SIDE, "width": _TINY_SIDE} if fits else {}
-    return config, architecture, example_request(config, **size)
 
 
 def _measure_way(name: str, job: _Job, reference: torch.Tensor, allowed: float, turns: int) -> dict[str, Any]:

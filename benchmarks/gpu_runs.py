@@ -128,7 +128,7 @@ def measure_runs(
         tiny: makes the architecture small, to check this script; None for the published one.
     """
     began = time.monotonic()
-    config, architecture, request = _subject(model, tiny)
+    config, architecture, request = subject(model, tiny)
     header = describe() | {
         "part": "runs",
         "model": model,
@@ -155,10 +155,19 @@ def measure_runs(
         say(f"{model}: {error}")
         return result
     ready = _Model(host, prompt, request, axes, device)
-    for name, case in _cases(model, ready, turns, result["cases"]).items():
+    _measure_missing(_cases(model, ready, turns, result["cases"]), result, path, began + 60 * minutes)
+    print_runs(result)
+    return result
+
+
+def _measure_missing(
+    cases: Mapping[str, Callable[[], dict[str, Any]]], result: dict[str, Any], path: Path, until: float
+) -> None:
+    """Adds the cases that the result lacks, and names those that are left at `time.monotonic()` `until`."""
+    for name, case in cases.items():
         if name in result["cases"]:
             continue
-        if time.monotonic() - began > 60 * minutes:
+        if time.monotonic() > until:
             result["left"].append(name)
             continue
         try:
@@ -167,15 +176,20 @@ def measure_runs(
             result["cases"][name] = {"absent": f"{type(error).__name__}: {error}".splitlines()[0]}
         write(path, result)
     write(path, result)
-    print_runs(result)
-    return result
 
 
-def _subject(
+def subject(
     model: str, tiny: Callable[[Architecture], Architecture] | None
 ) -> tuple[ModelConfig, Architecture, GenerationRequest]:
-    """What is measured of a model: its settings, its transformer and the request."""
-    config = measured_config(model)
+    """What is measured of a model: its settings, its transformer and the request.
+
+    Args:
+        model: in `benchmarks.random_models.MODELS`.
+        tiny: makes the architecture small, to check a script; None for the published one.
+    """
+    config = config_of(model)
+    if model in PIPELINES:
+        config = replace(config, source=replace(config.source, pipeline=PIPELINES[model]))
     architecture = architecture_of(config.source.pipeline)
     size: dict[str, int] = dict(SIZES.get(model, {}))
     if tiny is not None:
@@ -186,14 +200,6 @@ def _subject(
         if config.limits.max_frames > 1:
             size["num_frames"] = 5
     return config, architecture, example_request(config, **size)
-
-
-def measured_config(model: str) -> ModelConfig:
-    """The settings of a shipped model, or of a smaller pipeline of its kind where it is too large to measure."""
-    config = config_of(model)
-    if model not in PIPELINES:
-        return config
-    return replace(config, source=replace(config.source, pipeline=PIPELINES[model]))
 
 
 def _host(pipe: Any, engine: str, size: SizeClass, most_requests: int) -> PipelineHost:

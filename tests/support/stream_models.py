@@ -28,8 +28,9 @@ def error_of(client: Client) -> tuple[str, str]:
 
 
 def outcomes() -> dict[str, int]:
-    """Requests by outcome, those that there are."""
-    metrics = MetricFamily.families["taylorseer_requests_total"].metrics
+    """Requests by outcome, those that there are; none before the response thread has made the metrics."""
+    family = MetricFamily.families.get("taylorseer_requests_total")
+    metrics = family.metrics if family else []
     return {metric.labels["outcome"]: int(metric.value) for metric in metrics if metric.value}
 
 

@@ -75,9 +75,9 @@ def test_a_prompt_with_another_seed_is_not_encoded_again(triton, load_stream):
 
 
 def test_a_request_is_in_flight_from_its_answer_until_it_is_counted(triton, load_stream, monkeypatch):
-    """Whoever scrapes the metrics after an answer, and finds nothing in flight, finds it counted."""
+    """A scrape after the answer that finds nothing in flight finds the request counted."""
     model = load_stream()
-    wait_for(lambda: "taylorseer_requests_in_flight" in MetricFamily.families)
+    wait_for(lambda: "taylorseer_request_seconds" in MetricFamily.families)  # made last
     (gauge,) = MetricFamily.families["taylorseer_requests_in_flight"].metrics
     count, seen = model.answers._reporting.ended, []
 
