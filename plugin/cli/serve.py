@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from plugin.cli.options import LOCALHOST, Host, ModelRepository
 from plugin.cli.terminal import console, fail, say
@@ -31,6 +32,10 @@ def serve(
     model: Models = None,
 ) -> None:
     """Starts Triton in the foreground. What follows -- goes to tritonserver.
+
+    The ports are opened by a guard, which checks every request before Triton sees it. --host :: takes IPv4 and IPv6.
+    -- --allow-http=false, --allow-grpc=false and --allow-metrics=false leave a port closed; -- --grpc-use-ssl=true with
+    --grpc-server-cert and --grpc-server-key puts TLS on gRPC.
 
     Loading and unloading models over the network needs a key: the environment's TAYLORSEER_CONTROL_KEY. Without it the
     key is random and not shown, so that only this command itself can do so.
@@ -71,10 +76,9 @@ def _announce(config: ServerConfig) -> None:
 
 
 def _ready(config: ServerConfig) -> None:
-    host = config.host
-    console.print(
-        f"[bold green]ready[/]: HTTP {host}:{config.http_port}, gRPC {host}:{config.grpc_port}, "
-        f"metrics {host}:{config.metrics_port}; Ctrl-C stops",
-        highlight=False,
-        soft_wrap=True,
-    )
+    from plugin.ops.guard import address
+
+    names = {"http": "HTTP", "grpc": "gRPC", "metrics": "metrics"}
+    ports = (f"{names[name]} {address(config.host, port)}" for name, port in config.open_ports.items())
+    # Brackets are of IPv6, not rich's markup.
+    console.print("[bold green]ready[/]:", escape(f"{', '.join(ports)}; Ctrl-C stops"), highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Who may control a server: load and unload models, register shared memory, change tracing and logging.
 
-`serve` keeps explicit model control, which its watch needs; over the network Triton asks for a key.
+`serve` keeps explicit model control, which its watch needs; from the network the guard asks for a key. The key is on no
+command line, where any user of the machine could read it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,16 @@ import re
 import secrets
 
 ENVIRONMENT = "TAYLORSEER_CONTROL_KEY"
-_HEADER = "taylorseer-control-key"
-_APIS = "model-repository,shared-memory,trace,logging"  # those that affect more than one request
+HTTP_HEADER = "taylorseer-control-key"
+GRPC_HEADER = f"triton-grpc-protocol-{HTTP_HEADER}"
+# What affects more than one request: model control, shared memory, tracing, logging.
+GRPC_METHODS = frozenset(
+    {
+        *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+        *(f"{kind}SharedMemory{what}" for kind in ("System", "Cuda") for what in ("Status", "Register", "Unregister")),
+        *("TraceSetting", "LogSettings"),
+    }
+)
 
 
 class InvalidKey(ValueError):
@@ -32,16 +41,11 @@ def check_key(key: str) -> None:
         raise InvalidKey(f"{ENVIRONMENT} has {len(key)} characters, must be 16 or more letters, digits, - or _")
 
 
-def restrictions(key: str) -> list[str]:
-    """The options of tritonserver that ask for a key on both protocols."""
-    return [f"--http-restricted-api={_APIS}:{_HEADER}={key}", f"--grpc-restricted-protocol={_APIS}:{_HEADER}={key}"]
-
-
 def http_headers(key: str) -> dict[str, str]:
     """The headers of an HTTP request that controls a server."""
-    return {_HEADER: key}
+    return {HTTP_HEADER: key}
 
 
 def grpc_headers(key: str) -> dict[str, str]:
-    """The headers of a gRPC call that controls a server; Triton (24.10) expects a prefix before the name."""
-    return {f"triton-grpc-protocol-{_HEADER}": key}
+    """The headers of a gRPC call that controls a server; the prefix is Triton's own for restricted protocols."""
+    return {GRPC_HEADER: key}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Callable
 
-from plugin.ops.installation import find_installation
-from plugin.ops.process import ServerProcess
-from plugin.ops.server import ServerConfig, check, command, is_ready, wait_for_metrics
+from plugin.ops.door import Door
+from plugin.ops.running import Running
+from plugin.ops.server_config import ServerConfig, ServerError, check
 from plugin.ops.watch import Watch
 from plugin.repository import stream_models
 
-_LOOK_S = 0.2  # how often it is checked whether the server is ready
+_LOOK_S = 0.2  # how often it is checked whether the server is ready, or has ended
+_GUARD_S = 5.0  # between two starts of a guard
 
 
 def run_foreground(config: ServerConfig, on_ready: Callable[[], None], say: Callable[[str], None]) -> int:
@@ -55,26 +58,32 @@ class Foreground:
         self._config = config
         self._on_ready = on_ready
         self._say = say
-        self._process: ServerProcess | None = None
+        self._running: Running | None = None
         self._stopping = False
+        self._guarded_at = -math.inf
         self.restarting = False
 
     def run(self) -> int:
-        """Starts the server and returns its exit code."""
+        """Starts the server and returns its exit code.
+
+        Raises:
+            ServerError: it or its guard cannot be started.
+        """
         self.restarting = False
-        arguments, environment = command(self._config, find_installation())
-        process = self._process = ServerProcess(arguments, environment, self._config.memory_prefix)
-        watch = self._watch()
+        running = self._running = Running(self._config)
+        watch = self._watch(running.door)
         if self._stopping:  # asked to between two runs
             self._end()
         try:
-            if self._becomes_ready(process):
+            if self._becomes_ready(running):
                 self._on_ready()
                 watch.start()
-            return process.wait()
+            while not running.process.ended(within_s=_LOOK_S):
+                self._look_after_guard(running)
+            return self._report_end(running.process.wait())
         finally:
             watch.stop()
-            process.clean_up()
+            running.clean_up()
 
     def stop(self) -> None:
         """Asks the server to end, after the requests in flight."""
@@ -89,23 +98,36 @@ class Foreground:
             self._end()
 
     def _end(self) -> None:
-        if self._process is not None:
-            self._process.terminate(kill_after_s=self._config.stop_timeout_s)
+        if self._running is not None:
+            self._running.process.terminate(kill_after_s=self._config.stop_timeout_s)
 
-    def _watch(self) -> Watch:
-        config = self._config
-        return Watch(
-            f"{config.host}:{config.grpc_port}",
-            stream_models(config.model_repository),
-            self.restart,
-            self._say,
-            control_key=config.control_key,
-        )
+    def _watch(self, door: Door) -> Watch:
+        return Watch(door, stream_models(self._config.model_repository), self.restart, self._say)
 
-    def _becomes_ready(self, process: ServerProcess) -> bool:
+    def _becomes_ready(self, running: Running) -> bool:
         """Waits until the server is ready, its metrics too, and returns True; False where it ends before."""
-        while not is_ready(f"{self._config.host}:{self._config.http_port}"):
-            if process.ended(within_s=_LOOK_S):
+        while not running.is_ready():
+            if running.process.ended(within_s=_LOOK_S):
                 return False
-        wait_for_metrics(self._config)
+            if running.guard_ended() is not None and not self._stopping:
+                running.process.kill()
+                running.process.wait()
+                raise ServerError("the guard before Triton has ended, as it says above")
+        running.wait_for_metrics()
         return True
+
+    def _look_after_guard(self, running: Running) -> None:
+        """Starts another guard where it has ended, but no faster than `_GUARD_S`."""
+        code = running.guard_ended()
+        if code is not None and time.monotonic() - self._guarded_at > _GUARD_S:
+            self._guarded_at = time.monotonic()
+            self._say(f"the guard has ended with code {code}: another one is started")
+            running.replace_guard()
+
+    def _report_end(self, code: int) -> int:
+        """Says why the server has ended where nobody asked it to."""
+        if not self._stopping and not self.restarting and code:
+            why = f"was killed by signal {-code}" if code < 0 else f"has ended with code {code}"
+            hint = ": the machine may be out of memory" if code == -signal.SIGKILL else ""
+            self._say(f"tritonserver {why}{hint}")
+        return code

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
-
-from plugin.ops.control import grpc_headers
-from plugin.tensors import PING_PARAMETER
+from plugin.ops.door import Door, DoorError
 
 _PERIOD_S = 2.0
 _TIMEOUT_S = 10.0  # of one ping; no load keeps a living process from answering for that long
@@ -21,6 +16,7 @@ _IN_A_ROW = 2  # failed pings that are too many
 _AMONG_LATEST = 3  # the same among the latest six: of several instances one may be dead while the others answer
 _DEAD = "is not healthy"  # what Triton answers for a process that it knows has ended: no second ping is needed
 _RELOAD_TIMEOUT_S = 120.0
+_BLIND_S = 30.0  # without an answer of the server, before that is said
 
 
 class Watch:
@@ -30,28 +26,24 @@ class Watch:
     are never answered. A ping does no work and is never queued, so a busy model is not mistaken for a dead one.
 
     Args:
-        grpc_url: host:port.
+        door: Triton's own HTTP.
         models: the stream models to watch, with their plain models; other models do not know what a ping is.
         restart: called where loading a model again did not help.
         say: called with a sentence: what is wrong and what is done.
-        control_key: the server's.
     """
 
     def __init__(
         self,
-        grpc_url: str,
+        door: Door,
         models: Collection[str],
         restart: Callable[[], None],
         say: Callable[[str], None],
-        *,
-        control_key: str,
     ) -> None:
-        self._url = grpc_url
+        self._door = door
         self._stream_models = frozenset(models)
         self._plain_models = frozenset(model.removesuffix("_stream") for model in models)
         self._restart = restart
         self._say = say
-        self._headers = grpc_headers(control_key)
         self._failed: dict[str, deque[bool]] = {}
         self._answered: set[str] = set()
         self._stopped = threading.Event()
@@ -66,19 +58,25 @@ class Watch:
         self._stopped.set()
 
     def _run(self) -> None:
+        reached_at, blind = time.monotonic(), False
         while not self._stopped.wait(_PERIOD_S):
-            with suppress(InferenceServerException):  # the server is busy with something else, or gone
-                loaded = self._loaded()
-                for model in sorted(loaded & (self._stream_models | self._plain_models)):
-                    self._look_after(model)
+            try:
+                self._round()
+            except DoorError as error:
+                if not blind and time.monotonic() - reached_at > _BLIND_S:
+                    blind = True
+                    self._say(f"the watch has not reached the server for {_BLIND_S:.0f} s, and sees nothing: {error}")
+            else:
+                if blind:
+                    self._say("the watch reaches the server again")
+                reached_at, blind = time.monotonic(), False
 
-    def _loaded(self) -> set[str]:
-        with triton.InferenceServerClient(self._url) as client:
-            index = client.get_model_repository_index(headers=self._headers, client_timeout=_TIMEOUT_S).models
-        return {model.name for model in index if model.state == "READY"}
+    def _round(self) -> None:
+        for model in sorted(self._door.loaded(_TIMEOUT_S) & (self._stream_models | self._plain_models)):
+            self._look_after(model)
 
     def _look_after(self, model: str) -> None:
-        problem = ping(self._url, model)
+        problem = self._ping(model)
         if problem is None:
             self._answered.add(model)
         elif model in self._plain_models and model not in self._answered:
@@ -100,7 +98,7 @@ class Watch:
 
     def _mend(self, model: str, problem: str) -> None:
         stream_model = f"{model}_stream"
-        if model in self._plain_models and ping(self._url, stream_model) is not None:
+        if model in self._plain_models and self._ping(stream_model) is not None:
             # Triton (24.10) waits forever to hand the dead process a response, in the thread that sends all responses
             # of the stream model: nothing but a restart ends the requests in flight there.
             self._say(f"{model} and {stream_model} do not answer ({problem}): the server is restarted")
@@ -113,42 +111,15 @@ class Watch:
 
     def _load_again(self, model: str) -> bool:
         deadline = time.monotonic() + _RELOAD_TIMEOUT_S
-        with triton.InferenceServerClient(self._url) as client, suppress(InferenceServerException):
-            client.unload_model(model, headers=self._headers, client_timeout=_TIMEOUT_S)
+        with suppress(DoorError):
+            self._door.unload(model, _TIMEOUT_S)
             while time.monotonic() < deadline and not self._stopped.is_set():
-                with suppress(InferenceServerException):
-                    client.load_model(model, headers=self._headers, client_timeout=_RELOAD_TIMEOUT_S)
-                    if ping(self._url, model) is None:
+                with suppress(DoorError):
+                    self._door.load(model, _RELOAD_TIMEOUT_S)
+                    if self._ping(model) is None:
                         return True
                 time.sleep(_PERIOD_S)
         return False
 
-
-def ping(grpc_url: str, model: str, timeout_s: float = _TIMEOUT_S) -> str | None:
-    """None where the process of a stream model or a plain one answers, else what is wrong.
-
-    Args:
-        grpc_url: host:port.
-        model: the model's name.
-        timeout_s: how long to wait for the answer.
-    """
-    answers: queue.SimpleQueue[InferenceServerException | None] = queue.SimpleQueue()
-    answered = False
-    with triton.InferenceServerClient(grpc_url) as client:
-        try:
-            client.start_stream(lambda result, error: answers.put(error), stream_timeout=timeout_s)
-            with suppress(InferenceServerException):  # a stream that broke at once says why in its answer
-                client.async_stream_infer(
-                    model, [], parameters={PING_PARAMETER: True}, enable_empty_final_response=True
-                )
-            error = answers.get(timeout=timeout_s + 1)
-            answered = True
-            return None if error is None else str(error)
-        except queue.Empty:
-            return f"no answer within {timeout_s:.0f} s"
-        except InferenceServerException as error:
-            return str(error)
-        finally:
-            # A stream that is cancelled just as it ends may have Triton (24.10) keep its request and with it the model:
-            # a server that is stopped then waits out its exit time-out.
-            client.stop_stream(cancel_requests=not answered)
+    def _ping(self, model: str) -> str | None:
+        return self._door.ping(model, _TIMEOUT_S)

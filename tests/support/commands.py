@@ -17,14 +17,12 @@ COMMAND = str(BIN / "triton-taylorseer")
 # The same with less patience: a server that does not end is killed 3 s after its time is up in place of 10 s, and a
 # model's process has 4 s to answer the watch in place of 10 s.
 IMPATIENT = """
-from functools import partial
-
-import plugin.ops.server
+import plugin.ops.server_config
 import plugin.ops.watch
 from plugin.cli.app import app
 
-plugin.ops.server._LATE_S = 3
-plugin.ops.watch.ping = partial(plugin.ops.watch.ping, timeout_s=4.0)
+plugin.ops.server_config._LATE_S = 3
+plugin.ops.watch._TIMEOUT_S = 4.0
 app(prog_name="triton-taylorseer")
 """
 IMPATIENT_COMMAND = [sys.executable, "-c", IMPATIENT]

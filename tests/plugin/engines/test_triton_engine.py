@@ -315,8 +315,8 @@ def test_parameters_of_tritons_python_backend_are_passed_over():
 # Loading
 
 
-def test_a_model_served_by_name_brings_the_model_that_it_calls():
-    arguments, _ = command(ServerConfig(EXAMPLE, models=("emoji",)), Installation(Path("t"), None, {}))
+def test_a_model_served_by_name_brings_the_model_that_it_calls(tmp_path):
+    arguments, _ = command(ServerConfig(EXAMPLE, models=("emoji",)), Installation(Path("t"), None, {}), tmp_path)
     loaded = [each.split("=")[1] for each in arguments if each.startswith("--load-model")]
     assert loaded == ["emoji_blocks", "emoji_stream", "emoji"]
 
@@ -334,7 +334,7 @@ def test_the_block_stack_of_a_pipeline_that_would_be_downloaded_is_left_out_with
     for name, config in configs.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").write_text(config)
-    arguments, _ = command(ServerConfig(tmp_path), Installation(Path("t"), None, {}))
+    arguments, _ = command(ServerConfig(tmp_path), Installation(Path("t"), None, {}), tmp_path)
     loaded = [each.split("=")[1] for each in arguments if each.startswith("--load-model")]
     assert loaded == ["near", "near_stream"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import plugin.ops.server
+import plugin.ops.server_config
 from plugin.ops.foreground import Foreground
 from plugin.ops.server import ServerConfig, free_ports
 from tests.support.fake_server import IDLE, fake_tritonserver, repository
@@ -59,11 +59,11 @@ def test_a_stop_is_over_as_soon_as_the_server_has_ended(tmp_path, monkeypatch):
     began = time.monotonic()
     server.stop()
     thread.join(10)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.5, "the guard included"
 
 
 def test_a_server_that_does_not_end_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(plugin.ops.server, "_LATE_S", 0.3)
+    monkeypatch.setattr(plugin.ops.server_config, "_LATE_S", 0.3)
     server = foreground(tmp_path, monkeypatch, "trap '' TERM; while true; do sleep 0.1; done")
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(server.run()))

@@ -9,12 +9,13 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 import plugin.ops.installation
-import plugin.ops.server
+import plugin.ops.server_config
 from plugin.ops.installation import Installation, find_installation
-from plugin.ops.server import Server, ServerConfig, ServerError, check, command, free_ports, is_ready
+from plugin.ops.server import Server, ServerConfig, ServerError, check, command, free_ports
 from plugin.repository import models_to_download
 from tests.support.fake_server import IDLE, fake_tritonserver, local, processes_with, repository, wait_until_gone
 
@@ -27,35 +28,35 @@ def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
     config = ServerConfig(
         tmp_path, "10.0.0.1", 1, 2, 3, models=("emoji", "dit_stream", "emoji"), extra_args=("--log-verbose=1",)
     )
-    arguments, environment = command(config, installation)
+    arguments, environment = command(config, installation, Path("/private"))
     assert arguments[0] == "/opt/tritonserver"
     loaded = [each.split("=")[1] for each in arguments if each.startswith("--load-model")]
     assert loaded == ["emoji_stream", "emoji", "dit_stream", "dit"]
     assert {
         f"--model-repository={tmp_path}",
         "--model-control-mode=explicit",
-        "--http-address=10.0.0.1",
-        "--grpc-address=10.0.0.1",
-        "--metrics-address=10.0.0.1",
-        "--http-port=1",
-        "--grpc-port=2",
-        "--metrics-port=3",
+        "--http-address=unix:/private/http",
+        "--grpc-address=unix:/private/grpc",
+        "--metrics-address=unix:/private/metrics",
         "--backend-directory=/cache/backends",
     } <= set(arguments)
     assert arguments[-1] == "--log-verbose=1"
+    assert "10.0.0.1" not in " ".join(arguments), "only the guard listens on a network"
+    guard = config.guard(Path("/private"))
+    assert (guard.host, guard.http_port, guard.grpc_port, guard.metrics_port) == ("10.0.0.1", 1, 2, 3)
     assert environment["PATH"] == "/first:/x"
     assert (Path(environment["PYTHONPATH"].split(":")[0]) / "plugin/ops/server.py").is_file()
 
 
 def test_a_space_in_a_path_is_refused_where_the_server_would_hang(tmp_path):
     config = ServerConfig(tmp_path / "my models")
-    command(config, Installation(Path("t"), None, {}))
+    command(config, Installation(Path("t"), None, {}), tmp_path)
     with pytest.raises(ServerError, match="my models' has a space, must have none for this tritonserver"):
-        command(config, Installation(Path("t"), Path("/cache"), {}))
+        command(config, Installation(Path("t"), Path("/cache"), {}), tmp_path)
 
 
 def test_without_names_every_model_is_loaded(tmp_path):
-    arguments, _ = command(ServerConfig(tmp_path), Installation(Path("t"), None, {}))
+    arguments, _ = command(ServerConfig(tmp_path), Installation(Path("t"), None, {}), tmp_path)
     assert "--load-model=*" in arguments
     assert not [each for each in arguments if each.startswith("--backend-directory")]
 
@@ -68,10 +69,10 @@ def test_without_names_models_that_would_be_downloaded_are_left_out(tmp_path, mo
             config.write(f'parameters {{ key: "pipeline" value: {{ string_value: "{pipeline}" }} }}\n')
     monkeypatch.setenv("TAYLORSEER_MOVED_PIPELINE", "/models/that")
     assert models_to_download(tmp_path, os.environ) == {"far": "nobody/has-this"}
-    arguments, _ = command(local(tmp_path), find_installation())
+    arguments, _ = command(local(tmp_path), find_installation(), tmp_path)
     loaded = [argument for argument in arguments if argument.startswith("--load-model")]
     assert loaded == [f"--load-model={name}" for name in ("moved", "moved_stream", "near", "near_stream")]
-    arguments, _ = command(local(tmp_path, models=("far",)), find_installation())
+    arguments, _ = command(local(tmp_path, models=("far",)), find_installation(), tmp_path)
     assert "--load-model=far_stream" in arguments
 
 
@@ -156,13 +157,15 @@ def test_a_server_starts_serves_and_leaves_no_process(tmp_path):
     stages: list[str] = []
     config = local(repository(tmp_path / "models", a=IDLE, a_stream=IDLE, b=BROKEN), models=("a",))
     with Server(config, log=tmp_path / "log", on_progress=stages.append) as server:
-        assert is_ready(server.http_url)
+        assert server.running is not None
+        assert server.running.is_ready()
+        guard = psutil.Process(server.running.guard_pid)
         with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:
             assert b"nv_" in answer.read()
         assert processes_with(str(tmp_path))
         assert server.process is not None
     assert server.process.returncode == 0, "asked to end, not killed"
-    assert not is_ready(server.http_url)
+    assert not guard.is_running()
     wait_until_gone(str(tmp_path))
     assert stages[0] == "starting tritonserver"
     server.stop()  # once more does no harm
@@ -218,7 +221,7 @@ def test_a_server_is_killed_some_time_after_what_it_grants_requests_in_flight(tm
 def test_a_server_that_does_not_end_is_killed_with_its_children(tmp_path, monkeypatch):
     marker = f"61.{os.getpid()}"
     fake_tritonserver(tmp_path, f"trap '' TERM; sleep {marker} & sleep {marker}; sleep {marker}", monkeypatch)
-    monkeypatch.setattr(plugin.ops.server, "_LATE_S", 0.3)
+    monkeypatch.setattr(plugin.ops.server_config, "_LATE_S", 0.3)
     server = Server(local(tmp_path, extra_args=("--exit-timeout-secs=0",)), log=tmp_path / "log")
     server.start()
     while len(processes_with(f"sleep {marker}")) < 2:

@@ -1,0 +1,160 @@
+"""An HTTP server for an ASGI application that slow and hostile clients cannot hold up: uvicorn, with bounds.
+
+uvicorn (0.54) waits forever for a request's headers, takes headers of any length and any number of connections. Here a
+connection that is silent, or whose headers are slow or long, is closed, and so is one too many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_S = 10.0  # for all headers of a request
+BODY_S = 60.0  # for its body
+SEND_S = 60.0  # for the client to take one part of the answer
+IDLE_S = 15.0  # between two requests on a connection
+MAX_HEAD_BYTES = 1 << 16
+MAX_CONNECTIONS = 2000
+_FILES_FOR_ELSE = 200  # of those that the process may open: Triton's connections, modules, logs
+
+_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n"
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class _BoundedProtocol(HttpToolsProtocol):
+    """A connection whose headers come in time and are not too long, or that is closed."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        if len(self.connections) > _max_connections():
+            self._refuse(_TOO_MANY)
+        else:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(_TOO_LONG)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_is_here()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _head_is_here(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        self._head_bytes = 0
+
+    def _refuse(self, answer: bytes) -> None:
+        self._head_is_here()
+        self.transport.write(answer)
+        self.transport.close()
+
+
+class PatientServer(uvicorn.Server):
+    """A server beside others in one event loop: signals are for whoever runs the loop."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server_settings(app: ASGIApp, **more: Any) -> uvicorn.Config:
+    """uvicorn's settings for an application, with this module's bounds."""
+    return uvicorn.Config(
+        Timely(app),
+        http=_BoundedProtocol,
+        timeout_keep_alive=int(IDLE_S),
+        server_header=False,
+        access_log=False,
+        **{"log_level": "error"} | more,
+    )
+
+
+class Timely:
+    """An application whose clients must send their bodies, and take their answers, in time.
+
+    A body that is not there after `BODY_S` reads as a disconnect; so does an answer of which no part has been taken for
+    `SEND_S`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        ends = asyncio.get_running_loop().time() + BODY_S
+        more = True
+
+        async def receive_in_time() -> Message:
+            nonlocal more
+            if not more:
+                return await receive()  # the disconnect, which may be long in coming
+            try:
+                async with asyncio.timeout_at(ends):
+                    message = await receive()
+            except TimeoutError:
+                return {"type": "http.disconnect"}
+            more = message.get("more_body", False)
+            return message
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(SEND_S):
+                await send(message)
+
+        await self._app(scope, receive_in_time, send_in_time)
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen at an address: one, or one for each address of a name. `::` takes IPv4 too.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    sockets = []
+    for family, _, _, _, address in dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
+        dual = host == "::" and socket.has_dualstack_ipv6()
+        sockets.append(socket.create_server(address[:2], family=family, backlog=2048, dualstack_ipv6=dual))
+    return sockets
+
+
+def allow_many_connections() -> None:
+    """Raises this process's limit of open files as far as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _max_connections() -> int:
+    """Below the limit of open files, at which nothing can be accepted or answered."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, (soft - _FILES_FOR_ELSE) // 2)
