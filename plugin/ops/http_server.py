@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_S = 10.0  # for all headers of a request
 BODY_S = 60.0  # for its body
 SEND_S = 60.0  # for the client to take one part of the answer
-IDLE_S = 15.0  # between two requests on a connection
+IDLE_S = 75.0  # between two requests on a connection
 MAX_HEAD_BYTES = 1 << 16
 MAX_CONNECTIONS = 2000
 _FILES_FOR_ELSE = 200  # of those that the process may open: Triton's connections, modules, logs

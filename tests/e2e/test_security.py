@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import os
 import re
 import socket
 import stat
+import subprocess
+import sys
 import time
+import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from clients import Client, InvalidArgument
+from clients import Client, GenerationError, InvalidArgument
 from plugin.ops.control import grpc_headers
+from plugin.ops.http_server import HEAD_S
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support.front import running_front
 from tests.support.repository import copy_model
 
 PASSWD = b"root:x:0:0"
+# What another user tries: the key from the command lines or environments, Triton's sockets, and code of its own.
+NOBODY = """
+import http.client, json, re, socket
+lines, environment, sockets = "", [], []
+for pid in PIDS:
+    lines += open(f"/proc/{pid}/cmdline").read()
+    try:
+        environment.append(open(f"/proc/{pid}/environ").read())
+    except PermissionError:
+        pass
+for path in re.findall("unix:([^\\0]+)", lines):
+    for name in (path, path + ":1"):
+        try:
+            socket.socket(socket.AF_UNIX).connect(name)
+            sockets.append(name)
+        except OSError:
+            pass
+keys = re.findall("[A-Za-z0-9_-]{16,}", lines)
+code = "Y2xhc3MgVHJpdG9uUHl0aG9uTW9kZWw6IHBhc3M="
+body = json.dumps({"parameters": {"config": '{"backend":"python"}', "file:1/model.py": code}})
+found = set()
+for key in ["", *keys]:
+    connection = http.client.HTTPConnection("URL", timeout=20)
+    connection.request("POST", "/v2/repository/models/intruder/load", body, {"taylorseer-control-key": key})
+    found.add(connection.getresponse().status)
+(status,) = found
+print(json.dumps({"load": status, "sockets": sockets, "environment": environment}))
+"""
 FORGED = 'E1124 09:00:00.000000 1 evil.cc:1] "forged"'
 
 
@@ -42,7 +78,7 @@ class Own:
     @property
     def processes(self) -> list[psutil.Process]:
         server = psutil.Process(self.server.process.pid)
-        return [server, *server.children(recursive=True)]
+        return [psutil.Process(self.server.running.guard_pid), server, *server.children(recursive=True)]
 
     def raw(self, data: bytes) -> bytes:
         """What the HTTP port answers to these very bytes; nothing where it hangs up."""
@@ -316,14 +352,14 @@ def test_no_header_ends_the_server(own, headers):
 # Sizes
 
 
-def test_what_an_oversize_body_over_http_takes_is_used_again(own):
-    """Triton (24.10) keeps the memory that it has once taken, the Python backend's shared memory above all: 100 MB
+def test_a_body_within_the_limit_is_read_and_its_memory_is_used_again(own):
+    """Triton (24.10) keeps the memory that it has once taken, the Python backend's shared memory above all: 30 MB
     again must take no more."""
 
     def send() -> None:
-        status, answer = own.post(b'{"prompt": "' + b"a" * 100_000_000 + b'"}')
+        status, answer = own.post(b'{"prompt": "' + b"a" * 30_000_000 + b'"}')
         assert status == 400
-        assert b"prompt is 100000000 bytes long, must be at most 8192 bytes of UTF-8" in answer
+        assert b"prompt is 30000000 bytes long, must be at most 8192 bytes of UTF-8" in answer
 
     for _ in range(3):
         send()
@@ -331,24 +367,194 @@ def test_what_an_oversize_body_over_http_takes_is_used_again(own):
     for _ in range(3):
         send()
     deadline = time.monotonic() + 10
-    while own.memory() > before + 150_000_000:  # of three bodies; one may still be on its way out
+    while own.memory() > before + 45_000_000:  # of three bodies; one may still be on its way out
         assert time.monotonic() < deadline, "more than one of three bodies is kept"
         time.sleep(0.5)
 
 
-def test_an_oversize_body_over_grpc_is_refused(own):
-    with pytest.raises(InvalidArgument, match="prompt is 100000000 bytes long, must be at most 8192 bytes of UTF-8"):
+def test_a_larger_body_over_http_is_refused_and_takes_no_memory(own):
+    before = own.memory()
+    status, answer = own.post(b'{"prompt": "' + b"a" * 100_000_000 + b'"}')
+    assert (status, json.loads(answer)["error"]) == (413, "the body is larger than 33554432 bytes")
+    assert own.memory() < before + 20_000_000
+
+
+def test_a_larger_body_over_grpc_is_refused(own):
+    with pytest.raises(GenerationError, match=r"Received message larger than max \(100000035 vs. 33554432\)"):
         own.client.generate("a" * 100_000_000)
 
 
+@pytest.mark.parametrize("call", ["generate", "infer"])
 @pytest.mark.parametrize("opened", [b"[", b'{"a":'])
-def test_nested_json_as_deep_as_a_body_of_32_kib_can_be_is_refused(own, opened):
-    """Deeper, above 60,000 bytes or so, it ends Triton 24.10: docs/security.md says what to put before it."""
-    depth = 2**15 // (len(opened) + 1) - 10
+def test_json_that_is_nested_as_deep_as_it_may_be_long_is_refused(own, opened, call):
+    """Triton (24.10) alone ends at 40,000 brackets."""
+    depth = 190_000
     closed = b"]" * depth if opened == b"[" else b"1" + b"}" * depth
     body = b'{"prompt":' + opened * depth + closed + b"}"
-    assert len(body) <= 2**15
-    assert 400 <= own.post(body)[0] <= 500
+    status, answer = own.post(body, f"/v2/models/swan/{call}")
+    assert (status, json.loads(answer)["error"]) == (400, "the JSON is nested too deeply")
+
+
+@pytest.mark.parametrize("opened", [b"[", b"[],", b'{"a":', b"0,"])
+def test_json_of_a_million_parts_is_refused_before_it_is_read(own, opened):
+    status, answer = own.post(b'{"prompt":' + opened * 1_000_000)
+    assert status == 413
+    assert b"brackets and commas, must have at most 200000" in answer
+
+
+@pytest.mark.parametrize(
+    "shape", [[2**36], [2**30], [2**20, 2**20], [2**62, 0], [3], [0], [], [1, 1, 2]], ids=lambda shape: str(shape)
+)
+@pytest.mark.parametrize("name", ["seed", "prompt"])
+def test_a_shape_that_does_not_fit_its_data_is_refused_before_it_takes_memory(own, shape, name):
+    before = own.memory()
+    datatype, value = ("INT64", 1) if name == "seed" else ("BYTES", "star")
+    status, answer = own.infer([{"name": name, "datatype": datatype, "shape": shape, "data": [value]}])
+    assert status == 400
+    if shape:  # a scalar has one value: Triton itself refuses it
+        assert (
+            f"shape of {name} is {shape}, must have as many values as data, which has 1" in json.loads(answer)["error"]
+        )
+    assert own.memory() < before + 20_000_000
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_compressed_body_is_served_and_one_that_is_a_bomb_is_refused(own, encoding):
+    compress = gzip.compress if encoding == "gzip" else zlib.compress
+    prompt = {"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["star"]}
+    good = compress(json.dumps({"inputs": [prompt]}).encode())
+    assert own.post(good, "/v2/models/swan/infer", Content_Encoding=encoding)[0] == 200
+    before = own.memory()
+    for body, status in ((b" " * 1_000_000_000, 413), (b"[" * 300_000, 413), (b"[" * 90_000, 400)):
+        assert own.post(compress(body), "/v2/models/swan/infer", Content_Encoding=encoding)[0] == status
+    assert own.post(good[:-9], "/v2/models/swan/infer", Content_Encoding=encoding)[0] == 400
+    assert own.memory() < before + 60_000_000
+    assert own.post(good, "/v2/models/swan/infer", Content_Encoding="br")[0] == 415
+
+
+def test_a_body_in_a_million_chunks_is_read_or_refused(own):
+    """2,000,000 chunks end Triton (24.10) alone."""
+    head = (
+        b"POST /v2/models/swan/generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    answer = own.raw(head + b"1\r\na\r\n" * 1_000_000 + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("length", ["99999999999", "-1", "5", "0x10", "1e3", "", "999999999999999999999999"])
+def test_a_length_of_the_json_that_lies_is_refused(own, length):
+    """26.06 to 26.08 end at 99999999999."""
+    body = json.dumps({"inputs": []}).encode()
+    assert own.post(body, "/v2/models/swan/infer", Inference_Header_Content_Length=length)[0] == 400
+
+
+def test_an_integer_that_its_input_cannot_hold_is_refused(own):
+    """Triton (24.10) cuts it to its lowest 32 bits: a height of 64."""
+    expected = "height is 4294967360, must be from -2147483648 to 2147483647: it is INT32"
+    status, answer = own.post(b'{"prompt": "a", "height": 4294967360}')
+    assert (status, json.loads(answer)["error"]) == (400, expected)
+    height = {"name": "height", "datatype": "INT32", "shape": [1], "data": [4294967360]}
+    status, answer = own.infer([height])
+    assert (status, json.loads(answer)["error"]) == (400, expected)
+
+
+def test_a_name_that_is_there_twice_is_refused(own):
+    """Which of two counts is each parser's own choice: what is checked must be what Triton reads."""
+    prompt = b'{"name":"prompt","datatype":"BYTES","shape":[1],"shape":[68719476736],"data":["a"]}'
+    status, answer = own.post(b'{"inputs":[' + prompt + b"]}", "/v2/models/swan/infer")
+    assert (status, json.loads(answer)["error"]) == (400, "'shape' is in one JSON object twice")
+
+
+@pytest.mark.parametrize("name", ["report", "image", "b64_json"])
+@pytest.mark.parametrize("count", [1, 0, -1, 2**40])
+def test_a_classification_is_refused(own, name, count):
+    """Triton (24.10) divides by zero where an output of text is classified, and ends, over both protocols."""
+    output = {"name": name, "parameters": {"classification": count}}
+    prompt = {"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+    status, answer = own.infer([prompt], outputs=[output])
+    assert status == 400
+    assert b"parameter classification of an output is given, must be left out" in answer
+    request = service_pb2.ModelInferRequest(model_name="swan")
+    request.inputs.add(name="prompt", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"a")
+    request.outputs.add(name=name).parameters["classification"].int64_param = count
+    with pytest.raises(grpc.RpcError) as caught:
+        own.grpc._client_stub.ModelInfer(request, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    request.model_name = "swan_stream"
+    (answer,) = own.grpc._client_stub.ModelStreamInfer(iter([request]), timeout=20)
+    assert answer.error_message.startswith("parameter classification of an output is given, must be left out")
+
+
+def test_a_stream_may_ask_for_its_errors_as_grpc_has_them(own):
+    """With this header Triton (24.10) uses memory that it has freed; the guard leaves it out."""
+    request = service_pb2.ModelInferRequest(model_name="swan_stream")
+    request.inputs.add(name="seed", datatype="INT64", shape=[1]).contents.int64_contents.append(-1)
+    for _ in range(20):
+        stub = own.grpc._client_stub
+        (answer, *_) = stub.ModelStreamInfer(iter([request]), timeout=20, metadata=[("triton_grpc_error", "true")])
+        assert "prompt is missing" in answer.error_message
+
+
+def test_what_is_no_request_over_grpc_is_refused(own):
+    call = own.grpc._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    with pytest.raises(grpc.RpcError, match="the request is no ModelInferRequest"):
+        call(b"\xff\xff\xff\xff", timeout=20)
+    with pytest.raises(grpc.RpcError) as caught:
+        own.grpc._channel.unary_unary("/nobody.Service/Call")(b"", timeout=20)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+# Slow clients
+
+
+def test_three_hundred_slow_clients_do_not_hold_up_a_good_one(own):
+    host, port = own.server.http_url.split(":")
+    begun = b"POST /v2/models/swan/generate HTTP/1.1\r\nHost: x\r\n"
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(300)]
+        for i, each in enumerate(slow):
+            each.sendall((b"", begun, begun + b'Content-Length: 15\r\n\r\n{"p')[i % 3])
+        began = time.monotonic()
+        assert own.post(b'{"prompt": "star"}')[0] == 200
+        assert own.server.config.metrics_port
+        assert time.monotonic() - began < 5
+        for each in slow[:2]:  # one that is silent, and one without an end of its headers
+            each.settimeout(HEAD_S + 5)
+            assert each.recv(1000) == b"", "closed once its time is up"
+
+
+def test_headers_without_end_are_cut_off(own):
+    host, port = own.server.http_url.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"GET /v2 HTTP/1.1\r\n")
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 10_000_000:
+                connection.sendall(b"X-%d: %s\r\n" % (sent, b"a" * 1000))
+                sent += 1000
+    assert sent < 10_000_000, "the connection was closed"
+
+
+# Who may control
+
+
+def test_no_command_line_has_the_key(own):
+    """Any user of the machine can read it there."""
+    key = own.server.config.control_key
+    for process in own.processes:
+        assert key not in " ".join(process.cmdline())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_another_user_of_the_machine_reaches_triton_only_through_the_guard(own):
+    """Tried as `nobody`: with all that it can read of the processes it must not have code loaded."""
+    program = NOBODY.replace("PIDS", str([each.pid for each in own.processes])).replace("URL", own.server.http_url)
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-S", "-c", program]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert tried.returncode == 0, tried.stderr
+    assert json.loads(tried.stdout) == {"load": 403, "sockets": [], "environment": []}
+    statistics = own.grpc.get_inference_statistics()
+    assert "intruder" not in {each.name for each in statistics.model_stats}
 
 
 # The front

@@ -34,12 +34,15 @@ def decoded(body: bytes, encoding: str) -> bytes:
         return body
     if encoding not in ("gzip", "deflate"):
         raise Refused(f"Content-Encoding is {encoding[:40]!r}, must be one of: identity, gzip, deflate", 415)
+    reading = zlib.decompressobj(wbits=47)  # either of the two formats
     try:
-        plain = zlib.decompressobj(wbits=47).decompress(body, MAX_BODY_BYTES + 1)
+        plain = reading.decompress(body, MAX_BODY_BYTES + 1)
     except zlib.error:
         raise Refused(f"the body is not {encoding}, as Content-Encoding says") from None
     if len(plain) > MAX_BODY_BYTES:
         raise Refused(f"the body without its {encoding} is larger than {MAX_BODY_BYTES} bytes", 413)
+    if not reading.eof:
+        raise Refused(f"the body's {encoding} is cut off")
     return plain
 
 
