@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
+
+MAX_MESSAGE_BYTES = 1000
+_CUT = " […] "
+_PATH = re.compile(r"(?<![\w.])/(?:[^\s/:'\"]+/)+(?=[^\s/:'\"]+)")  # the folders of a file
 
 
 class Outcome(Enum):
@@ -36,6 +41,12 @@ class RequestError(Exception):
     outcome: Outcome = Outcome.ERROR
 
 
+class InvalidRequest(RequestError, ValueError):
+    """A field of a request is missing or out of its range; the message names field, value and range."""
+
+    outcome = Outcome.INVALID
+
+
 class Unavailable(RequestError):
     """The model cannot serve now; the same request may succeed later."""
 
@@ -63,5 +74,22 @@ class DeadlineCannotBeMet(DeadlineError):
 
 
 def message_of(error: BaseException) -> str:
-    """The message for the client; an unexpected error is named."""
-    return str(error) if Outcome.of(error) is not Outcome.ERROR else f"{type(error).__name__}: {error}"
+    """The message for the client, of at most `MAX_MESSAGE_BYTES`; an unexpected error is named, and its text has no
+    paths of the server."""
+    if Outcome.of(error) is not Outcome.ERROR:
+        return shortened(str(error))
+    text = str(error).split("\n\nAt:\n")[0]  # what pybind adds: the Python stack, with files
+    return shortened(f"{type(error).__name__}: {_PATH.sub('…', text)}")
+
+
+def shortened(text: str, most: int = MAX_MESSAGE_BYTES) -> str:
+    """A text that can be sent, of at most that many bytes of UTF-8: what is too long loses its middle, where a value is
+    quoted, and keeps the field's name and the range.
+
+    gRPC answers "Stream removed" in place of an error whose text has more than 8 KB.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= most:
+        return data.decode()
+    half = (most - len(_CUT.encode())) // 2
+    return data[:half].decode(errors="ignore") + _CUT + data[-half:].decode(errors="ignore")

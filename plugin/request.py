@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from plugin.errors import Outcome, RequestError
+from plugin.errors import InvalidRequest as InvalidRequest
 from plugin.fields import FIELDS, Field
 from plugin.fields import ResponseFormat as ResponseFormat
 from plugin.limits import Limits
@@ -21,12 +21,6 @@ class StretchedBy(Enum):
 
     DEADLINE = "deadline"
     LOAD = "load"
-
-
-class InvalidRequest(RequestError, ValueError):
-    """A field of a request is missing or out of its range; the message names field, value and range."""
-
-    outcome = Outcome.INVALID
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,8 @@ def parse_request(
     """The request that a client's values make, with the model's defaults for the fields that they leave out.
 
     Args:
-        values: by name in `FIELDS`; text as bytes, numbers as int or float. None counts as left out.
+        values: by name in `FIELDS`; text as bytes, numbers as int or float. None counts as left out, and so does a
+            prompt or negative prompt of blanks alone.
         defaults: the model's defaults.
         limits: what the model accepts; numbers of `defaults` are held to them too.
         random_seed: the seed of a request that gives none.
@@ -90,8 +85,8 @@ def parse_request(
     Raises:
         InvalidRequest: a value is missing or out of its range.
     """
-    given = {name: value for name, value in values.items() if value is not None}
-    _check_subject(given, limits)
+    given = {name: value for name, value in values.items() if value is not None and not _is_blank(name, value)}
+    _check_subject(given, limits, blank="prompt" in values and "prompt" not in given)
     numbers = {name: value for name, value in vars(defaults).items() if isinstance(value, int | float)}
     asked = numbers | {"seed": random_seed} | given
     read = {field.name: _read(field, asked[field.name], limits) for field in FIELDS if field.name in asked}
@@ -99,7 +94,12 @@ def parse_request(
     return replace(defaults, **read, cache=_cache(of_cache, defaults.cache, presets or {}))
 
 
-def _check_subject(given: Mapping[str, Any], limits: Limits) -> None:
+def _is_blank(name: str, value: Any) -> bool:
+    """Whether it is a prompt without a word, as forms send it for a field that is left empty: it counts as left out."""
+    return name in ("prompt", "negative_prompt") and not value.decode("utf-8", "replace").strip()
+
+
+def _check_subject(given: Mapping[str, Any], limits: Limits, *, blank: bool) -> None:
     """A model takes either a prompt or a class label."""
     prompt, label = given.get("prompt"), given.get("class_label")
     if prompt is not None and label is not None:
@@ -113,10 +113,9 @@ def _check_subject(given: Mapping[str, Any], limits: Limits) -> None:
         return
     if label is not None:
         raise InvalidRequest(f"class_label is {label}, must be left out: this model takes a prompt")
-    if not prompt:
+    if prompt is None:
         raise InvalidRequest(
-            f"prompt is {'missing' if prompt is None else 'empty'}, "
-            f"must be 1 to {limits.max_prompt_bytes} bytes of UTF-8"
+            f"prompt is {'empty' if blank else 'missing'}, must be 1 to {limits.max_prompt_bytes} bytes of UTF-8"
         )
 
 

@@ -23,7 +23,12 @@ PING_PARAMETER = "taylorseer_ping"  # is answered at once, by the thread that an
 KEY_PARAMETER = "taylorseer_key"  # the key under which the request of a plain call can be cancelled
 CANCEL_PARAMETER = "taylorseer_cancel"  # cancels the request whose key is its value
 QUIET_PARAMETER = "taylorseer_quiet"  # present where heartbeats are wanted in place of progress
+UNKNOWN_PARAMETER = "taylorseer_unknown"  # a JSON list of names: what a plain call had that nobody reads
 TRACE_PARAMETER = "taylorseer_trace"  # the trace context of a plain call, W3C headers in JSON
+
+# A stream that carries it hears from its request at once, and then at least every few seconds: a client can tell a long
+# queue from a process that has died.
+HEARTBEAT_PARAMETER = "taylorseer_heartbeat"
 
 # A stream that carries it gets an error as the report of its last response, {"error": {"code": …, "message": …}}:
 # Triton keeps the code of a stream's error only with a header with which 24.10 can crash.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from taylorseer.coordinates import COORDINATES
@@ -128,10 +130,19 @@ class CacheConfig:
         steps = full_steps(num_steps, self.interval, self.warmup_steps, self.cooldown_steps)
         return even_steps(num_steps, len(steps)) if self.schedule == "even" else steps
 
+    def num_full_steps(self, num_steps: int) -> int:
+        """How many `full_steps` returns, without walking the run."""
+        if self.schedule not in SCHEDULES and self.enabled:
+            steps, of = _given_steps(self.schedule)
+            return bisect_left(steps, num_steps) if of is None else min(len(steps), num_steps)
+        first = min(max(self.warmup_steps, 1), num_steps)
+        last = min(self.cooldown_steps, num_steps - first)
+        return first + (num_steps - first - last) // self.interval + last
+
     def most_full_steps(self, num_steps: int) -> int:
         """The largest number of full steps of a run of `num_steps` steps: those of the schedule, and with `max_error`
         those that audits may add."""
-        fewest = len(self.full_steps(num_steps))
+        fewest = self.num_full_steps(num_steps)
         if self.max_error is None:
             return fewest
         return min(num_steps, max(fewest, self.max_full_steps or num_steps))
@@ -157,12 +168,13 @@ def _in_proportion(steps: tuple[int, ...], of: int, num_steps: int) -> tuple[int
     return tuple(placed)
 
 
+@lru_cache(maxsize=64)  # a request's settings are copied and read many times
 def _given_steps(text: str) -> tuple[tuple[int, ...], int | None]:
     """The steps of "0 4 9 13" or "0 4 9 13 of 14", and the length of the run that they were chosen for."""
-    match = re.fullmatch(r"\s*((?:\d+\s+)*\d+)(?:\s+of\s+(\d+))?\s*", text, re.ASCII)
+    match = re.fullmatch(r"\s*((?:\d{1,4}\s+)*\d{1,4})(?:\s+of\s+(\d{1,4}))?\s*", text, re.ASCII)
     steps = tuple(map(int, match[1].split())) if match else ()
     of = int(match[2]) if match and match[2] else None
-    beyond = min(MAX_STEPS, of or MAX_STEPS)
+    beyond = MAX_STEPS if of is None else min(MAX_STEPS, of)
     if not steps or steps[0] != 0 or any(b <= a for a, b in pairwise(steps)) or steps[-1] >= beyond:
         raise ValueError(
             f"schedule is {text!r}, must be one of: {', '.join(SCHEDULES)}, or steps from 0 on, ascending, below "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,10 +13,10 @@ import torch
 from plugin.denoising.events import NoEvents, Pixels, RunEvents
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.run import RunReporter
+from plugin.denoising.warnings import warnings_of
 from plugin.request import GenerationRequest
+from plugin.strict_json import to_json
 from taylorseer import CacheSession
-
-FEW_STEPS = 10  # in shorter runs a warning says what that means for forecasts: docs/quality.md has the figures
 
 
 class NotFinite(ArithmeticError):
@@ -71,7 +71,7 @@ class Report:
 
     def to_json(self) -> str:
         """The report as one JSON object."""
-        return json.dumps(asdict(self))
+        return to_json(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def generate(
     max_sequence_length: int | None = None,
     preview_interval: int = 5,
     arrived: float | None = None,
+    notes: Sequence[str] = (),
 ) -> Generation:
     """Makes the picture of a request in the calling thread.
 
@@ -100,6 +101,7 @@ def generate(
         max_sequence_length: text tokens, or None for the pipeline's default.
         preview_interval: steps from one preview to the next.
         arrived: `time.perf_counter()` at arrival; None for now.
+        notes: sentences that come first among the report's warnings.
 
     Raises:
         Cancelled, DeadlinePassed: raised by `events`.
@@ -120,7 +122,8 @@ def generate(
         pixels = output[0][0] if output[0].ndim == 5 else output[0]  # a video comes in a batch of one
         image = _levels(pixels)
         clock = _Clock(started if arrived is None else arrived, started, done)
-        return Generation(image, _report(request, image, run.session, reporter, host.engine_name, clock))
+        warnings = [*notes, *warnings_of(host, request, run.session, max_sequence_length)]
+        return Generation(image, _report(request, image, run.session, reporter, host.engine_name, clock, warnings))
     finally:
         if host.packer is not None:
             host.packer.leave(reporter)
@@ -147,7 +150,13 @@ class _Clock:
 
 
 def _report(
-    request: GenerationRequest, image: Pixels, session: CacheSession, run: RunReporter, engine: str, clock: _Clock
+    request: GenerationRequest,
+    image: Pixels,
+    session: CacheSession,
+    run: RunReporter,
+    engine: str,
+    clock: _Clock,
+    warnings: list[str],
 ) -> Report:
     num_frames, height, width, _ = image.shape  # HiDream keeps only the ratio of what is asked for
     return Report(
@@ -164,21 +173,10 @@ def _report(
         seed=request.seed,
         cache_interval=request.cache.interval,
         stretched_by=request.stretched_by and request.stretched_by.value,
-        warnings=_warnings(session),
+        warnings=warnings,
         engine=engine,
         height=height,
         width=width,
         num_frames=num_frames,
         fps=request.fps,
     )
-
-
-def _warnings(session: CacheSession) -> list[str]:
-    num_steps, full = session.num_steps, len(session.full_steps)
-    if full == num_steps or num_steps >= FEW_STEPS:
-        return []
-    return [
-        f"num_inference_steps is {num_steps}: in runs of fewer than {FEW_STEPS} steps there is little to save and a "
-        "forecast spans much of the run; models distilled for so few have not been measured. cache_interval=1 turns "
-        "the cache off"
-    ]

@@ -123,10 +123,14 @@ class LockedTokenizer:
 
     Args:
         tokenizer: the pipeline's own.
+
+    Attributes:
+        kind: its class.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self.kind = type(tokenizer)
         self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

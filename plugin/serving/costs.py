@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,18 @@ class Costs:
     full_s: float
     forecast_s: float
     rest_s: float
+
+    def seconds(self, full: int, num_steps: int) -> float:
+        """Of a request with that many full steps among all its steps."""
+        return self.rest_s + full * self.full_s + (num_steps - full) * self.forecast_s
+
+    def most_full_steps(self, within_s: float, num_steps: int) -> int:
+        """How many full steps a request of `num_steps` may have to take no longer than that; below 0 where none may."""
+        dearer_s = self.full_s - self.forecast_s
+        spare_s = within_s - self.seconds(0, num_steps)
+        if dearer_s <= 0:  # measured beside others: a forecast step may look the dearer one
+            return num_steps if self.seconds(num_steps, num_steps) <= within_s else -1
+        return min(num_steps, math.floor(spare_s / dearer_s + 1e-9))
 
 
 class CostModel:
@@ -61,12 +74,16 @@ class CostModel:
             request: a valid request.
             alone: whether no other request runs.
         """
-        with self._lock:
-            costs = (self._least if alone else self._average).get(_key(request))
+        costs = self.of(request, alone=alone)
         if costs is None:
             return None
         full = request.cache.most_full_steps(request.num_inference_steps)
-        return costs.rest_s + full * costs.full_s + (request.num_inference_steps - full) * costs.forecast_s
+        return costs.seconds(full, request.num_inference_steps)
+
+    def of(self, request: GenerationRequest, *, alone: bool = False) -> Costs | None:
+        """The parts of what a request of this size is expected to take; None before one of its size has ended."""
+        with self._lock:
+            return (self._least if alone else self._average).get(_key(request))
 
 
 def _key(request: GenerationRequest) -> tuple[object, ...]:

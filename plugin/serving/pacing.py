@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 from plugin.errors import DeadlineCannotBeMet
 from plugin.request import GenerationRequest, StretchedBy
 from plugin.serving.costs import CostModel
-from taylorseer import SCHEDULES, CacheConfig
+from taylorseer import SCHEDULES
 
 _MARGIN = 1.1  # of the expected time: half of all requests take longer than the average
 
@@ -35,7 +35,8 @@ def meet_deadline(
     """The request with the smallest interval, its own or a larger one, that lets it meet its deadline.
 
     A request whose cache is off keeps it off. One with an error budget has its audits add fewer full steps before its
-    interval is stretched. Where nothing is known of its size yet it is left as it is.
+    interval is stretched. Where nothing is known of its size yet it is left as it is. Takes some microseconds, whatever
+    is asked for: it runs in the thread that accepts requests.
 
     Args:
         request: the valid request.
@@ -47,20 +48,24 @@ def meet_deadline(
     Raises:
         DeadlineCannotBeMet: not even the largest interval would do.
     """
-    if request.deadline_ms is None or costs.seconds(request) is None:
+    known = None if request.deadline_ms is None else costs.of(request, alone=alone)
+    if known is None or request.deadline_ms is None:
         return request
-    allowed_s = request.deadline_ms / 1000
+    num_steps = request.num_inference_steps
+    allowed = known.most_full_steps((request.deadline_ms / 1000 - wait_s) / _MARGIN, num_steps)
     own = request.cache.interval
-    for interval in (own,) if not request.cache.enabled else range(own, max(own, largest_interval) + 1):
-        candidate = _stretched(request, interval, StretchedBy.DEADLINE)
-        for cache in _fewer_additions(candidate):
-            seconds = costs.seconds(replace(candidate, cache=cache), alone=alone) or 0.0
-            needed_s = wait_s + _MARGIN * seconds
-            if needed_s <= allowed_s:
-                return replace(candidate, cache=cache)
+    largest = max(own, largest_interval) if request.cache.enabled else own
+    if request.cache.num_full_steps(num_steps) <= allowed:
+        return _with_at_most(request, allowed)
+    if own < largest and _count(request, largest) <= allowed:
+        intervals = range(own + 1, largest + 1)
+        interval = intervals[bisect_left(intervals, -allowed, key=lambda each: -_count(request, each))]
+        return _with_at_most(_stretched(request, interval, StretchedBy.DEADLINE), allowed)
+    seconds = known.seconds(_count(request, largest), num_steps)
+    needed_s = wait_s + _MARGIN * seconds
     raise DeadlineCannotBeMet(
         f"DEADLINE: deadline_ms is {request.deadline_ms}, must be at least {1000 * needed_s:.0f} for now: "
-        f"{1000 * wait_s:.0f} ms in the queue and {1000 * seconds:.0f} ms of work with cache_interval {interval}"
+        f"{1000 * wait_s:.0f} ms in the queue and {1000 * seconds:.0f} ms of work with cache_interval {largest}"
     )
 
 
@@ -76,14 +81,16 @@ def shorten_queue(request: GenerationRequest, policy: LoadPolicy, waiting: int) 
     return _stretched(request, max(own, round(own + share * (policy.largest_interval - own))), StretchedBy.LOAD)
 
 
-def _fewer_additions(request: GenerationRequest) -> Iterator[CacheConfig]:
-    """The request's cache settings, and the same with fewer and fewer full steps that audits may add."""
-    cache, num_steps = request.cache, request.num_inference_steps
-    yield cache
-    if cache.max_error is not None:
-        fewest = len(cache.full_steps(num_steps))
-        for most in range(cache.most_full_steps(num_steps) - 1, fewest - 1, -1):
-            yield replace(cache, max_full_steps=most)
+def _count(request: GenerationRequest, interval: int) -> int:
+    """The fewest full steps of the request with an interval; fewer with a larger one."""
+    return _stretched(request, interval, StretchedBy.DEADLINE).cache.num_full_steps(request.num_inference_steps)
+
+
+def _with_at_most(request: GenerationRequest, full: int) -> GenerationRequest:
+    """The request whose audits add no full step beyond that many; its schedule has fewer."""
+    if request.cache.most_full_steps(request.num_inference_steps) <= full:
+        return request
+    return replace(request, cache=replace(request.cache, max_full_steps=full))
 
 
 def _stretched(request: GenerationRequest, interval: int, reason: StretchedBy) -> GenerationRequest:

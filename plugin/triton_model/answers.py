@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
@@ -15,12 +14,14 @@ import triton_python_backend_utils as pb_utils
 
 from plugin.errors import Unavailable
 from plugin.serving.admission import Admission
+from plugin.strict_json import to_json
 from plugin.triton_model.backend import ResponseSender
 from plugin.triton_model.job import Job
 from plugin.triton_model.reporting import Reporting
 from plugin.triton_model.responses import FINAL
 
 _HEARTBEAT_S = 0.1  # how often a plain call hears from its request, and gauges are set
+_SIGN_OF_LIFE_S = 5.0  # how often a stream that wants heartbeats hears from its request at least
 _CANCEL_POLL_S = 0.02  # how often Triton is asked which streams have been cancelled
 
 
@@ -115,9 +116,11 @@ class Answers:
             self.jobs.remove(job)
             self._report_gauges()
         elif job.manner.quiet:  # by its process a plain call knows whether it still is there
-            job.send({"report": json.dumps({"pid": os.getpid()}), "step": 0, "num_steps": 0})
+            job.send({"report": to_json({"pid": os.getpid()}), "step": 0, "num_steps": 0})
         elif progress := job.take_progress():
             job.send(progress)
+        elif job.needs_heartbeat(_SIGN_OF_LIFE_S):
+            job.send(job.heartbeat())
 
     def _empty_outbox(self) -> None:
         beat_at = time.monotonic()
@@ -135,7 +138,7 @@ class Answers:
         self.sweep_queue()
         self._fail_if_stuck()
         self._report_gauges()
-        for job in [each for each in list(self.jobs) if each.manner.quiet]:
+        for job in [each for each in list(self.jobs) if each.manner.quiet or each.needs_heartbeat(_SIGN_OF_LIFE_S)]:
             self._try_to_send(job)
 
     def _hear_cancels(self) -> None:

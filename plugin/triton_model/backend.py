@@ -69,6 +69,9 @@ class Request(Protocol):
     def parameters(self) -> str:
         """Its parameters as a JSON object, or an empty text."""
 
+    def requested_output_names(self) -> Sequence[str]:
+        """The outputs that its client wants: those it named, or all of the model."""
+
     def trace(self) -> Trace:
         """Triton's span of it."""
 

@@ -7,10 +7,11 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from plugin.errors import Unavailable
@@ -22,9 +23,18 @@ from plugin.tensors import (
     PING_PARAMETER,
     QUIET_PARAMETER,
     TRACE_PARAMETER,
+    UNKNOWN_PARAMETER,
 )
 from plugin.triton_model.backend import Request, Response, ResponseSender, TritonConfig
-from plugin.triton_model.responses import FINAL, error_response, plain_response, with_tensors
+from plugin.triton_model.responses import (
+    FINAL,
+    asked_format,
+    error_response,
+    parameters_of,
+    plain_response,
+    with_tensors,
+)
+from plugin.triton_model.unknown import unknown_names
 
 _WATCH_S = 0.25  # how often calls are checked for a process that has died
 _SILENT_S = 1.0  # a heartbeat comes ten times as often: after this silence the process is checked
@@ -58,10 +68,11 @@ class FrontModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                if PING_PARAMETER in json.loads(request.parameters() or "{}"):
+                parameters = parameters_of(request)
+                if PING_PARAMETER in parameters:
                     sender.send(pb_utils.InferenceResponse([]), flags=FINAL)
                 else:
-                    self._start(Call(request, sender, self._stream, self._processes))
+                    self._start(Call(request, parameters, sender, self._stream, self._processes))
             except Exception as error:
                 sender.send(error_response(error), flags=FINAL)
 
@@ -123,14 +134,26 @@ class Call:
 
     Args:
         request: Triton's; read here, and not kept.
+        parameters: of the request.
         sender: answers it.
         stream: the model to ask.
         processes: of that model.
     """
 
-    def __init__(self, request: Request, sender: ResponseSender, stream: str, processes: Processes) -> None:
+    def __init__(
+        self,
+        request: Request,
+        parameters: Mapping[str, Any],
+        sender: ResponseSender,
+        stream: str,
+        processes: Processes,
+    ) -> None:
         # Copies: Triton's own input tensors cannot be sent on, their text arrives damaged (24.10).
         self._inputs = [pb_utils.Tensor(tensor.name(), tensor.as_numpy().copy()) for tensor in request.inputs()]
+        given = next((each.as_numpy().flat[0] for each in self._inputs if each.name() == "response_format"), None)
+        for name, value in asked_format(given, request.requested_output_names()).items():
+            self._inputs.append(pb_utils.Tensor(name, np.array([value], dtype=np.object_)))
+        self._unknown = unknown_names(parameters)
         # Not the trace itself: Triton (24.10) frees it when `execute` returns, and crashes where it is used then.
         self._trace_context = request.trace().get_context()
         self._sender: ResponseSender | None = sender  # None once it has answered: nothing may be asked of it then
@@ -147,6 +170,8 @@ class Call:
         parameters: dict[str, Any] = {KEY_PARAMETER: self._key, QUIET_PARAMETER: True, ERROR_REPORT_PARAMETER: True}
         if self._trace_context is not None:
             parameters[TRACE_PARAMETER] = self._trace_context
+        if self._unknown:
+            parameters[UNKNOWN_PARAMETER] = json.dumps(self._unknown)
         try:
             for response in self._ask(self._inputs, parameters):
                 self._heard_at = time.monotonic()

@@ -12,9 +12,16 @@ from typing import Any
 from plugin.denoising.events import Pixels, RunEvents
 from plugin.errors import Cancelled, DeadlinePassed, Outcome, Unavailable
 from plugin.request import GenerationRequest
-from plugin.tensors import ERROR_REPORT_PARAMETER, KEY_PARAMETER, QUIET_PARAMETER, TRACE_PARAMETER
+from plugin.tensors import (
+    ERROR_REPORT_PARAMETER,
+    HEARTBEAT_PARAMETER,
+    KEY_PARAMETER,
+    QUIET_PARAMETER,
+    TRACE_PARAMETER,
+)
 from plugin.triton_model.backend import ResponseSender, Trace
 from plugin.triton_model.responses import FINAL, data_response, error_response
+from plugin.triton_model.unknown import unknown_names
 from taylorseer import StepKind
 
 
@@ -25,13 +32,17 @@ class Manner:
     Attributes:
         key: the name under which a plain call can cancel it, or None.
         quiet: whether it wants heartbeats in place of progress.
+        heartbeats: whether it wants to hear from its request where there is no progress.
         errors_as_report: whether an error goes into the report of its last response.
+        unknown: names that it brought and that nobody reads.
         trace_context: of the span that its own is part of, W3C headers in JSON, where it is traced.
     """
 
     key: str | None = None
     quiet: bool = False
+    heartbeats: bool = False
     errors_as_report: bool = False
+    unknown: tuple[str, ...] = ()
     trace_context: str | None = None
 
     @classmethod
@@ -40,7 +51,9 @@ class Manner:
         return cls(
             parameters.get(KEY_PARAMETER),
             QUIET_PARAMETER in parameters,
+            HEARTBEAT_PARAMETER in parameters,
             ERROR_REPORT_PARAMETER in parameters,
+            unknown_names(parameters),
             trace.get_context() or _headers(parameters.get(TRACE_PARAMETER)),
         )
 
@@ -85,11 +98,14 @@ class Job(RunEvents):
     cache_bytes: int = 0
     _alive_at: float = field(default_factory=time.monotonic)
     _progress: dict[str, Any] | None = None
+    _step: tuple[int, int] = (0, 0)  # the latest one that was reported, and how many there are
+    _sent_at: float = 0.0
     _progress_lock: threading.Lock = field(default_factory=threading.Lock)
     _sender_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.due = time.monotonic() - self.request.priority
+        self._step = 0, self.request.num_inference_steps
 
     def start(self) -> None:
         """Admission says that it may begin."""
@@ -119,6 +135,7 @@ class Job(RunEvents):
             if unsent and preview is None:
                 preview = unsent["preview"]
             self._progress = {"step": step, "num_steps": num_steps, "preview": preview}
+            self._step = step, num_steps
         if not unsent:
             self.on_news(self)
 
@@ -161,11 +178,21 @@ class Job(RunEvents):
             progress, self._progress = self._progress, None
         return progress
 
+    def needs_heartbeat(self, after_s: float) -> bool:
+        """Whether its client waits for a sign of life, and has had none for that long."""
+        return self.manner.heartbeats and not self.ended and time.monotonic() - self._sent_at > after_s
+
+    def heartbeat(self) -> dict[str, Any]:
+        """The step once more."""
+        step, num_steps = self._step
+        return {"step": step, "num_steps": num_steps}
+
     def send(self, outputs: Mapping[str, Any]) -> None:
         """Sends a response that is not the last one."""
         with self._sender_lock:
             if self.sender is not None:
                 self.sender.send(data_response(outputs))
+                self._sent_at = time.monotonic()
 
     def answer(self, error: BaseException | None) -> None:
         """Sends the last response, with the error if there is one, and then the final flag alone: clients that ask for

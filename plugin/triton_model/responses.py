@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from plugin.errors import Outcome, Unavailable, message_of
+from plugin.errors import InvalidRequest, Outcome, Unavailable, message_of
 from plugin.fields import FIELDS
-from plugin.triton_model.backend import Response, TritonConfig
+from plugin.strict_json import to_json
+from plugin.triton_model.backend import Request, Response, TritonConfig
 
 FINAL: int = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+_FORMATS = {"image": b"raw", "b64_json": b"b64_json"}  # of the outputs that carry the picture
+
+
+def parameters_of(request: Request) -> dict[str, Any]:
+    """The parameters of a request.
+
+    Raises:
+        InvalidRequest: they are not UTF-8.
+    """
+    try:
+        return json.loads(request.parameters() or "{}")
+    except UnicodeDecodeError:
+        raise InvalidRequest("a parameter of the request has bytes that are not UTF-8, must be UTF-8 text") from None
+
+
+def asked_format(given: bytes | None, requested: Collection[str]) -> dict[str, bytes]:
+    """The `response_format` that the outputs which a client wants ask for, where it gives none.
+
+    Args:
+        given: the request's own, or None.
+        requested: the names of the outputs that its client wants.
+
+    Returns:
+        The field and its value; empty where the request's own, or the default, decides.
+
+    Raises:
+        InvalidRequest: it wants the one output in the other's format.
+    """
+    wanted = [name for name in _FORMATS if name in requested]
+    if len(wanted) != 1:
+        return {}
+    (output,) = wanted
+    if given is not None and given in _FORMATS.values() and given != _FORMATS[output]:
+        raise InvalidRequest(
+            f"response_format is {given.decode()!r}, must be {_FORMATS[output].decode()!r} or left out: "
+            f"the output {output} is asked for"
+        )
+    return {} if given is not None else {"response_format": _FORMATS[output]}
 
 
 def with_tensors(config: TritonConfig, outputs: Mapping[str, tuple[str, list[int]]]) -> TritonConfig:
@@ -58,7 +97,7 @@ def error_response(error: BaseException, as_report: bool = False) -> Any:
     code, message = Outcome.of(error).code, message_of(error)
     assert code is not None
     if as_report:
-        report = json.dumps({"error": {"code": code, "message": message}})
+        report = to_json({"error": {"code": code, "message": message}})
         return data_response({"report": report, "step": 0, "num_steps": 0})
     return pb_utils.InferenceResponse(error=named_error(code, message))
 

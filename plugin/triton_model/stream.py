@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gc
-import json
 import os
 import secrets
 import time
@@ -27,8 +26,9 @@ from plugin.triton_model.answers import Answers
 from plugin.triton_model.backend import Request, ResponseSender, Tensor, TritonConfig
 from plugin.triton_model.job import Job, Manner
 from plugin.triton_model.reporting import Reporting
-from plugin.triton_model.responses import FINAL, error_response, with_tensors
+from plugin.triton_model.responses import FINAL, asked_format, error_response, parameters_of, with_tensors
 from plugin.triton_model.settings import budget_bytes, configure, own_labels
+from plugin.triton_model.unknown import warnings_of
 
 if TYPE_CHECKING:
     from plugin.denoising.generation import Generation
@@ -99,12 +99,13 @@ class StreamModel:
             sender, arrived = request.get_response_sender(), time.perf_counter()
             manner = Manner()
             try:
-                parameters = json.loads(request.parameters() or "{}")
+                parameters = parameters_of(request)
                 manner = Manner.of(parameters, request.trace())
                 if not self._control(parameters, sender):
-                    self._accept(request.inputs(), manner, sender, arrived)
+                    self._accept(request, manner, sender, arrived)
             except Exception as error:
-                sender.send(error_response(error, manner.errors_as_report), flags=FINAL)
+                sender.send(error_response(error, manner.errors_as_report))
+                sender.send(flags=FINAL)
                 self.answers.refuse(error, manner.trace_context, arrived)
 
     def finalize(self) -> None:
@@ -138,21 +139,21 @@ class StreamModel:
             return True
         return False
 
-    def _accept(self, tensors: Sequence[Tensor], manner: Manner, sender: ResponseSender, arrived: float) -> None:
-        answers, job = self.answers, self._job(tensors, manner, sender, arrived)
+    def _accept(self, request: Request, manner: Manner, sender: ResponseSender, arrived: float) -> None:
+        answers, job = self.answers, self._job(self._parse(request), manner, sender, arrived)
         answers.jobs.add(job)  # before it enters, which may start it at once
         try:
             self.admission.enter(job)
         except Exception:
             answers.jobs.discard(job)
             raise
-        if manner.quiet:
+        if manner.quiet or manner.heartbeats:
             answers.post(job)  # the first heartbeat
 
-    def _job(self, tensors: Sequence[Tensor], manner: Manner, sender: ResponseSender, arrived: float) -> Job:
+    def _job(self, request: GenerationRequest, manner: Manner, sender: ResponseSender, arrived: float) -> Job:
         """The job of a request, with the interval that meets its deadline, and what it will hold at most."""
         request = meet_deadline(
-            self._parse(tensors),
+            request,
             self._costs,
             self.admission.expected_wait_s(),
             self.config.max_cache_interval,
@@ -169,8 +170,9 @@ class StreamModel:
             on_news=self.answers.post,
         )
 
-    def _parse(self, tensors: Sequence[Tensor]) -> GenerationRequest:
-        config, values = self.config, {tensor.name(): _scalar(tensor) for tensor in tensors}
+    def _parse(self, request: Request) -> GenerationRequest:
+        config, values = self.config, {tensor.name(): _scalar(tensor) for tensor in request.inputs()}
+        values |= asked_format(values.get("response_format"), request.requested_output_names())
         return parse_request(values, config.defaults, config.limits, secrets.randbelow(2**31), config.presets)
 
     def _run(self, job: Job) -> None:
@@ -188,6 +190,7 @@ class StreamModel:
                 max_sequence_length=self.config.max_sequence_length,
                 preview_interval=self.config.preview_interval,
                 arrived=job.arrived,
+                notes=warnings_of(job.manner.unknown),
             )
             outputs = _outputs(job.request, generation)
         except BaseException as error:

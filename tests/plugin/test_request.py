@@ -46,6 +46,9 @@ def test_given_values_are_taken():
     [
         ({"prompt": None}, "prompt is missing, must be 1 to 8192 bytes of UTF-8"),
         ({"prompt": b""}, "prompt is empty, must be 1 to 8192 bytes"),
+        ({"prompt": b"  \t\n "}, "prompt is empty, must be 1 to 8192 bytes"),
+        ({"prompt": "\u3000\u00a0".encode()}, "prompt is empty, must be 1 to 8192 bytes"),
+        ({"prompt": b"", "negative_prompt": b"x"}, "prompt is empty, must be 1 to 8192 bytes"),
         ({"prompt": b"\xff"}, "prompt is invalid at byte 0, must be UTF-8 text"),
         ({"prompt": b"a\0b"}, "prompt has a NUL character"),
         ({"prompt": b"x" * 10**6}, "prompt is 1000000 bytes long, must be at most 8192 bytes"),
@@ -121,3 +124,9 @@ def test_a_preset_is_chosen_by_name_and_what_is_said_beside_it_wins():
     assert cache(cache_warmup_steps=2) == CacheConfig(interval=4, order=3, warmup_steps=2), "who says some, its own"
     with pytest.raises(InvalidRequest, match="cache_preset is 'fast', must be one of: default, paper"):
         cache(cache_preset=b"fast")
+
+
+@pytest.mark.parametrize("blank", [b"", b" ", b"\n\t", "\u3000".encode()])
+def test_a_negative_prompt_of_blanks_is_none(blank):
+    assert parse(negative_prompt=blank) == parse()
+    assert parse(negative_prompt=b" blue ").negative_prompt == " blue "

@@ -11,7 +11,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+ALL_OUTPUTS = ("image", "b64_json", "report", "step", "num_steps", "preview")  # where a client names none
 _WAIT_S = 60.0
 
 
@@ -160,8 +161,16 @@ class Trace:
 class Request:
     """A request as `execute` is given it: for one thread."""
 
-    def __init__(self, client: Client, inputs: list[Tensor], parameters: Mapping[str, Any], trace: Trace) -> None:
+    def __init__(
+        self,
+        client: Client,
+        inputs: list[Tensor],
+        parameters: Mapping[str, Any],
+        trace: Trace,
+        outputs: Sequence[str] = (),
+    ) -> None:
         self._client, self._inputs, self._parameters, self._trace = client, inputs, parameters, trace
+        self._outputs = list(outputs or ALL_OUTPUTS)
         self._thread = threading.get_ident()
 
     def inputs(self) -> list[Tensor]:
@@ -171,6 +180,10 @@ class Request:
     def parameters(self) -> str:
         self._check()
         return json.dumps(self._parameters) if self._parameters else ""
+
+    def requested_output_names(self) -> list[str]:
+        self._check()
+        return self._outputs
 
     def trace(self) -> Trace:
         self._check()
@@ -257,19 +270,26 @@ class Triton:
         parameters: Mapping[str, Any] | None = None,
         trace: Trace | None = None,
         client: Client | None = None,
+        outputs: Sequence[str] = (),
     ) -> Client:
         """Sends a request; text fields are str or bytes, the others have numpy's types or get Triton's."""
         tensors = [_tensor(name, value) for name, value in (fields or {}).items()]
-        return self.send(model, tensors, parameters or {}, trace or Trace(), client or Client())
+        return self.send(model, tensors, parameters or {}, trace or Trace(), client or Client(), outputs)
 
     def send(
-        self, model: str, tensors: list[Tensor], parameters: Mapping[str, Any], trace: Trace, client: Client
+        self,
+        model: str,
+        tensors: list[Tensor],
+        parameters: Mapping[str, Any],
+        trace: Trace,
+        client: Client,
+        outputs: Sequence[str] = (),
     ) -> Client:
         with self._lock:  # Triton calls `execute` of one instance from one thread at a time
             if model not in self.models:
                 raise TritonModelException(f"Failed for execute the inference request. Model '{model}' is not ready.")
             self._clients.setdefault(model, []).append(client)
-            self.models[model].execute([Request(client, tensors, parameters, trace)])
+            self.models[model].execute([Request(client, tensors, parameters, trace, outputs)])
         return client
 
     def unload(self, name: str) -> None:

@@ -143,3 +143,18 @@ def test_audits_add_full_steps_up_to_the_cap_or_to_all_of_them():
 def test_steps_that_are_no_schedule_are_named(schedule):
     with pytest.raises(ValueError, match=r"schedule is .*, must be one of: interval, even, or steps from 0 on"):
         CacheConfig(schedule=schedule)
+
+
+@pytest.mark.parametrize("schedule", ["interval", "even", "0", "0 4 9 13", "0 4 9 13 of 14", "0 1 2 3 of 1000"])
+def test_full_steps_are_counted_without_walking_the_run(schedule):
+    for num_steps in (1, 2, 3, 7, 14, 50, 1000):
+        for interval in (1, 2, 3, 5, 50, 1000):
+            for warmup, cooldown in ((0, 0), (1, 0), (3, 0), (3, 2), (0, 5), (60, 60), (1000, 1000)):
+                config = CacheConfig(interval, 1, warmup, cooldown, schedule=schedule)
+                assert config.num_full_steps(num_steps) == len(config.full_steps(num_steps)), (config, num_steps)
+
+
+@pytest.mark.parametrize("text", ["0 4 9 of 0", "0 " + "9" * 5000, "0 4 of " + "9" * 5000, "0 4 9 of 9", "0 12345"])
+def test_a_schedule_of_absurd_numbers_is_refused_in_our_words(text):
+    with pytest.raises(ValueError, match=r"^schedule is .*must be one of: interval, even, or steps from 0 on"):
+        CacheConfig(schedule=text)

@@ -10,6 +10,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from plugin.fields import FIELDS
@@ -21,7 +22,8 @@ _BITS = {"INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64}
 _RANGES = {name: (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for name, bits in _BITS.items()} | {
     f"U{name}": (0, 2**bits - 1) for name, bits in _BITS.items()
 }
-_INTEGER_FIELDS = {field.name: field.type.removeprefix("TYPE_") for field in FIELDS if "INT" in field.type}
+_FIELDS = {field.name: field.type.removeprefix("TYPE_") for field in FIELDS}
+_MAX_FP32 = 3.4028234663852886e38
 
 
 def decoded(body: bytes, encoding: str) -> bytes:
@@ -50,11 +52,11 @@ def checked_generate(body: bytes) -> bytes:
     """The body of a call of `/generate` or `/generate_stream`.
 
     Raises:
-        Refused: it is no JSON object, or an integer does not fit its input.
+        Refused: it is no JSON object, or a number does not fit its input.
     """
     fields = _parsed(body)
-    for name, datatype in _INTEGER_FIELDS.items():
-        _check_integers(name, datatype, fields.get(name))
+    for name, datatype in _FIELDS.items():
+        _check_numbers(name, datatype, fields.get(name))
     return _written(fields)
 
 
@@ -145,8 +147,7 @@ def _check_tensor(tensor: Mapping[str, Any]) -> None:
         raise Refused(
             f"shape of {name} is {str(shape)[:100]}, must have as many values as data, which has {len(values)}"
         )
-    if tensor.get("datatype") in _RANGES:
-        _check_integers(name, str(tensor["datatype"]), values)
+    _check_numbers(name, str(tensor.get("datatype")), values)
 
 
 def _flat(data: Any) -> Iterator[Any]:
@@ -157,10 +158,13 @@ def _flat(data: Any) -> Iterator[Any]:
         yield from _flat(each)
 
 
-def _check_integers(name: str, datatype: str, value: Any) -> None:
-    """Triton 24.10 cuts what does not fit to its lowest bits."""
-    low, high = _RANGES[datatype]
+def _check_numbers(name: str, datatype: str, value: Any) -> None:
+    """Triton 24.10 cuts an integer that does not fit to its lowest bits, and makes a float infinite."""
     for each in value if isinstance(value, list) else [value]:
-        if type(each) is int and not low <= each <= high:
-            shown = str(each) if abs(each) < 10**40 else "a number of more than 40 digits"
-            raise Refused(f"{name} is {shown}, must be from {low} to {high}: it is {datatype}")
+        if type(each) is int and datatype in _RANGES:
+            low, high = _RANGES[datatype]
+            if not low <= each <= high:
+                shown = str(each) if abs(each) < 10**40 else "a number of more than 40 digits"
+                raise Refused(f"{name} is {shown}, must be from {low} to {high}: it is {datatype}")
+        if type(each) in (int, float) and datatype == "FP32" and abs(each) > _MAX_FP32:
+            raise Refused(f"{name} is {Decimal(each):.6g}, must be from -3.4e38 to 3.4e38: it is FP32")

@@ -61,6 +61,8 @@ def test_any_bytes_are_json_or_are_refused(body):
         (b'{"a": 1, "a": 2}', "'a' is in one JSON object twice"),
         (b'{"seed": 9223372036854775808}', "seed is 9223372036854775808, must be from -9223372036854775808 to "),
         (b'{"height": [1, 4294967360]}', "height is 4294967360, must be from -2147483648 to 2147483647: it is INT32"),
+        (b'{"guidance_scale": 1e308}', "guidance_scale is 1.00000e+308, must be from -3.4e38 to 3.4e38: it is FP32"),
+        (b'{"guidance_scale": 1' + b"0" * 4000 + b"}", "guidance_scale is 1.00000e+4000, must be from -3.4e38"),
         (b'{"seed": ' + b"9" * 100 + b"}", "seed is a number of more than 40 digits, must be from "),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -138,3 +139,57 @@ def test_what_a_deadline_has_stretched_is_stretched_further_by_the_load(costs, r
     assert urgent.cache.interval > 5
     busy = shorten_queue(urgent, LoadPolicy(1, 1, 20), 1)
     assert (busy.cache.interval, busy.stretched_by) == (20, StretchedBy.LOAD)
+
+
+def searched(request: GenerationRequest, costs: CostModel, wait_s: float, largest: int) -> tuple[int, int] | None:
+    """Interval and most full steps by trying all of them, the best picture first; None where none will do."""
+    assert request.deadline_ms is not None
+    num_steps = request.num_inference_steps
+    for interval in range(request.cache.interval, max(request.cache.interval, largest) + 1):
+        given = request.cache.schedule in ("interval", "even") or interval == request.cache.interval
+        schedule = request.cache.schedule if given else "even"
+        cache = replace(request.cache, interval=interval, schedule=schedule)
+        fewest = len(cache.full_steps(num_steps))
+        most = fewest if cache.max_error is None else min(num_steps, max(fewest, cache.max_full_steps or num_steps))
+        for full in range(most, fewest - 1, -1):
+            if wait_s + 1.1 * (REST_S + full * FULL_S + (num_steps - full) * FORECAST_S) <= request.deadline_ms / 1000:
+                return interval, full
+        if not cache.enabled:
+            return None
+    return None
+
+
+@pytest.mark.parametrize("max_error", [None, 1e-9])
+@pytest.mark.parametrize("schedule", ["interval", "even", "0 4 9 13 18 22 27 31 36 40 45 48 of 50"])
+def test_what_arithmetic_finds_is_what_a_search_finds(costs, request_, schedule, max_error):
+    found = 0
+    for num_steps in (1, 4, 50, 333):
+        for interval, warmup in ((1, 0), (2, 3), (5, 3), (12, 60)):
+            cache = CacheConfig(interval, warmup_steps=warmup, schedule=schedule, max_error=max_error)
+            for deadline_ms in (1, 60, 100, 150, 199, 201, 400, 900, 5000):
+                request = replace(request_, cache=cache, num_inference_steps=num_steps, deadline_ms=deadline_ms)
+                expected = searched(request, costs, 0.01, 10)
+                if expected is None:
+                    with pytest.raises(DeadlineCannotBeMet):
+                        meet_deadline(request, costs, 0.01, 10)
+                    continue
+                met = meet_deadline(request, costs, 0.01, 10)
+                assert (met.cache.interval, met.cache.most_full_steps(num_steps)) == expected, request
+                found += 1
+    assert found > 20
+
+
+def test_no_request_is_looked_at_for_long(costs, request_):
+    """It would hold up all others: a search took 23 s for one of these."""
+    steps = " ".join(map(str, range(999)))
+    worst = 0.0
+    for schedule in ("interval", "even", steps, f"{steps} of 1000"):
+        for max_error in (None, 1e-9):
+            for interval, warmup in ((2, 0), (2, 1000), (1000, 0)):
+                cache = CacheConfig(interval, 8, warmup, 0, schedule=schedule, max_error=max_error)
+                request = replace(request_, cache=cache, num_inference_steps=1000, deadline_ms=1)
+                began = time.perf_counter()
+                with pytest.raises(DeadlineCannotBeMet):
+                    meet_deadline(request, costs, 0.0, 1000)
+                worst = max(worst, time.perf_counter() - began)
+    assert worst < 0.005

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -19,11 +20,13 @@ from PIL import Image
 from plugin.tensors import (
     CANCEL_PARAMETER,
     ERROR_REPORT_PARAMETER,
+    HEARTBEAT_PARAMETER,
     KEY_PARAMETER,
     PING_PARAMETER,
     QUIET_PARAMETER,
     TRACE_PARAMETER,
 )
+from plugin.triton_model import answers
 from tests.support.paths import ROOT
 from tests.support.pretend_triton import Client, Logger, MetricFamily, Request, Triton
 from tests.support.stream_models import (
@@ -308,9 +311,76 @@ def test_parameters_that_cannot_be_read_end_that_request_alone(triton, load_pair
     with monkeypatch.context() as patch:
         patch.setattr(Request, "parameters", lambda self: b"\xff".decode())
         code, text = error_of(triton.request(model, FIELDS))
-    assert code == "INTERNAL"
-    assert text.startswith("UnicodeDecodeError")
+    assert code == "INVALID_ARG"
+    assert text == "a parameter of the request has bytes that are not UTF-8, must be UTF-8 text"
     assert report_of(triton.request(model, FIELDS).all()[-1])["num_steps"] == 6
+
+
+def test_an_error_and_the_final_flag_are_two_responses(triton, load_stream):
+    load_stream()
+    client = triton.request("tiny_stream", {"seed": 1})
+    first, second = client.responses.get(timeout=30), client.responses.get(timeout=30)
+    assert first[0].has_error()
+    assert not first[1]
+    assert second == (None, True)
+
+
+def test_a_stream_that_wants_heartbeats_hears_at_once_and_while_it_waits(triton, gated, monkeypatch):
+    monkeypatch.setattr(answers, "_SIGN_OF_LIFE_S", 0.2)
+    _, gate = gated
+    blocking = [triton.request("tiny_stream", FIELDS) for _ in range(2)]
+    waiting = triton.request("tiny_stream", FIELDS, {HEARTBEAT_PARAMETER: True})
+    heard = [waiting.responses.get(timeout=5) for _ in range(3)]
+    for response, final in heard:
+        assert not final
+        got = arrays(response)
+        assert (got["step"][0], got["num_steps"][0], got["image"].size, got["report"][0]) == (0, 6, 0, b"")
+    assert blocking[0].responses.empty(), "who has not asked hears nothing"
+    gate.open.set()
+    assert report_of(waiting.all()[-1])["num_steps"] == 6
+    for each in blocking:
+        assert report_of(each.all()[-1])["num_steps"] == 6
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_stream"])
+def test_the_output_that_is_asked_for_decides_the_format(triton, load_pair, model):
+    load_pair()
+    last = arrays(triton.request(model, FIELDS, outputs=["b64_json", "report"]).all()[-1])
+    assert base64.b64decode(last["b64_json"][0]).startswith(b"\x89PNG")
+    last = arrays(triton.request(model, FIELDS, outputs=["image"]).all()[-1])
+    assert last["image"].shape == (1, 32, 32, 3)
+    both = arrays(
+        triton.request(model, FIELDS | {"response_format": "b64_json"}, outputs=["image", "b64_json"]).all()[-1]
+    )
+    assert both["b64_json"][0]
+    for name, other in (("image", "b64_json"), ("b64_json", "raw")):
+        code, text = error_of_last(triton.request(model, FIELDS | {"response_format": other}, outputs=[name]))
+        right = {"image": "raw"}.get(name, name)
+        assert code == "INVALID_ARG"
+        assert text == (f"response_format is '{other}', must be '{right}' or left out: the output {name} is asked for")
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_stream"])
+def test_names_that_nobody_reads_are_in_the_warnings(triton, load_pair, model):
+    load_pair()
+    parameters = {
+        "steps": 20,
+        "cache_intervall": 1,
+        "zzz": "x",
+        "timeout": 5,
+        "triton_enable_empty_final_response": True,
+    }
+    report = report_of(triton.request(model, FIELDS, parameters).all()[-1])
+    assert report["warnings"][:3] == [
+        "'steps' is no input of this model and was ignored: did you mean num_inference_steps?",
+        "'cache_intervall' is no input of this model and was ignored: did you mean cache_interval?",
+        "'zzz' is no input of this model and was ignored",
+    ]
+    many = {"x" * 500 + str(i): i for i in range(500)}
+    warnings = report_of(triton.request(model, FIELDS, many).all()[-1])["warnings"]
+    assert len([each for each in warnings if "is no input" in each]) == 8
+    assert all(len(each) < 200 for each in warnings[:8])
+    assert not [each for each in report_of(triton.request(model, FIELDS).all()[-1])["warnings"] if "no input" in each]
 
 
 def test_the_tensors_are_declared_without_loading_diffusers():
