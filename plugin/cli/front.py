@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plugin.cli.options import LOCALHOST, TRITON, Host, Url
 from plugin.cli.terminal import say
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 Model = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Model of requests that name none. Default: the first one that is ready."),
+]
+Alias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=MODEL",
+        help="Another name of a model, for clients that send a name of their own. May be repeated.",
+    ),
 ]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Longest time that a request may take. Default: no limit.")
@@ -25,6 +35,7 @@ def front(
     port: Annotated[int, typer.Option(metavar="PORT", help="Port to listen on.")] = 9000,
     model: Model = None,
     timeout: Timeout = None,
+    alias: Alias = None,
 ) -> None:
     """Serves OpenAI's images API and a web page in front of a running Triton.
 
@@ -33,17 +44,35 @@ def front(
     Examples:
 
       triton-taylorseer front
+      triton-taylorseer front --alias gpt-image-2=emoji
       TAYLORSEER_API_KEY=secret triton-taylorseer front --host 0.0.0.0
     """
-    import uvicorn
-
     from clients.openai_api import create_app
 
+    aliases = _aliases(alias or [])
     api_key = os.environ.get("TAYLORSEER_API_KEY") or None
     if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
         say("note: every client that reaches this port can use it; set TAYLORSEER_API_KEY to ask for a key")
-    application = create_app(triton, default_model=model, api_key=api_key, timeout_s=timeout)
-    say(f"http://{host}:{port} has a page, http://{host}:{port}/v1 OpenAI's images API; Ctrl-C stops")
+    application = create_app(triton, default_model=model, api_key=api_key, timeout_s=timeout, aliases=aliases)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say(f"{address} has a page, {address}/v1 OpenAI's images API; Ctrl-C stops")
+    _serve(application, host, port)
+
+
+def _aliases(given: list[str]) -> dict[str, str]:
+    """NAME=MODEL of each option: name -> model."""
+    aliases = {}
+    for each in given:
+        name, _, model = each.partition("=")
+        if not name or not model:
+            raise typer.BadParameter(f"{each} is no alias, must be NAME=MODEL", param_hint="--alias")
+        aliases[name] = model
+    return aliases
+
+
+def _serve(application: ASGIApp, host: str, port: int) -> None:
+    import uvicorn
+
     # At the end, streams in progress get as much time as Triton gives its own requests.
     uvicorn.run(
         application, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=30

@@ -1,0 +1,64 @@
+"""The ASGI application."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from clients.async_client import AsyncClient
+from clients.messages import GenerationError
+from clients.openai_api import generations, models
+from clients.openai_api.edge import Edge
+from clients.openai_api.errors import generation_error, validation_error
+from clients.openai_api.front import Front, FrontOf
+from clients.openai_api.not_served import http_error
+
+WEB = Path(__file__).parents[1] / "web"
+
+
+def create_app(
+    triton: str = "localhost:8001",
+    *,
+    default_model: str | None = None,
+    api_key: str | None = None,
+    timeout_s: float | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> FastAPI:
+    """The ASGI application; arguments as in `Front`."""
+    front = Front(triton, default_model, api_key, timeout_s, dict(aliases or {}))
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncClient(triton) as front.server:
+            yield
+            for client in front.clients.values():
+                await client.close()
+
+    app = FastAPI(title="triton-taylorseer", lifespan=life, docs_url=None, redoc_url=None)
+    app.state.front = front
+    app.add_middleware(Edge)
+    app.exception_handler(GenerationError)(generation_error)
+    app.exception_handler(RequestValidationError)(validation_error)
+    app.exception_handler(HTTPException)(http_error)
+    app.include_router(models.health)
+    for router in (models.router, generations.router):
+        app.include_router(router, prefix="/v1", dependencies=[Depends(_authorised)])
+    app.mount("/", StaticFiles(directory=WEB, html=True))
+    return app
+
+
+async def _authorised(request: Request, front: FrontOf) -> None:
+    if front.api_key is None:
+        return
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secrets.compare_digest(key.strip().encode(), front.api_key.encode()):
+        raise HTTPException(
+            401, "Authorization must be Bearer and the key of this server", {"WWW-Authenticate": "Bearer"}
+        )

@@ -1,0 +1,101 @@
+"""What all HTTP passes: request ids, headers for browsers, the largest body, HEAD and trailing slashes."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clients.openai_api.errors import error_answer
+
+MAX_BODY_BYTES = 1 << 20
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # fit for headers and for logs
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; frame-ancestors 'none'"
+    ),
+}
+
+
+class Edge:
+    """Gives each request an id, and each answer headers; refuses bodies above `MAX_BODY_BYTES` once they are read.
+
+    It is plain ASGI, because Starlette's middleware class hides from an endpoint that its client has disconnected.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        try:
+            await self._app(exchange.scope, exchange.receive, exchange.send)
+        except Exception as error:
+            if not exchange.answered:
+                answer = error_answer(500, f"this front failed: {type(error).__name__}", "server_error")
+                await answer(exchange.scope, exchange.receive, exchange.send)
+            raise  # the server writes the traceback
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._is_head = scope["method"] == "HEAD"
+        headers = Headers(scope=scope)
+        self._id = _request_id(headers.get("x-request-id", ""))
+        length = headers.get("content-length", "0")
+        self._bytes = int(length) if length.isdecimal() else 0  # as told; then as seen, if that is more
+        self._seen = 0
+        self.answered = False
+        self.scope = {
+            **scope,
+            # HEAD is GET without a body.
+            "method": "GET" if self._is_head else scope["method"],
+            "path": scope["path"].rstrip("/") or "/",
+            "state": {**scope.get("state", {}), "request_id": self._id},
+        }
+
+    async def receive(self) -> Message:
+        """The next part of the body, or the disconnect.
+
+        Raises:
+            HTTPException: the body is too large; it is not read if it says so itself.
+        """
+        self._refuse_large_body()
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        self._bytes = max(self._bytes, self._seen)
+        self._refuse_large_body()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Sends a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.answered = True
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._id
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        elif self._is_head:
+            message = {**message, "body": b""}
+        await self._send(message)
+
+    def _refuse_large_body(self) -> None:
+        if self._bytes > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _request_id(given: str) -> str:
+    return given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"

@@ -1,0 +1,89 @@
+"""What the endpoints share: the server behind them, its models, and when it has room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from clients.async_client import AsyncClient
+from clients.messages import Unavailable, UnknownModel
+from clients.openai_api.refusals import Places
+
+
+@dataclass
+class Front:
+    """What the endpoints share.
+
+    Attributes:
+        triton: host:port of Triton's gRPC endpoint.
+        default_model: the model of requests that name none; None for the first one that is ready.
+        api_key: the key that clients must send as a bearer token; None to ask for none.
+        timeout_s: seconds that a request may take; None for no limit but its own `deadline_ms`.
+        aliases: other names of models, for clients that send a name of their own -> the model.
+        server: a client for calls that are not about one model; set while the application runs.
+        clients: one for each model that was asked for.
+        places: of the models that have refused requests.
+    """
+
+    triton: str
+    default_model: str | None
+    api_key: str | None
+    timeout_s: float | None
+    aliases: dict[str, str] = field(default_factory=dict)
+    server: AsyncClient | None = None
+    clients: dict[str, AsyncClient] = field(default_factory=dict)
+    places: dict[str, Places] = field(default_factory=dict)
+
+    def client(self, model: str) -> AsyncClient:
+        """The client of a model that Triton has; it is kept open."""
+        if model not in self.clients:
+            self.clients[model] = AsyncClient(self.triton, model)
+        return self.clients[model]
+
+    async def models(self) -> list[str]:
+        """The models that are ready, the default one first.
+
+        Raises:
+            Unavailable: no server answers, or no model is ready.
+        """
+        assert self.server is not None
+        names = set(await self.server.ready_models())
+        served = sorted(name for name in names if f"{name}_stream" in names)
+        if not served:
+            raise Unavailable(f"no model is ready at {self.triton}")
+        default = self._target(self.default_model or "")
+        return sorted(served, key=lambda name: name != default)
+
+    async def served(self, model: str | None) -> str:
+        """The ready model that a request's `model` names; None and "" stand for the default one.
+
+        Raises:
+            UnknownModel: it is not ready.
+            Unavailable: none is.
+        """
+        models = await self.models()
+        name = model or self.default_model or models[0]
+        target = self._target(name)
+        if target not in models:
+            alias = "" if target == name else f", which stands for {target}"
+            raise UnknownModel(f"model is {name[:100]}{alias}, must be one that is ready: {', '.join(models)}")
+        return target
+
+    def when_to_return(self, refusal: Unavailable, model: str, pictures: int) -> Unavailable:
+        """The refusal, with the time at which there is room for all who were refused before, and for this one."""
+        if refusal.retry_after_s is not None:
+            places = self.places.setdefault(model, Places())
+            refusal.retry_after_s = places.promise(refusal.retry_after_s, pictures)
+        return refusal
+
+    def _target(self, name: str) -> str:
+        return self.aliases.get(name, name)
+
+
+def _front(request: Request) -> Front:
+    return request.app.state.front
+
+
+FrontOf = Annotated[Front, Depends(_front)]

@@ -1,0 +1,88 @@
+"""The endpoint that makes pictures; docs/reference.md lists its fields."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from clients.async_client import AsyncClient
+from clients.messages import Cancelled, Generation, GenerationError, Unavailable
+from clients.openai_api.answers import Json, plain_answer
+from clients.openai_api.fields import ImageRequest
+from clients.openai_api.front import Front, FrontOf
+from clients.openai_api.streaming import streamed
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
+
+router = APIRouter()
+
+
+@router.post("/images/generations", response_model=None)
+async def generations(body: ImageRequest, request: Request, front: FrontOf) -> Response:
+    """Makes pictures."""
+    request.state.sized = body.size != "auto"
+    model = await front.served(body.model)
+    try:
+        return await _answered(body, request, front, front.client(model))
+    except Unavailable as refusal:
+        raise front.when_to_return(refusal, model, body.n) from None
+
+
+async def _answered(body: ImageRequest, request: Request, front: Front, client: AsyncClient) -> Response:
+    settings: dict[str, Any] = {"timeout_s": front.timeout_s, "headers": _trace_headers(request)}
+    requests = body.requests()
+    if body.stream:
+        return await streamed(body, client.stream(**requests[0], **settings), request.state.request_id)
+    results = await _unless_gone(request, _together([_last_of(client, each | settings) for each in requests]))
+    # In a thread: a large picture takes a moment to encode, a video seconds.
+    return Json(await asyncio.to_thread(plain_answer, results, body))
+
+
+def _trace_headers(request: Request) -> dict[str, str]:
+    """The header that makes Triton's spans part of the caller's trace."""
+    traceparent = request.headers.get("traceparent", "")
+    return {"traceparent": traceparent} if _TRACEPARENT.fullmatch(traceparent) else {}
+
+
+async def _last_of(client: AsyncClient, fields: dict[str, Any]) -> Generation:
+    # A stream: closing it cancels the request.
+    async with aclosing(client.stream(**fields)) as updates:
+        async for update in updates:
+            if isinstance(update, Generation):
+                return update
+    raise GenerationError("the stream ended without a picture")
+
+
+async def _together(requests: list[Coroutine[Any, Any, Generation]]) -> list[Generation]:
+    """All results; the first failure cancels the other requests."""
+    tasks = [asyncio.ensure_future(each) for each in requests]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, list[Generation]]) -> list[Generation]:
+    """The result, or `Cancelled` as soon as the HTTP client disconnects."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    result, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if result.done():
+            return result.result()
+        raise Cancelled("the client has disconnected")
+    finally:
+        for task in (result, leaving):
+            task.cancel()
+        await asyncio.wait({result, leaving})

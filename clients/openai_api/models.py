@@ -1,0 +1,38 @@
+"""The endpoints about models, and whether one is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+
+from clients.openai_api.answers import Json
+from clients.openai_api.front import Front, FrontOf
+
+health = APIRouter()
+router = APIRouter()
+
+
+@health.get("/healthz")
+async def healthz(front: FrontOf) -> Json:
+    """The models that are ready; 503 if Triton does not answer or no model is ready."""
+    return Json({"models": await front.models()})
+
+
+@router.get("/models")
+async def listed(front: FrontOf) -> Json:
+    """The served models, as OpenAI lists them, each with its `parameters` in Triton."""
+    names = await front.models()
+    return Json({"object": "list", "data": await asyncio.gather(*(_described(front, name, name) for name in names))})
+
+
+@router.get("/models/{name:path}")
+async def retrieved(name: str, front: FrontOf) -> Json:
+    """One of them, by its name or an alias."""
+    return Json(await _described(front, name, await front.served(name)))
+
+
+async def _described(front: Front, name: str, model: str) -> dict[str, Any]:
+    parameters = await front.client(model).parameters()
+    return {"id": name, "object": "model", "created": 0, "owned_by": "triton", "parameters": parameters}

@@ -1,0 +1,135 @@
+"""Triton's gRPC protocol in this process, without a Triton: what its stream models answer is a function of the test."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc import service_pb2_grpc as protocol
+
+_THREADS = 64  # a stream keeps one
+_READ: dict[str, Callable[[bytes], Any]] = {
+    "BYTES": lambda raw: raw[4:].decode(),
+    "INT64": lambda raw: struct.unpack("<q", raw)[0],
+    "INT32": lambda raw: struct.unpack("<i", raw)[0],
+    "FP32": lambda raw: struct.unpack("<f", raw)[0],
+    "BOOL": lambda raw: raw != b"\0",
+}
+PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress, perhaps with a preview."""
+
+    step: int
+    num_steps: int
+    preview: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The result; the report is JSON's text where a server writes what is no JSON."""
+
+    report: dict[str, Any] | str
+    image: np.ndarray = field(default_factory=lambda: PICTURE)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The error of a request, as a report that holds its code."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to a stream model."""
+
+    model: str
+    fields: dict[str, Any]
+    id: str
+    headers: dict[str, str]
+
+
+Behaviour = Callable[[Call], Iterator[Step | Picture | Failure]]
+
+
+def four_steps(call: Call) -> Iterator[Step | Picture]:
+    """Progress, a preview at each step where they are asked for, then a picture whose report has what was asked."""
+    for step in range(1, 5):
+        yield Step(step, 4, np.full((4, 6, 3), step, np.uint8) if call.fields.get("preview") else None)
+    frames = call.fields.get("num_frames", 1)
+    image = np.zeros((frames, 16, 16, 3), np.uint8) if frames > 1 else PICTURE
+    yield Picture({"seed": 3, "fps": 8, "model": call.model, "received": call.fields}, image)
+
+
+class _Servicer(protocol.GRPCInferenceServiceServicer):
+    def __init__(self, models: Sequence[str], behaviour: Behaviour) -> None:
+        self._models = models
+        self._behaviour = behaviour
+
+    def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        names = [name for model in self._models for name in (model, f"{model}_stream")]
+        return messages.ModelStatisticsResponse(
+            model_stats=[messages.ModelStatistics(name=name, version="1") for name in names]
+        )
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        answer = messages.ModelConfigResponse()
+        answer.config.name = request.name
+        answer.config.parameters["max_size"].string_value = "128"
+        return answer
+
+    def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        for request in request_iterator:
+            given = zip(request.inputs, request.raw_input_contents, strict=True)
+            fields = {tensor.name: _READ[tensor.datatype](raw) for tensor, raw in given}
+            headers = {each.key: each.value for each in context.invocation_metadata()}
+            for update in self._behaviour(Call(request.model_name, fields, request.id, headers)):
+                yield _response(update)
+
+
+def _response(update: Step | Picture | Failure) -> Any:
+    step, num_steps, preview, image, report = 0, 0, np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0, 0, 3), np.uint8), ""
+    if isinstance(update, Step):
+        step, num_steps, preview = update.step, update.num_steps, preview if update.preview is None else update.preview
+    elif isinstance(update, Picture):
+        image = update.image
+        report = update.report if isinstance(update.report, str) else json.dumps(update.report)
+    else:
+        report = json.dumps({"error": {"code": update.code, "message": update.message}})
+    text = report.encode()
+    answer = messages.ModelInferResponse()
+    for name, kind, shape, raw in (
+        ("image", "UINT8", image.shape, image.tobytes()),
+        ("report", "BYTES", (1,), struct.pack("<I", len(text)) + text),
+        ("step", "INT32", (1,), struct.pack("<i", step)),
+        ("num_steps", "INT32", (1,), struct.pack("<i", num_steps)),
+        ("preview", "UINT8", preview.shape, preview.tobytes()),
+    ):
+        answer.outputs.add(name=name, datatype=kind, shape=shape)
+        answer.raw_output_contents.append(raw)
+    return messages.ModelStreamInferResponse(infer_response=answer)
+
+
+@contextmanager
+def fake_triton(behaviour: Behaviour = four_steps, models: Sequence[str] = ("emoji",)) -> Iterator[str]:
+    """The gRPC address of a server with some models; `behaviour` says what a stream answers."""
+    server = grpc.server(ThreadPoolExecutor(_THREADS))
+    protocol.add_GRPCInferenceServiceServicer_to_server(_Servicer(models, behaviour), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(grace=None).wait()
