@@ -52,7 +52,6 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._is_head = scope["method"] == "HEAD"
         headers = Headers(scope=scope)
         self._id = _request_id(headers.get("x-request-id", ""))
         length = headers.get("content-length", "0")
@@ -61,8 +60,8 @@ class _Exchange:
         self.answered = False
         self.scope = {
             **scope,
-            # HEAD is GET without a body.
-            "method": "GET" if self._is_head else scope["method"],
+            # HEAD is GET without a body, which the server leaves out.
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
             "path": scope["path"].rstrip("/") or "/",
             "state": {**scope.get("state", {}), "request_id": self._id},
         }
@@ -88,8 +87,6 @@ class _Exchange:
             headers["x-request-id"] = self._id
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
-        elif self._is_head:
-            message = {**message, "body": b""}
         await self._send(message)
 
     def _refuse_large_body(self) -> None:

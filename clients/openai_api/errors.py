@@ -84,6 +84,8 @@ def validation_error(_: Request, error: Exception) -> Json:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = [part for part in first["loc"] if isinstance(part, str) and part != "body"]
+    if first["type"] == "string_unicode" and not place:
+        return error_answer(400, f"a field is {_shown(first['input'])}, must be Unicode text", "invalid_value")
     if first["type"] in _NO_FIELDS or not place:
         return error_answer(400, NO_OBJECT, "invalid_value")
     name = place[0]

@@ -1,0 +1,39 @@
+"""`front`: its address, aliases, and what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import plugin.cli.front
+from tests.support.commands import run
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the command would serve: application, host and port."""
+    calls: list[Any] = []
+    monkeypatch.setattr(plugin.cli.front, "_serve", lambda *arguments: calls.extend(arguments))
+    return calls
+
+
+def test_aliases_are_other_names_of_models(served):
+    code, _ = run("front", "--alias", "gpt-image-2=emoji", "--alias", "dall-e-3=flux_dev")
+    assert code == 0
+    assert served[0].state.front.aliases == {"gpt-image-2": "emoji", "dall-e-3": "flux_dev"}
+
+
+@pytest.mark.parametrize("alias", ["gpt-image-2", "=emoji", "gpt-image-2="])
+def test_an_alias_needs_a_name_and_a_model(served, alias):
+    code, output = run("front", "--alias", alias)
+    assert code == 2
+    assert f"{alias} is no alias, must be NAME=MODEL" in output
+    assert not served
+
+
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1:9000"), ("::1", "[::1]:9000")])
+def test_it_tells_its_address_as_browsers_take_it(served, host, address):
+    _, output = run("front", "--host", host)
+    assert f"http://{address} has a page, http://{address}/v1 OpenAI's images API" in output
+    assert served[1:] == [host, 9000]
