@@ -263,7 +263,7 @@ def _with_feature(
 ) -> tuple[Pixels, int]:
     """The picture (frames, height, width, 3) with this feature forecast, and the bytes of its anchors."""
     pipe = host.pipeline_for(settings)
-    pipe.__dict__["transformer"] = ChosenFeature(host.family, DenoisingRun(pipe.scheduler, settings), choice)
+    pipe.__dict__["transformer"] = ChosenFeature(host.family, DenoisingRun(pipe, settings), choice)
     pixels = _call(host, pipe, request, config, "np")
     return (pixels * 255).round().astype(np.uint8), pipe.transformer.session.nbytes
 

@@ -16,6 +16,7 @@ from plugin.denoising.loading import LockedTokenizer, denoisers
 from plugin.denoising.schedulers import counting
 from plugin.denoising.text_cache import TextCache
 from plugin.denoising.transformer import DenoisingRun, ForecastingTransformer, StepObserver
+from plugin.denoising.unserved import NotServed, adapters_of, check_class, check_hooks, check_pipeline, refusals
 from plugin.engines import ENGINES, make_engine
 from plugin.engines.base import Engine
 from plugin.engines.packer import PackedEngine, Packer, PackSettings, Ticket
@@ -45,8 +46,8 @@ class PipelineHost:
         text_cache: the embeddings of the latest prompts.
 
     Raises:
-        TypeError: the transformer's class is not served.
-        ValueError: an unknown engine.
+        TypeError: `pipe` is no pipeline, or its transformer's class is not served.
+        ValueError: an unknown engine; or something that a host does not serve (`plugin.denoising.unserved`).
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class PipelineHost:
         text_cache_bytes: int = 0,
         release_blocks: bool = False,
     ) -> None:
+        check_pipeline(pipe, engine)
         self.families = {name: family_of(getattr(pipe, name)) for name in denoisers(pipe)}
         lane_threads = max(1, (engine_threads or len(os.sched_getaffinity(0))) // engine_lanes)
 
@@ -74,10 +76,12 @@ class PipelineHost:
         if release_blocks:
             for family in self.families.values():
                 family.release_blocks()
+        self._adapters = {name: adapters_of(family.transformer) for name, family in self.families.items()}
         self._shared = copy.copy(pipe)
         for name in pipe.components:
             if name.startswith("tokenizer") and getattr(pipe, name) is not None:
                 self._shared.__dict__[name] = LockedTokenizer(getattr(pipe, name))
+        self._shared.__dict__.update(refusals(pipe))
         self._variants: dict[type[DiffusionPipeline], DiffusionPipeline] = {type(pipe): self._shared}
         self.packer: Packer | None = None
         self.text_cache = TextCache(text_cache_bytes)
@@ -145,6 +149,10 @@ class PipelineHost:
 
         Returns:
             A pipeline whose scheduler and transformers are its own; `pipe.transformer.session` says what the call did.
+            Its methods that would change what all requests share raise `NotServed`.
+
+        Raises:
+            NotServed: the loaded transformer has got hooks or other adapters since the host was made.
         """
         return self.prepare(cache, observer, pipeline_class, ticket)[0]
 
@@ -156,10 +164,12 @@ class PipelineHost:
         ticket: Ticket | None = None,
     ) -> tuple[Any, DenoisingRun]:
         """What `pipeline_for` returns, and the run that its call will be; `run.session` is the cache."""
+        self._check_unchanged()
         shared = self._shared if pipeline_class is None else self._variant(pipeline_class)
         pipe = copy.copy(shared)
         pipe.scheduler = counting(copy.deepcopy(shared.scheduler))
-        run = DenoisingRun(pipe.scheduler, cache, observer or StepObserver())
+        pipe.__dict__.pop("_num_timesteps", None)  # of a call before this
+        run = DenoisingRun(pipe, cache, observer or StepObserver())
         ticket = ticket or Ticket()
         # Not through DiffusionPipeline.__setattr__, which would look for the stand-ins in a library of components.
         for name, family in self.families.items():
@@ -169,6 +179,15 @@ class PipelineHost:
         if getattr(shared, "vae", None) is not None:
             pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves
         return pipe, run
+
+    def _check_unchanged(self) -> None:
+        for name, family in self.families.items():
+            check_hooks(family.transformer)
+            if adapters_of(family.transformer) != self._adapters[name]:
+                raise NotServed(
+                    f"the adapters of {name} have changed since PipelineHost was made, must stay as they were: make a "
+                    "host for each set of adapters"
+                )
 
     def _engine_for(self, name: str, ticket: Ticket) -> Engine:
         """A transformer's engine as one request calls it."""
@@ -184,5 +203,8 @@ class PipelineHost:
             # Its own options too, for example the boundary between Wan2.2's experts; config names components as well.
             parts = {**self._shared.config, **self._shared.components}
             self._variants[pipeline_class] = pipeline_class(**{name: parts[name] for name in parts if name in wanted})
-            self._variants[pipeline_class].set_progress_bar_config(**getattr(self._shared, "_progress_bar_config", {}))
+            variant = self._variants[pipeline_class]
+            check_class(variant)
+            variant.set_progress_bar_config(**getattr(self._shared, "_progress_bar_config", {}))
+            variant.__dict__.update(refusals(variant))
         return self._variants[pipeline_class]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from plugin.denoising.events import Pixels, RunEvents
-from plugin.denoising.schedulers import noise_levels
 from plugin.denoising.transformer import DenoisingRun, StepObserver
 from plugin.engines.packer import Ticket
 from plugin.families.base import Family
@@ -126,7 +125,8 @@ class RunReporter(StepObserver, Ticket):
     def _preview(self, step: int, latents: torch.Tensor) -> Pixels | None:
         """The picture that the steps so far point to, where one is due at this step."""
         if step == 0:
-            self._noise_levels = noise_levels(self._pipe.scheduler)
+            assert self._run is not None, "follow() comes first"
+            self._noise_levels = self._run.noise_levels()
         noisy = NoisyLatents(latents, *self._noise_levels[step])
         noisier, self._noisier = self._noisier, noisy
         if noisier is None or step % self.preview_interval:

@@ -1,4 +1,4 @@
-"""What a run reads of its scheduler: the noise at each step, and the index of the present step."""
+"""What a run reads of its scheduler: its steps, the noise at each, and which is the present one."""
 
 from __future__ import annotations
 
@@ -6,26 +6,62 @@ from functools import cache, wraps
 from typing import Any
 
 
-def noise_levels(scheduler: Any) -> list[tuple[float, float]]:
-    """(signal, noise) at the beginning of each step of a run, latents = signal * clean + noise * gaussian.
+class Schedule:
+    """The steps that one call of a pipeline goes through, and which of them the present one is.
 
-    Schedulers of flow matching mix by sigma, the others keep the products of alphas (diffusers 0.42.0). Some of them
-    keep either on the GPU, so all are read at once.
+    A pipeline may run a part of its scheduler's timesteps: with `strength` it leaves the first ones out, and says so to
+    the scheduler (`begin_index`) or only to itself. How many it runs it writes down before its first step
+    (`_num_timesteps`, diffusers 0.42.0).
 
     Args:
-        scheduler: with its timesteps set.
+        scheduler: of the request, with its timesteps set; see `counting`.
+        num_steps: how many the pipeline says that it runs, or None.
+
+    Attributes:
+        num_steps: how many it runs.
     """
-    begin = begin_index(scheduler)
-    timesteps = scheduler.timesteps[begin:]
-    if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
-        alphas = scheduler.alphas_cumprod
-        return [(kept**0.5, (1 - kept) ** 0.5) for kept in alphas[timesteps.long().to(alphas.device)].tolist()]
-    return [(1 - sigma, sigma) for sigma in scheduler.sigmas[begin : begin + len(timesteps)].tolist()]
 
+    def __init__(self, scheduler: Any, num_steps: int | None) -> None:
+        self._scheduler = scheduler
+        self._timesteps = scheduler.timesteps
+        self._scheduled: list[float] = scheduler.timesteps.tolist()  # the only time that the host reads them
+        begin = getattr(scheduler, "begin_index", None)
+        after = len(self._scheduled) - (begin or 0)
+        self.num_steps = num_steps if num_steps and 0 < num_steps <= after else after
+        self._first = len(self._scheduled) - self.num_steps if begin is None else begin
+        self._begun = False  # whether the first step has been seen
+        self._origin: int | None = None  # the scheduler's index at the first step, once it counts
 
-def begin_index(scheduler: Any) -> int:
-    """The index of the timestep that the run begins with; above 0 where `strength` leaves the first ones out."""
-    return getattr(scheduler, "begin_index", None) or 0
+    def is_of(self, scheduler: Any) -> bool:
+        """Whether a scheduler has these timesteps still."""
+        return scheduler is self._scheduler and scheduler.timesteps is self._timesteps
+
+    def step(self) -> int:
+        """The present step, from 0."""
+        index = self._scheduler.step_index
+        if index is None:
+            self._begun = True
+            return 0
+        if self._origin is None:  # some schedulers count from before their first step, most from after it
+            self._origin = index - self._begun
+        return index - self._origin
+
+    def timestep(self, step: int) -> float | None:
+        """The timestep of a step; None where the schedule has no such step."""
+        at = self._first + step
+        return self._scheduled[at] if at < len(self._scheduled) else None
+
+    def noise_levels(self) -> list[tuple[float, float]]:
+        """(signal, noise) at the beginning of each step, latents = signal * clean + noise * gaussian.
+
+        Schedulers of flow matching mix by sigma, the others keep the products of alphas (diffusers 0.42.0). Some of
+        them keep either on the GPU, so all are read at once.
+        """
+        scheduler, end = self._scheduler, self._first + self.num_steps
+        if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
+            alphas, timesteps = scheduler.alphas_cumprod, self._timesteps[self._first : end]
+            return [(kept**0.5, (1 - kept) ** 0.5) for kept in alphas[timesteps.long().to(alphas.device)].tolist()]
+        return [(1 - sigma, sigma) for sigma in scheduler.sigmas[self._first : end].tolist()]
 
 
 def counting(scheduler: Any) -> Any:

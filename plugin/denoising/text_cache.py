@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from plugin.families.base import autocast_state
+
 
 class TextCache:
     """What a pipeline's `encode_prompt` returned for its latest arguments, within a budget; used by any thread.
@@ -37,14 +39,13 @@ class TextCache:
     def wrap(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, which returns what it has returned before for equal arguments.
 
-        Tensors are shared with earlier callers, as objects of their own: pipelines read them only, and guidance
-        branches may be distinguished by identity. Calls that are given embeddings, or anything else that cannot be
-        compared, go through.
+        Each caller has tensors of its own, which its callbacks may edit. Calls that are given embeddings, or anything
+        else that cannot be compared, go through. What was computed under another autocast is not the same.
         """
 
         def encode_or_reuse(*args: Any, **kwargs: Any) -> Any:
             try:
-                key = encode.__qualname__, _frozen((args, kwargs))
+                key = encode.__qualname__, _frozen((args, kwargs)), _autocast_states()
             except _NotComparable:
                 return encode(*args, **kwargs)
             with self._lock:
@@ -53,9 +54,9 @@ class TextCache:
                 self.misses += not known
                 if known:
                     self._kept.move_to_end(key)
-                    return _aliases(self._kept[key])
+                    return _copies(self._kept[key])
             result = encode(*args, **kwargs)
-            self._keep(key, _aliases(result))
+            self._keep(key, _copies(result))
             return result
 
         return encode_or_reuse
@@ -100,10 +101,14 @@ def _bytes_of(value: Any) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _aliases(value: Any) -> Any:
-    """The same memory in tensors of their own."""
+def _copies(value: Any) -> Any:
+    """The same in tensors of their own."""
     if isinstance(value, torch.Tensor):
-        return value.detach()
+        return value.detach().clone()
     if isinstance(value, list | tuple):
-        return type(value)(map(_aliases, value))
+        return type(value)(map(_copies, value))
     return value
+
+
+def _autocast_states() -> Hashable:
+    return tuple(autocast_state(kind) for kind in ("cpu", "cuda"))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import nn
 
-from plugin.denoising.schedulers import begin_index, noise_levels
+from plugin.denoising.schedulers import Schedule, counting
+from plugin.denoising.unserved import NotServed
 from plugin.engines.base import Engine
 from plugin.families.base import Constants, Family, Inputs
 from taylorseer import CacheConfig, CacheSession, StepKind
+
+_READING = ("get_", "is_", "has_", "num_", "active_adapters")  # begin the names of methods that change nothing
 
 
 class StepObserver:
@@ -32,15 +37,12 @@ class Branch:
     """One guidance branch of one run.
 
     Attributes:
-        name: as `cache_context` names it, or numbered.
-        key: the tensor that distinguishes it from the others where no context names it; kept alive, so that its
-            identity stays its own.
+        name: as `cache_context` names it, or "branch"; with a number where a step has several calls of that name.
         constants: what the family keeps from step to step.
         forecast: the latest one, whose memory the next one takes.
     """
 
     name: str
-    key: torch.Tensor | None
     constants: Constants = field(default_factory=dict)
     forecast: torch.Tensor | None = None
 
@@ -52,7 +54,7 @@ class StepCall:
     Attributes:
         step: counted from where the run began.
         branch: the guidance branch.
-        timestep: as the scheduler has it, known to the host; None beyond the schedule.
+        timestep: as the scheduler has it, known to the host; None where the schedule has no such step.
     """
 
     step: int
@@ -65,8 +67,11 @@ class DenoisingRun:
     """One request's way through the steps, shared by the stand-ins of its transformers: which step and branch a call
     is, and the cache of the run.
 
+    A branch is known by its place in the step: the first call, the second one, of each name. Not by its arguments,
+    which callbacks may replace at each step.
+
     Args:
-        scheduler: the request's own scheduler, with a `step_index`: see `counting`.
+        pipe: the request's own pipeline; its scheduler may be replaced between calls.
         cache: the cache settings.
         observer: follows the run.
 
@@ -74,13 +79,13 @@ class DenoisingRun:
         session: the cache; it begins with the first call of a schedule, and again with another schedule.
     """
 
-    scheduler: Any
+    pipe: Any
     cache: CacheConfig
     observer: StepObserver = field(default_factory=StepObserver)
     session: CacheSession = field(init=False)
-    _timesteps: torch.Tensor | None = field(default=None, init=False)
-    _scheduled: list[float] = field(default_factory=list, init=False)  # the same, known to the host
-    _branches: list[Branch] = field(default_factory=list, init=False)
+    _schedule: Schedule | None = field(default=None, init=False)
+    _branches: dict[str, Branch] = field(default_factory=dict, init=False)
+    _calls: Counter[str] = field(default_factory=Counter, init=False)  # of the present step, by name
     _context: str | None = field(default=None, init=False)
     _last_step: int = field(default=-1, init=False)
     _family: Family | None = field(default=None, init=False)
@@ -103,51 +108,52 @@ class DenoisingRun:
         Where another transformer takes over in the middle of a run, as Wan2.2's second expert does, the anchors of the
         first are dropped.
         """
-        scheduler = self.scheduler
-        if scheduler.timesteps is not self._timesteps:
-            self._begin()
+        schedule = self._present_schedule()
         if self._family is not family:
             self._family = family
             self._branches.clear()
             self.session.clear()
-        begin = begin_index(scheduler)
-        index = begin if scheduler.step_index is None else scheduler.step_index
-        step = index - begin
+        step = schedule.step()
         if step != self._last_step:
             self._last_step = step
+            self._calls.clear()
             self.observer.step_started(step, self.session.num_steps, inputs["hidden_states"])
-        timestep = self._scheduled[index] if index < len(self._scheduled) else None
-        return StepCall(step, self._branch(family, inputs), timestep)
+        return StepCall(step, self._branch(), schedule.timestep(step))
 
-    def _begin(self) -> None:
-        scheduler = self.scheduler
-        self._timesteps = scheduler.timesteps
-        self._scheduled = scheduler.timesteps.tolist()  # the only time that the host reads of the run's schedule
-        self._last_step = -1
-        self._family = None
-        levels = None if self.cache.coordinate == "step" else noise_levels(scheduler)
-        self.session.begin(len(self._scheduled) - begin_index(scheduler), levels)
+    def noise_levels(self) -> list[tuple[float, float]]:
+        """(signal, noise) at the beginning of each step of the run; see `Schedule.noise_levels`."""
+        return self._present_schedule().noise_levels()
 
-    def _branch(self, family: Family, inputs: Inputs) -> Branch:
-        key = None if self._context is not None else family.branch_key(inputs)
-        for branch in self._branches:
-            if branch.name == self._context if key is None else branch.key is key:
-                return branch
-        branch = Branch(self._context or f"branch {len(self._branches)}", key)
-        self._branches.append(branch)
-        return branch
+    def _present_schedule(self) -> Schedule:
+        scheduler, schedule = self.pipe.scheduler, self._schedule
+        if schedule is None or not schedule.is_of(scheduler):
+            schedule = self._schedule = Schedule(counting(scheduler), getattr(self.pipe, "_num_timesteps", None))
+            self._last_step = -1
+            self._family = None
+            self._calls.clear()
+            levels = None if self.cache.coordinate == "step" else schedule.noise_levels()
+            self.session.begin(schedule.num_steps, levels)
+        return schedule
+
+    def _branch(self) -> Branch:
+        name = self._context or "branch"
+        self._calls[name] += 1
+        if self._calls[name] > 1:
+            name = f"{name} {self._calls[name]}"
+        return self._branches.setdefault(name, Branch(name))
 
 
-class ForecastingTransformer:
+class ForecastingTransformer(nn.Module):
     """Takes the place of a diffusers transformer in one request's pipeline.
 
     At a full step it runs embed, the engine and finish; at a forecast step only the forecast and finish. The step is
-    counted by the request's own scheduler; the guidance branch comes from `cache_context` or, in pipelines that open
-    none, from the identity of the text embedding.
+    counted by the request's own scheduler; the guidance branch comes from `cache_context` and the place in the step.
 
     The features of a full step are computed in place where that can be: `session.reserve` gives the memory that the
     anchor will keep, the engine may write into it (`out`), and `session.write` sees by its address that there is
     nothing left to copy. An engine that returns memory of its own has it copied.
+
+    It is a module, so that a pipeline finds its device and a caller can hook it, for this request alone.
 
     Args:
         family: the shared transformer's family.
@@ -161,9 +167,9 @@ class ForecastingTransformer:
     """
 
     def __init__(self, family: Family, engine: Engine, run: DenoisingRun) -> None:
-        self._family = family
-        self._engine = engine
-        self._run = run
+        super().__init__()
+        # Not as attributes of a module, which would be looked for among its parts.
+        self.__dict__.update(_family=family, _engine=engine, _run=run)
         self._signature = family.signature
         empty = inspect.Parameter.empty
         parameters = self._signature.parameters.values()
@@ -190,14 +196,25 @@ class ForecastingTransformer:
         """Names the guidance branch of the calls inside, as in diffusers' CacheMixin."""
         return self._run.context(name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        return self.forward(*args, **kwargs)
-
     def __getattr__(self, name: str) -> Any:
-        """What else a pipeline reads of its transformer, for example HiDream's `max_seq`."""
+        """What else a pipeline reads of its transformer, for example HiDream's `max_seq`. Methods that would change the
+        shared module raise `NotServed`."""
         if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._family.transformer, name)
+            raise AttributeError(f"a request's transformer has no {name}")
+        value = getattr(self._family.transformer, name)
+        if inspect.ismethod(value) and not name.startswith(_READING):
+            raise NotServed(
+                f"{name} of a request's transformer would change other requests too: call it on the pipeline before "
+                "PipelineHost is made"
+            )
+        return value
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Of the shared transformer, to be read."""
+        return self._family.transformer.parameters(recurse)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NoReturn:
+        raise NotServed("a request's transformer cannot be moved or cast: do that before PipelineHost is made")
 
     def forward(self, *args: Any, **kwargs: Any) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """The diffusers transformer's forward: same arguments, same result.

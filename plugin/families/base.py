@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -66,7 +66,11 @@ class Family(ABC):
         return self.transformer.device  # type: ignore[return-value]
 
     def embedded_once(
-        self, timestep: torch.Tensor, scheduled: float | None, compute: Callable[[], torch.Tensor]
+        self,
+        timestep: torch.Tensor,
+        scheduled: float | None,
+        compute: Callable[[], torch.Tensor],
+        *dtypes: torch.dtype,
     ) -> torch.Tensor:
         """The embedding of a timestep, kept for all requests; computing it is half of a forecast step's kernels.
 
@@ -74,8 +78,9 @@ class Family(ABC):
             timestep: (B,).
             scheduled: the same timestep as the scheduler has it, on the host: on a GPU, reading `timestep` would wait
                 for the device. If it is None there, the embedding is computed and not kept.
-            compute: computes it from the timestep and this family's weights alone. Nothing may write to what it
-                returns.
+            compute: computes it from the timestep, these dtypes and this family's weights alone. Nothing may write to
+                what it returns.
+            dtypes: of other arguments of the forward that `compute` reads. Autocast is taken into account as well.
         """
         if timestep.device.type == "cpu":
             values = timestep.tolist()
@@ -83,7 +88,7 @@ class Family(ABC):
             return compute()
         else:
             values = [scheduled] * len(timestep)
-        key = (timestep.dtype, *values)
+        key = (timestep.dtype, dtypes, autocast_state(timestep.device.type), *values)
         embedded = self._timesteps.get(key)
         if embedded is None:
             if len(self._timesteps) >= _MAX_TIMESTEPS:
@@ -145,10 +150,6 @@ class Family(ABC):
     @abstractmethod
     def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """The forward's output, from the stack's output. Of the inputs, it reads only the shape of `hidden_states`."""
-
-    @abstractmethod
-    def branch_key(self, inputs: Inputs) -> torch.Tensor:
-        """The argument that is another object for each guidance branch, in pipelines that open no cache context."""
 
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
         """The arguments of the pipeline's call for a request, without those that are the same in every family.
@@ -225,11 +226,46 @@ class Family(ABC):
         """Drops the blocks' weights from the shared module; called once an engine has its own copy of them."""
 
 
-def once(constants: Constants, name: str, source: object, compute: Callable[[], Any]) -> Any:
-    """What `compute` returns, kept in `constants` for as long as the pipeline gives the same object as its source."""
-    if name not in constants or constants[name][0] is not source:
-        constants[name] = source, compute()
-    return constants[name][1]
+def once(constants: Constants, name: str, sources: Sequence[object], compute: Callable[[], Any]) -> Any:
+    """What `compute` returns, kept in `constants` for as long as its sources stay the same.
+
+    A tensor is the same while it is the same object and nothing has been written into it since: callbacks may replace
+    the embeddings of a prompt, or edit them. Of what inference mode makes nobody knows that; then nothing is kept.
+
+    Args:
+        constants: of the branch.
+        name: of the value.
+        sources: all that it is computed from but the weights: tensors, shapes, dtypes, None.
+        compute: computes it.
+    """
+    kept = constants.get(name)
+    now = [_state_of(each) for each in sources]
+    if kept is not None and all(map(_is_same, kept[0], now)):
+        return kept[1]
+    value = compute()
+    constants[name] = now, value
+    return value
+
+
+def _state_of(source: object) -> tuple[object, int | None]:
+    """A source, and how often it has been written into; None where that is not known."""
+    if not isinstance(source, torch.Tensor):
+        return source, 0
+    return source, None if source.is_inference() else source._version
+
+
+def _is_same(before: tuple[object, int | None], now: tuple[object, int | None]) -> bool:
+    if isinstance(now[0], torch.Tensor):
+        return before[0] is now[0] and now[1] is not None and before[1] == now[1]
+    return type(before[0]) is type(now[0]) and before[0] == now[0]
+
+
+def autocast_state(device_type: str) -> tuple[bool, torch.dtype | None]:
+    """What of this thread's autocast decides what an operation returns: what was computed in one must not be used in
+    another."""
+    if not torch.amp.is_autocast_available(device_type):
+        return False, None
+    return torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
 
 
 def refuse_adapters(inputs: Inputs, name: str) -> None:

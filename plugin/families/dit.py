@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from plugin.families.base import BlockInputs, Constants, Family, Inputs, refuse_adapters
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 
@@ -75,12 +75,12 @@ class DiTFamily(Family):
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D): what CombinedTimestepLabelEmbeddings computes with the first block's weights; its label only once."""
         embed, timestep, dtype = self._embedding, inputs["timestep"], inputs["hidden_states"].dtype
-        if not constants:
-            constants["label"] = embed.class_embedder(inputs["class_labels"])  # (B, D)
+        labels = inputs["class_labels"]
+        label = once(constants, "label", (labels,), lambda: embed.class_embedder(labels))  # (B, D)
         embedded = self.embedded_once(  # (B, D)
-            timestep, scheduled, lambda: embed.timestep_embedder(embed.time_proj(timestep).to(dtype=dtype))
+            timestep, scheduled, lambda: embed.timestep_embedder(embed.time_proj(timestep).to(dtype=dtype)), dtype
         )
-        return embedded + constants["label"]
+        return embedded + label
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         refuse_adapters(inputs, "cross_attention_kwargs")
@@ -101,9 +101,6 @@ class DiTFamily(Family):
         patches = transformer.proj_out_2(modulated).reshape(-1, height, width, patch, patch, channels)
         output = torch.einsum("nhwpqc->nchpwq", patches)
         return output.reshape(-1, channels, height * patch, width * patch)
-
-    def branch_key(self, inputs: Inputs) -> torch.Tensor:
-        return inputs["class_labels"]
 
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
         """The size is the transformer's own."""

@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Inputs, once, refuse_adapters
+from plugin.families.base import (
+    BlockInputs,
+    Constants,
+    EmbeddedGuidanceFamily,
+    Inputs,
+    autocast_state,
+    once,
+    refuse_adapters,
+)
 
 _NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
 
@@ -93,22 +101,28 @@ class FluxFamily(EmbeddedGuidanceFamily):
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D): what CombinedTimestep[Guidance]TextProjEmbeddings computes; what no step changes is computed once."""
         embed = self.transformer.time_text_embed
-        pooled, guidance, dtype = inputs["pooled_projections"], inputs["guidance"], inputs["hidden_states"].dtype
-        if not constants:
-            constants["text"] = embed.text_embedder(pooled)  # (B, D)
-            if guidance is not None:
-                guidance_proj = embed.time_proj(guidance.to(dtype) * 1000)
-                constants["guidance"] = embed.guidance_embedder(guidance_proj.to(dtype=pooled.dtype))  # (B, D)
+        pooled, guidance, latents = inputs["pooled_projections"], inputs["guidance"], inputs["hidden_states"]
+        # Of the embedded tokens: autocast makes these its own dtype, and the timestep is rounded to it.
+        autocast, lower = autocast_state(latents.device.type)
+        dtype = lower if autocast and lower and latents.dtype != torch.float64 else latents.dtype
+        text = once(constants, "text", (pooled,), lambda: embed.text_embedder(pooled))  # (B, D)
         timestep = self.embedded_once(  # (B, D)
             inputs["timestep"],
             scheduled,
             lambda: embed.timestep_embedder(
                 embed.time_proj(inputs["timestep"].to(dtype) * 1000).to(dtype=pooled.dtype)
             ),
+            dtype,
+            pooled.dtype,
         )
-        if "guidance" in constants:
-            timestep = timestep + constants["guidance"]
-        return timestep + constants["text"]
+        if guidance is not None:
+            timestep = timestep + once(  # (B, D)
+                constants,
+                "guidance",
+                (guidance, dtype, pooled.dtype),
+                lambda: embed.guidance_embedder(embed.time_proj(guidance.to(dtype) * 1000).to(dtype=pooled.dtype)),
+            )
+        return timestep + text
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         for name in _NOT_SERVED:
@@ -118,12 +132,15 @@ class FluxFamily(EmbeddedGuidanceFamily):
         transformer, text = self.transformer, inputs["encoder_hidden_states"]
         txt_ids, img_ids = (ids[0] if ids.ndim == 3 else ids for ids in (inputs["txt_ids"], inputs["img_ids"]))
         rotary_cos, rotary_sin = once(  # (T+I, R)
-            constants, "rotary", inputs["img_ids"], lambda: transformer.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
+            constants,
+            "rotary",
+            (inputs["txt_ids"], inputs["img_ids"]),
+            lambda: transformer.pos_embed(torch.cat((txt_ids, img_ids), dim=0)),
         )
         return {
             "hidden_states": transformer.x_embedder(inputs["hidden_states"]),  # (B, I, D)
             "encoder_hidden_states": once(  # (B, T, D)
-                constants, "context", text, lambda: transformer.context_embedder(text)
+                constants, "context", (text,), lambda: transformer.context_embedder(text)
             ),
             "temb": condition,
             "rotary_cos": rotary_cos,
@@ -132,9 +149,6 @@ class FluxFamily(EmbeddedGuidanceFamily):
 
     def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         return self.transformer.proj_out(self.transformer.norm_out(features, condition))  # (B, I, out_channels)
-
-    def branch_key(self, inputs: Inputs) -> torch.Tensor:
-        return inputs["encoder_hidden_states"]
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         side = 2 * pipe.vae_scale_factor  # pixels of a token

@@ -151,13 +151,13 @@ class HiDreamFamily(Family):
 
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D): timestep and pooled text, the text embedded only once."""
-        if not constants:
-            constants["text"] = self.transformer.p_embedder(inputs["pooled_embeds"])  # (B, D)
+        pooled = inputs["pooled_embeds"]
+        text = once(constants, "text", (pooled,), lambda: self.transformer.p_embedder(pooled))  # (B, D)
         timesteps, dtype = inputs["timesteps"], inputs["hidden_states"].dtype
         timestep = self.embedded_once(  # (B, D)
-            timesteps, scheduled, lambda: self.transformer.t_embedder(timesteps, dtype)
+            timesteps, scheduled, lambda: self.transformer.t_embedder(timesteps, dtype), dtype
         )
-        return timestep + constants["text"]
+        return timestep + text
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         refuse_adapters(inputs, "attention_kwargs")
@@ -166,10 +166,13 @@ class HiDreamFamily(Family):
         transformer = self.transformer
         patches, masks, _, img_ids = transformer.patchify(inputs["hidden_states"])
         t5, llama = inputs["encoder_hidden_states_t5"], inputs["encoder_hidden_states_llama3"]
-        text, states = once(constants, "texts", t5, lambda: self._texts(t5, llama))
+        text, states = once(constants, "texts", (t5, llama), lambda: self._texts(t5, llama))
         txt_ids = img_ids.new_zeros(1, text.shape[1] + states.shape[2], 3)
-        rotary = once(  # from the sizes alone
-            constants, "rotary", t5, lambda: transformer.pe_embedder(torch.cat((img_ids[:1], txt_ids), dim=1))
+        rotary = once(
+            constants,
+            "rotary",
+            (inputs["hidden_states"].shape, txt_ids.shape),
+            lambda: transformer.pe_embedder(torch.cat((img_ids[:1], txt_ids), dim=1)),
         )
         return {
             "hidden_states": transformer.x_embedder(patches),  # (B, I, D)
@@ -195,9 +198,6 @@ class HiDreamFamily(Family):
         patch = transformer.config.patch_size
         sizes = [(height // patch, width // patch)] * batch
         return transformer.unpatchify(transformer.final_layer(features, condition), sizes, transformer.training)
-
-    def branch_key(self, inputs: Inputs) -> torch.Tensor:
-        return inputs["encoder_hidden_states_t5"]
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         return latents[:1] / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor

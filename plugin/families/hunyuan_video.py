@@ -106,26 +106,30 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
         """(B, D): what HunyuanVideoConditionEmbedding computes; what no step changes is computed once."""
         embed, pooled = self.transformer.time_text_embed, inputs["pooled_projections"]
-        if not constants:
-            constants["text"] = embed.text_embedder(pooled)  # (B, D)
-            if embed.guidance_embedder is not None:
-                guidance = embed.time_proj(inputs["guidance"]).to(dtype=pooled.dtype)
-                constants["guidance"] = embed.guidance_embedder(guidance)  # (B, D)
+        text = once(constants, "text", (pooled,), lambda: embed.text_embedder(pooled))  # (B, D)
         timestep = self.embedded_once(  # (B, D)
             inputs["timestep"],
             scheduled,
             lambda: embed.timestep_embedder(embed.time_proj(inputs["timestep"]).to(dtype=pooled.dtype)),
+            pooled.dtype,
         )
-        if "guidance" in constants:
-            timestep = timestep + constants["guidance"]
-        return timestep + constants["text"]
+        if embed.guidance_embedder is not None:
+            guidance = inputs["guidance"]
+            timestep = timestep + once(  # (B, D)
+                constants,
+                "guidance",
+                (guidance, pooled.dtype),
+                lambda: embed.guidance_embedder(embed.time_proj(guidance).to(dtype=pooled.dtype)),
+            )
+        return timestep + text
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         """The text is refined again at each full step, because its refiner is modulated by the timestep."""
         refuse_adapters(inputs, "attention_kwargs")
         transformer, text_mask = self.transformer, inputs["encoder_attention_mask"]
-        rotary_cos, rotary_sin = once(  # (I, R), from the latents' shape alone
-            constants, "rotary", inputs["encoder_hidden_states"], lambda: transformer.rope(inputs["hidden_states"])
+        latents = inputs["hidden_states"]
+        rotary_cos, rotary_sin = once(  # (I, R)
+            constants, "rotary", (latents.shape, latents.device), lambda: transformer.rope(latents)
         )
         hidden_states = transformer.x_embedder(inputs["hidden_states"])  # (B, I, D)
         text = transformer.context_embedder(inputs["encoder_hidden_states"], inputs["timestep"], text_mask)
@@ -150,9 +154,6 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
         output = transformer.proj_out(transformer.norm_out(features, condition))
         output = output.reshape(batch, *patches, -1, *patch)  # (B, f, h, w, C, pf, ph, pw)
         return output.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-    def branch_key(self, inputs: Inputs) -> torch.Tensor:
-        return inputs["encoder_hidden_states"]
 
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
         return super().call_arguments(request, max_sequence_length) | {"num_frames": request.num_frames}

@@ -95,7 +95,8 @@ class WanFamily(Family):
         timestep = inputs["timestep"]  # (B,) or (B, I)
         if timestep.ndim == 2:  # from a mask in the request
             return self._embedded(inputs)
-        return self.embedded_once(timestep, scheduled, lambda: self._embedded(inputs))
+        text_dtype = inputs["encoder_hidden_states"].dtype
+        return self.embedded_once(timestep, scheduled, lambda: self._embedded(inputs), text_dtype)
 
     def _embedded(self, inputs: Inputs) -> torch.Tensor:
         embedder, timestep = self.transformer.condition_embedder, inputs["timestep"]
@@ -116,15 +117,15 @@ class WanFamily(Family):
                 raise ValueError("encoder_hidden_states_image is left out, must be given to this transformer")
             if text.shape[1] != _TEXT_TOKENS:
                 raise ValueError(f"encoder_hidden_states has {text.shape[1]} tokens, must have {_TEXT_TOKENS}")
-        context = once(constants, "context", text, lambda: embedder.text_embedder(text))
+        context = once(constants, "context", (text,), lambda: embedder.text_embedder(text))
         if picture is not None:
-            seen = once(constants, "picture", picture, lambda: embedder.image_embedder(picture))
+            seen = once(constants, "picture", (picture,), lambda: embedder.image_embedder(picture))
             context = torch.concat([seen, context], dim=1)
         rotary_cos, rotary_sin = once(
             constants,
             "rotary",
-            text,
-            lambda: transformer.rope(inputs["hidden_states"]),  # from its shape alone
+            (inputs["hidden_states"].shape, inputs["hidden_states"].device),
+            lambda: transformer.rope(inputs["hidden_states"]),
         )
         return {
             "hidden_states": transformer.patch_embedding(inputs["hidden_states"]).flatten(2).mT.contiguous(),
@@ -145,9 +146,6 @@ class WanFamily(Family):
         patches = [size // side for size, side in zip(latent_size, patch, strict=True)]
         output = transformer.proj_out(modulated).reshape(batch, *patches, *patch, -1)  # (B, f, h, w, pf, ph, pw, C)
         return output.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-    def branch_key(self, inputs: Inputs) -> torch.Tensor:
-        return inputs["encoder_hidden_states"]
 
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
         """Both experts of Wan2.2 get the request's guidance scale."""

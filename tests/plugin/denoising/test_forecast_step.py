@@ -169,11 +169,15 @@ def test_two_requests_of_one_schedule_embed_what_the_scheduler_has(name, tmp_pat
     embedded_once = Family.embedded_once
 
     def recorded(
-        self: Family, timestep: torch.Tensor, scheduled: float | None, compute: Callable[[], torch.Tensor]
+        self: Family,
+        timestep: torch.Tensor,
+        scheduled: float | None,
+        compute: Callable[[], torch.Tensor],
+        *dtypes: torch.dtype,
     ) -> torch.Tensor:
         assert scheduled is not None
         seen[timestep.dtype, len(timestep), scheduled].add(tuple(timestep.tolist()))
-        return embedded_once(self, timestep, scheduled, compute)
+        return embedded_once(self, timestep, scheduled, compute, *dtypes)
 
     monkeypatch.setattr(Family, "embedded_once", recorded)
     family = FAMILIES[name]

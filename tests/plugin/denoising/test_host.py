@@ -247,7 +247,9 @@ def test_what_is_not_served_is_refused_by_name(make_flux):
 
 def test_a_transformer_of_no_family_is_refused(flux):
     pipe = FluxPipeline(**{**flux.components, "transformer": None})
-    with pytest.raises(TypeError, match="transformer is a NoneType, must be one of: DiTTransformer2DModel, Flux"):
+    with pytest.raises(
+        TypeError, match="FluxPipeline has no transformer, must be a pipeline with one of: DiTTransformer2DModel, Flux"
+    ):
         PipelineHost(pipe)
 
 

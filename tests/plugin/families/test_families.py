@@ -153,10 +153,35 @@ def test_feature_shape_is_told_from_the_configuration_alone(pipeline_of, name):
 def test_what_a_pipeline_gives_at_every_step_is_computed_anew_only_for_another_object():
     constants: dict[str, Any] = {}
     one, other = torch.zeros(1), torch.zeros(1)
-    computed = [once(constants, "text", source, lambda: object()) for source in (one, one, other, other, one)]
+    computed = [once(constants, "text", (source,), lambda: object()) for source in (one, one, other, other, one)]
     assert computed[0] is computed[1]
     assert computed[2] is computed[3]
     assert len(set(computed)) == 3, "an equal one is not the same"
+
+
+def test_what_is_computed_from_a_tensor_is_computed_anew_once_that_is_edited():
+    constants: dict[str, Any] = {}
+    one, other = torch.zeros(2), torch.zeros(2)
+
+    def compute() -> Any:
+        return once(constants, "text", (one, other, one.shape, None), object)
+
+    first = compute()
+    assert compute() is first
+    one[0] = 1
+    second = compute()
+    assert second is not first
+    assert compute() is second
+    other.mul_(2)
+    assert compute() is not second
+
+
+def test_nothing_is_kept_of_what_inference_mode_makes():
+    """Nobody counts what is written into it."""
+    constants: dict[str, Any] = {}
+    with torch.inference_mode():
+        source = torch.zeros(1)
+    assert once(constants, "text", (source,), object) is not once(constants, "text", (source,), object)
 
 
 def test_a_timestep_is_embedded_once_for_all_requests_and_the_memory_for_it_is_bounded(flux, monkeypatch):
@@ -171,6 +196,10 @@ def test_a_timestep_is_embedded_once_for_all_requests_and_the_memory_for_it_is_b
     assert computed == [1.0, 0.5]
     embedded(1.0, torch.float64)
     assert computed == [1.0, 0.5, 1.0], "another dtype is another embedding"
+    with torch.autocast("cpu", torch.bfloat16):
+        embedded(1.0)
+        embedded(1.0)
+    assert computed == [1.0, 0.5, 1.0, 1.0], "so is another autocast"
     monkeypatch.setattr("plugin.families.base._MAX_TIMESTEPS", 4)
     for value in range(100):
         embedded(float(value))
