@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plugin.cli.options import LOCALHOST, TRITON, Host, Url
-from plugin.cli.terminal import say
+from plugin.cli.terminal import fail, say
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -71,9 +71,9 @@ def _aliases(given: list[str]) -> dict[str, str]:
 
 
 def _serve(application: ASGIApp, host: str, port: int) -> None:
-    import uvicorn
+    from plugin.ops.http_server import run
 
-    # At the end, streams in progress get as much time as Triton gives its own requests.
-    uvicorn.run(
-        application, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=30
-    )
+    try:
+        run(application, host, port, last_answers_s=30)  # as much as Triton gives its own requests
+    except OSError as error:
+        fail(f"port {port} on {host} cannot be used ({error.strerror or error}): choose --port or --host")

@@ -99,11 +99,28 @@ def server_settings(app: ASGIApp, **more: Any) -> uvicorn.Config:
     )
 
 
+def run(app: ASGIApp, host: str, port: int, *, last_answers_s: int) -> None:
+    """Serves an application until a signal ends it.
+
+    Args:
+        app: the application, with a lifespan.
+        host: the address to listen on; see `listen`.
+        port: the TCP port.
+        last_answers_s: seconds that requests in flight have at the end.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    allow_many_connections()
+    settings = server_settings(app, timeout_graceful_shutdown=last_answers_s)
+    uvicorn.Server(settings).run(sockets=listen(host, port))
+
+
 class Timely:
     """An application whose clients must send their bodies, and take their answers, in time.
 
-    A body that is not there after `BODY_S` reads as a disconnect; so does an answer of which no part has been taken for
-    `SEND_S`.
+    A body that is not there after `BODY_S` reads as a disconnect, and is answered with 408. An answer of which no part
+    has been taken for `SEND_S` ends. A client that leaves is no fault, and nothing is logged of it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -113,26 +130,62 @@ class Timely:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        ends = asyncio.get_running_loop().time() + BODY_S
-        more = True
+        exchange = _Exchange(receive, send)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception:
+            if not exchange.gone:
+                raise
+        if exchange.late and not exchange.answered:
+            body = f'{{"error": "the body has not arrived within {BODY_S:g} s"}}'.encode()
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": 408, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
 
-        async def receive_in_time() -> Message:
-            nonlocal more
-            if not more:
-                return await receive()  # the disconnect, which may be long in coming
-            try:
-                async with asyncio.timeout_at(ends):
-                    message = await receive()
-            except TimeoutError:
-                return {"type": "http.disconnect"}
-            more = message.get("more_body", False)
-            return message
 
-        async def send_in_time(message: Message) -> None:
+class _Exchange:
+    """One request and its answer.
+
+    Attributes:
+        late: whether the body has not come in time.
+        gone: whether the client has left, or counts as one that has.
+        answered: whether an answer has begun.
+    """
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._more = True
+        self._ends = asyncio.get_running_loop().time() + BODY_S
+        self.late = self.gone = self.answered = False
+
+    async def receive(self) -> Message:
+        """A part of the body, or the disconnect."""
+        if not self._more:
+            return await self._receive()  # the disconnect, which may be long in coming
+        try:
+            async with asyncio.timeout_at(self._ends):
+                message = await self._receive()
+        except TimeoutError:
+            self.late = True
+            message = {"type": "http.disconnect"}
+        self.gone = message["type"] == "http.disconnect"
+        self._more = message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Sends a part of the answer.
+
+        Raises:
+            TimeoutError: the client does not take it.
+        """
+        self.answered = True
+        try:
             async with asyncio.timeout(SEND_S):
-                await send(message)
-
-        await self._app(scope, receive_in_time, send_in_time)
+                await self._send(message)
+        except TimeoutError:
+            self.gone = True
+            raise
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -630,3 +630,19 @@ def test_pages_of_other_sites_may_not_call_the_front(own, front):
     for method in ("OPTIONS", "GET"):
         answer, _ = ask_front(front, b"", method, "/healthz", **origin)
         assert not [name for name, _ in answer.getheaders() if name.lower().startswith("access-control-")]
+
+
+def test_three_hundred_slow_clients_of_the_front_do_not_hold_up_a_good_one(own, front):
+    host, port = front.removeprefix("http://").split(":")
+    begun = b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\n"
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(300)]
+        for i, each in enumerate(slow):
+            each.sendall((b"", begun, begun + b'Content-Length: 15\r\n\r\n{"p')[i % 3])
+        began = time.monotonic()
+        answer, _ = ask_front(front, b'{"prompt": "star", "num_inference_steps": 2}')
+        assert answer.status == 200
+        assert time.monotonic() - began < 5
+        for each in slow[:2]:  # one that is silent, and one without an end of its headers
+            each.settimeout(HEAD_S + 5)
+            assert each.recv(1000) == b"", "closed once its time is up"

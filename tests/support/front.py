@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from clients.openai_api import create_app
+from plugin.ops.http_server import server_settings
 from plugin.ops.server import free_ports
 
 
@@ -18,8 +19,7 @@ from plugin.ops.server import free_ports
 def running_front(triton: str, **options: Any) -> Iterator[str]:
     """The URL of a front for a Triton's gRPC endpoint; options as of `create_app`."""
     (port,) = free_ports(1)
-    config = uvicorn.Config(create_app(triton, **options), port=port, log_level="warning", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_settings(create_app(triton, **options), port=port, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run)
     thread.start()
     deadline = time.monotonic() + 20
