@@ -22,11 +22,13 @@ from openai.types.image_generate_params import ImageGenerateParamsBase, ImageGen
 from PIL import Image
 from pydantic import BaseModel
 
+from clients.messages import INPUTS
 from clients.openai_api import create_app
 from clients.openai_api.fields import ImageRequest
 from clients.openai_api.not_served import SERVED
 from clients.openai_api.refusals import LONGEST_S, Places
 from plugin.fields import FIELDS
+from tests.support.documents import ROOT, tables_of
 from tests.support.fake_triton import PICTURE, Call, Failure, Picture, Step, fake_triton, four_steps
 from tests.support.front import running_front
 
@@ -108,6 +110,17 @@ def test_every_parameter_of_the_pinned_client_is_a_field():
 
 def test_every_input_of_the_models_is_a_field():
     assert {field.name for field in FIELDS} <= set(ImageRequest.model_fields)
+
+
+def test_the_reference_has_every_field_of_the_front_with_its_default():
+    _, *rows = tables_of(ROOT / "docs/reference.md")["The front's fields"]
+    documented = {name: row[1].strip("`") for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    expected = {name: field.default for name, field in ImageRequest.model_fields.items() if name not in INPUTS}
+    assert documented.pop("model") == "the default model"
+    assert expected.pop("model") is None
+    assert documented == {
+        name: str(default).replace("False", "false").replace("None", "none") for name, default in expected.items()
+    }
 
 
 @pytest.mark.parametrize("name", sorted(set(ImageRequest.model_fields) - {"prompt"}))
