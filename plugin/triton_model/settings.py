@@ -44,7 +44,7 @@ def own_labels(args: Mapping[str, str]) -> dict[str, str]:
     beyond version 1. Processes that exist at once cannot share a metric."""
     labels = {"model": args["model_name"].removesuffix("_stream")}
     if instance := label_of(args):
-        labels["instance"] = instance
+        labels["model_instance"] = instance  # `instance` is Prometheus' own
     if args["model_version"] != "1":
         labels["version"] = args["model_version"]
     return labels

@@ -460,3 +460,42 @@ def test_the_chart_has_the_projects_version():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.+)"$', (pods.ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert chart["appVersion"] == version
+
+
+def test_whole_numbers_keep_their_digits():
+    """Helm reads every number as a float; a million of them reads 1e+06 where it is printed as one."""
+    million = 1_000_000
+    values = {
+        "parameters": {"deadline_ms": 1_800_000, "memory_budget_mib": 2**20, "lora_scale": 0.8, "cache_max_error": 1e-9}
+        | {"vae_tiling": True, "cache_preset": "paper"},
+        **dict.fromkeys(("drainSeconds", "exitTimeoutSeconds", "replicas"), million),
+        "probes": dict.fromkeys(("timeoutSeconds", "readinessSeconds", "livenessSeconds"), million),
+        "front": {"enabled": True, "replicas": million},
+    }
+    scaling = dict.fromkeys(("waitingPerReplica", "inFlightPerReplica", "minReplicas", "maxReplicas"), million)
+    for kind_of in ("hpa", "keda"):
+        autoscaling = {"enabled": True, "kind": kind_of, "scaleDownStabilizationSeconds": 3600, **scaling}
+        for path, text in render(values | {"autoscaling": autoscaling}).items():
+            assert not re.findall(r"\d[eE]\+\d", text), path
+    variables = {
+        each["name"]: each.get("value")
+        for manifest in of_kind(installed(values), "StatefulSet")
+        for each in manifest["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    model = yaml.safe_load((CHART / "values.yaml").read_text())["model"]
+    read = {name: variables[variable(model, name)] for name in values["parameters"]}
+    assert read == {
+        "deadline_ms": "1800000",
+        "memory_budget_mib": "1048576",
+        "lora_scale": "0.8",
+        "cache_max_error": "1e-09",
+        "vae_tiling": "true",
+        "cache_preset": "paper",
+    }
+
+
+def test_the_address_that_pods_listen_on_is_a_value():
+    for host in ("0.0.0.0", "::"):
+        specs = pods_of(installed({"host": host, "front": {"enabled": True}})).values()
+        listening = [each for spec in specs for container in spec["containers"] for each in container.get("args", [])]
+        assert [each for each in listening if str(each).startswith("--host=")] == [f"--host={host}"] * 2

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from plugin.triton_model.instance import count_on_device, device_of, label_of
+from plugin.triton_model.settings import own_labels
 
 CPU = {"kind": "KIND_CPU", "count": 2}
 BOTH = {"kind": "KIND_GPU", "count": 1, "gpus": [0, 1]}
@@ -59,3 +60,11 @@ def test_no_two_instances_have_the_same_label(groups: list[dict[str, Any]]):
     ]
     assert len(set(labels)) == len(labels)
     assert labels.count(None) == 1
+
+
+def test_no_label_of_a_metric_is_one_of_prometheus_or_of_kubernetes_scraping():
+    """Prometheus renames such a label to exported_…, and puts the target's own in its place."""
+    args = told([BOTH], "0_1", "GPU", 1) | {"model_version": "2"}
+    labels = own_labels(args)
+    assert set(labels) == {"model", "model_instance", "version"}
+    assert not {*labels, "kind", "outcome"} & {"job", "instance", "pod", "namespace", "container", "endpoint", "node"}

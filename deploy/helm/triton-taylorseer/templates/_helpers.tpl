@@ -26,6 +26,11 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 
+{{/* A value as it was written: Helm reads every number as a float, and prints a million of them as 1e+06. */}}
+{{- define "taylorseer.text" -}}
+{{- if and (kindIs "float64" .) (eq (float64 (int64 .)) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end -}}
+{{- end -}}
+
 {{/* The variable that overrides a parameter of the model, as plugin/repository.py reads it. */}}
 {{- define "taylorseer.variable" -}}
 {{ regexReplaceAll "\\W" (printf "TAYLORSEER_%s_%s" .model .parameter) "_" | upper }}
@@ -37,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
   value: {{ .Values.engine.name | quote }}
 {{- range $parameter, $value := .Values.parameters }}
 - name: {{ include "taylorseer.variable" (dict "model" $.Values.model "parameter" $parameter) }}
-  value: {{ $value | toString | quote }}
+  value: {{ include "taylorseer.text" $value | quote }}
 {{- end }}
 {{- with .Values.hubToken }}
 {{- if .existingSecret }}
@@ -102,7 +107,7 @@ imagePullSecrets:
 {{- define "taylorseer.drain" -}}
 preStop:
   exec:
-    command: [sleep, {{ .Values.drainSeconds | quote }}]
+    command: [sleep, {{ include "taylorseer.text" .Values.drainSeconds | quote }}]
 {{- end -}}
 
 {{/* The resources of the builder and the server, with the one GPU. */}}
@@ -123,7 +128,7 @@ exec:
     - triton-taylorseer
     - health
     - --model={{ .Values.model }}
-    - --timeout={{ .Values.probes.timeoutSeconds }}
+    - --timeout={{ include "taylorseer.text" .Values.probes.timeoutSeconds }}
 {{- else -}}
 httpGet:
   path: /v2/health/ready
