@@ -46,15 +46,24 @@ class Front:
         """The models that are ready, the default one first.
 
         Raises:
-            Unavailable: no server answers, or no model is ready.
+            Unavailable: no server answers.
         """
         assert self.server is not None
         names = set(await self.server.ready_models())
         served = sorted(name for name in names if f"{name}_stream" in names)
-        if not served:
-            raise Unavailable(f"no model is ready at {self.triton}")
         default = self._target(self.default_model or "")
         return sorted(served, key=lambda name: name != default)
+
+    async def some_models(self) -> list[str]:
+        """The same, of which there is one at least.
+
+        Raises:
+            Unavailable: no server answers, or no model is ready.
+        """
+        models = await self.models()
+        if not models:
+            raise Unavailable(f"no model is ready at {self.triton}")
+        return models
 
     async def served(self, model: str | None) -> str:
         """The ready model that a request's `model` names; None and "" stand for the default one.
@@ -63,7 +72,7 @@ class Front:
             UnknownModel: it is not ready.
             Unavailable: none is.
         """
-        models = await self.models()
+        models = await self.some_models()
         name = model or self.default_model or models[0]
         target = self._target(name)
         if target not in models:

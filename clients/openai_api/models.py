@@ -17,7 +17,7 @@ router = APIRouter()
 @health.get("/healthz")
 async def healthz(front: FrontOf) -> Json:
     """The models that are ready; 503 if Triton does not answer or no model is ready."""
-    return Json({"models": await front.models()})
+    return Json({"models": await front.some_models()})
 
 
 @router.get("/models")
