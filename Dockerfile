@@ -2,8 +2,9 @@
 #
 #   docker build -t triton-taylorseer .
 #
-# 25.10 has CUDA 13.0 and Python 3.12, which torch's own wheels of 2.13.0 need (docs/containers.md has the matrix).
-ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:25.10-py3
+# 26.05 has CUDA 13.2 and Python 3.12, with which torch's own wheels of 2.13.0 (CUDA 13.0) run. Exactly this one: one request
+# header ends 26.06 to 26.08 (docs/containers.md has the matrix, and what each release mended).
+ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.05-py3
 
 FROM ${TRITON_IMAGE} AS wheel
 WORKDIR /source
@@ -31,7 +32,7 @@ COPY --from=wheel /requirements.txt /constraints.txt /tmp/
 RUN pip install -c /tmp/constraints.txt -r /tmp/requirements.txt
 # TensorRT's Python module alone, in exactly the version of the image's libraries: another one cannot load its engines.
 # With its dependencies pip would also install the libraries, gigabytes from NVIDIA's index.
-ARG TENSORRT=10.13.3.9
+ARG TENSORRT=10.16.1.11
 RUN NVIDIA_TENSORRT_DISABLE_INTERNAL_PIP=1 pip install --no-deps --no-build-isolation \
         "tensorrt-cu13==$TENSORRT" "tensorrt-cu13-bindings==$TENSORRT"
 RUN python3 -c "import ctypes, sys, tensorrt; \
