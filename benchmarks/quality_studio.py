@@ -9,6 +9,7 @@ from functools import cache
 
 from benchmarks.environment import ROOT
 from benchmarks.harness import MODEL, config_of
+from clients.lines import read_lines
 from plugin.building.distances import distances
 from plugin.building.judge import Judge, offline_host
 from plugin.config import ModelConfig
@@ -82,7 +83,7 @@ class Studio:
     def __init__(self, pictures: int) -> None:
         self.config = config_of(MODEL)
         self.host = offline_host(self.config)
-        prompts = PROMPTS.read_text(encoding="utf-8").splitlines()
+        prompts = [text for _, text in read_lines(PROMPTS)]
         self._subjects = [(prompts[i % len(prompts)], i) for i in range(pictures)]
         self.judge = cache(self._judge)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,31 +14,28 @@ import tritonclient.grpc as sync_triton
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
+from clients.endpoint import Endpoint, credentials
+from clients.fields import request_inputs
 from clients.messages import (
-    ERROR_REPORT_PARAMETER,
+    STREAM_PARAMETERS,
     Generation,
     GenerationError,
     Progress,
-    Tries,
     Unavailable,
     channel_arguments,
     generation_of,
     is_last,
-    request_inputs,
+    outcome_of,
+    progress_of,
     typed_error,
-    update_of,
 )
+from clients.patience import IDLE_TIMEOUT_S, Silence, Tries
 
 
 class AsyncClient:
     """Talks to one model over gRPC; usable as an asynchronous context manager, in one event loop.
 
-    Args:
-        url: host:port of the server's gRPC endpoint.
-        model: the model's name; streams go to `<model>_stream`.
-        retries: how often a request is sent again if the server has no room for it or does not answer.
-        headers: sent with every call, for example a token for a proxy.
-        ssl: use TLS, for example with a proxy; Triton itself has none by default.
+    Its arguments and their errors are those of `Client`.
     """
 
     def __init__(
@@ -47,13 +46,22 @@ class AsyncClient:
         retries: int = 0,
         headers: Mapping[str, str] | None = None,
         ssl: bool = False,
+        root_certificates: Path | str | None = None,
+        idle_timeout_s: float | None = IDLE_TIMEOUT_S,
     ) -> None:
         Tries(retries, None)  # refuses a wrong number here
+        Silence(model, idle_timeout_s)
+        endpoint = Endpoint.of(url, ssl)
         self._url = url
         self._model = model
         self._retries = retries
         self._headers = dict(headers or {})
-        self._client = triton.InferenceServerClient(url, ssl=ssl, channel_args=channel_arguments(url))
+        self._idle_timeout_s = idle_timeout_s
+        self._client = triton.InferenceServerClient(
+            endpoint.target,
+            creds=credentials(endpoint.tls, root_certificates),
+            channel_args=channel_arguments(endpoint.target),
+        )
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -89,6 +97,7 @@ class AsyncClient:
         prompt: str | None = None,
         *,
         timeout_s: float | None = None,
+        idle_timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> AsyncGenerator[Progress | Generation, None]:
@@ -101,10 +110,12 @@ class AsyncClient:
         """
         inputs = request_inputs(prompt=prompt, **fields)
         tries = Tries(self._retries, timeout_s)
+        idle_s = self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s
         while True:
             begun = False
             try:
-                async with aclosing(self._stream_once(inputs, tries.left_s, headers or {})) as updates:
+                silence = Silence(self._model, idle_s)
+                async with aclosing(self._stream_once(inputs, tries.left_s, headers or {}, silence)) as updates:
                     async for update in updates:
                         begun = True
                         yield update
@@ -142,28 +153,34 @@ class AsyncClient:
         return {name: value.string_value for name, value in answer.config.parameters.items()}
 
     async def _stream_once(
-        self, inputs: list[sync_triton.InferInput], timeout_s: float | None, headers: Mapping[str, str]
+        self,
+        inputs: list[sync_triton.InferInput],
+        timeout_s: float | None,
+        headers: Mapping[str, str],
+        silence: Silence,
     ) -> AsyncGenerator[Progress | Generation, None]:
-        request = {
-            "model_name": f"{self._model}_stream",
-            "inputs": inputs,
-            "parameters": {ERROR_REPORT_PARAMETER: True},
-        }
+        request = {"model_name": f"{self._model}_stream", "inputs": inputs, "parameters": STREAM_PARAMETERS}
         answers = self._client.stream_infer(
             _only(request), stream_timeout=timeout_s, headers={**self._headers, **headers}
         )
         last, ended = None, False
         try:
-            async for result, error in answers:
-                if error is not None:
-                    raise typed_error(str(error.status()), str(error.message()), self._url)
-                # Result and error are handed on only once the stream has ended: one that is cancelled at this moment
-                # stays open in Triton 24.10, which then waits for it when it stops.
-                if is_last(result):
-                    last = result
-                else:
-                    yield update_of(result, self._url)
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    async with asyncio.timeout(silence.limit_s):
+                        result, error = await anext(answers)
+                    if error is not None:
+                        raise typed_error(str(error.status()), str(error.message()), self._url)
+                    # Result and error are handed on only once the stream has ended: one that is cancelled at this
+                    # moment stays open in Triton 24.10, which then waits for it when it stops.
+                    if is_last(result):
+                        last = result
+                    elif silence.is_news(update := progress_of(result)):
+                        yield update
             ended = True
+        except TimeoutError:
+            if last is None:  # else all that is missing is the end
+                raise silence.broken() from None
         except grpc.RpcError as error:
             raise typed_error(error.code().name, error.details() or "", self._url) from None
         finally:
@@ -171,7 +188,7 @@ class AsyncClient:
                 answers.cancel()
         if last is None:
             raise GenerationError(f"{self._model}_stream ended without a picture")
-        yield update_of(last, self._url)
+        yield outcome_of(last, self._url)
 
 
 async def _only(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clients.async_client import AsyncClient
+from clients.lines import read_lines
 from clients.messages import INPUTS, Generation, GenerationError
 
 
@@ -24,8 +26,11 @@ class BatchItem:
 
     @property
     def title(self) -> str:
-        """What the request shows, for people."""
-        return str(self.fields.get("prompt") or f"class {self.fields.get('class_label')}")
+        """What the request shows, for people; empty if that is not text, or no label."""
+        prompt, label = self.fields.get("prompt"), self.fields.get("class_label")
+        if isinstance(prompt, str):
+            return prompt.encode(errors="replace").decode()  # JSON can name half of a character
+        return f"class {label}" if isinstance(label, int) else ""
 
 
 def read_batch(path: Path, defaults: Mapping[str, Any]) -> list[BatchItem]:
@@ -40,10 +45,7 @@ def read_batch(path: Path, defaults: Mapping[str, Any]) -> list[BatchItem]:
         ValueError: a line is not valid, or there is none.
     """
     items: list[BatchItem] = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        text = text.strip()
-        if not text or text.startswith("#"):
-            continue
+    for line, text in read_lines(path):
         fields = _fields(text, f"{path}:{line}")
         words = re.sub(r"\W+", "-", str(fields.get("prompt", fields.get("class_label", "")))).strip("-").lower()[:40]
         stem = f"{len(items) + 1:04}-{words}".rstrip("-")
@@ -57,51 +59,61 @@ def _fields(text: str, place: str) -> dict[str, Any]:
     if not text.startswith("{"):
         return {"prompt": text}
     try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: {error}") from None
+        fields: dict[str, Any] = json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError(f"{place} is not JSON that can be read: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON of fields: {error}") from None
     if unknown := sorted(set(fields) - set(INPUTS)):
         raise ValueError(f"{place}: {unknown[0]!r} is not a field, must be one of: {', '.join(INPUTS)}")
     return fields
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = Counter(name for name, _ in pairs)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"it names {twice[0]!r} twice")
+    return dict(pairs)
+
+
 async def run_batch(
     items: Sequence[BatchItem],
     *,
-    url: str,
-    model: str,
     jobs: int,
-    retries: int,
     done: Callable[[BatchItem, Generation | GenerationError], None],
+    timeout_s: float | None = None,
+    **connection: Any,
 ) -> None:
     """Runs all requests, at most `jobs` at a time; a failed one does not end the others.
 
     Args:
         items: the requests.
-        url: host:port of the server's gRPC endpoint.
-        model: the model's name.
         jobs: requests that are sent at once, at least 1.
-        retries: how often a request is sent again if the server has no room for it.
         done: called with each result or error when it arrives.
+        timeout_s: seconds for each request, from when it is sent; None for no limit.
+        **connection: arguments of `AsyncClient`.
+
+    Raises:
+        OSError, ValueError: one of those is wrong.
     """
     slots = asyncio.Semaphore(jobs)
 
     async def one(item: BatchItem) -> None:
         async with slots:
             try:
-                result: Generation | GenerationError = await _generate(client, item)
+                result: Generation | GenerationError = await _generate(client, item, timeout_s)
             except GenerationError as error:
                 result = error
         done(item, result)
 
-    async with AsyncClient(url, model, retries=retries) as client, asyncio.TaskGroup() as group:
+    async with AsyncClient(**connection) as client, asyncio.TaskGroup() as group:
         for item in items:
             group.create_task(one(item))
 
 
-async def _generate(client: AsyncClient, item: BatchItem) -> Generation:
+async def _generate(client: AsyncClient, item: BatchItem, timeout_s: float | None) -> Generation:
     result = None
-    async for update in client.stream(**item.fields):
+    async for update in client.stream(**item.fields, timeout_s=timeout_s):
         if isinstance(update, Generation):
             result = update
     assert result is not None, "a stream ends with a result or an error"

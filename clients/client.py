@@ -6,36 +6,47 @@ import contextlib
 import queue
 import time
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from clients.endpoint import Endpoint, credentials
+from clients.fields import request_inputs
 from clients.messages import (
-    ERROR_REPORT_PARAMETER,
+    STREAM_PARAMETERS,
     Generation,
     GenerationError,
     Progress,
-    Tries,
     Unavailable,
     channel_arguments,
     generation_of,
     is_last,
-    request_inputs,
+    outcome_of,
+    progress_of,
     typed_error,
-    update_of,
 )
+from clients.patience import IDLE_TIMEOUT_S, Silence, Tries
 
 
 class Client:
     """Talks to one model over gRPC; usable as a context manager, and from any number of threads.
 
     Args:
-        url: host:port of the server's gRPC endpoint; dns:///host:port takes turns between all addresses of the name.
+        url: host:port of the server's gRPC endpoint, perhaps with grpc:// or http:// before it, or with grpcs:// or
+            https:// for TLS; dns:///host:port takes turns between all addresses of the name.
         model: the model's name; streams go to `<model>_stream`.
         retries: how often a request is sent again if the server has no room for it or does not answer.
         headers: sent with every call, for example a token for a proxy.
         ssl: use TLS, for example with a proxy; Triton itself has none by default.
+        root_certificates: file, in PEM, of the authorities that are trusted in place of gRPC's own; it means TLS.
+        idle_timeout_s: seconds of silence after which a stream that has begun ends with `Unavailable`; None for never.
+            The server sends a sign of life every 5 s. The result itself may take ten times as long to arrive.
+
+    Raises:
+        OSError: `root_certificates` cannot be read.
+        ValueError: another argument is wrong; the message names it.
     """
 
     def __init__(
@@ -46,14 +57,20 @@ class Client:
         retries: int = 0,
         headers: Mapping[str, str] | None = None,
         ssl: bool = False,
+        root_certificates: Path | str | None = None,
+        idle_timeout_s: float | None = IDLE_TIMEOUT_S,
     ) -> None:
         Tries(retries, None)  # refuses a wrong number here
+        Silence(model, idle_timeout_s)
+        endpoint = Endpoint.of(url, ssl)
         self._url = url
+        self._target = endpoint.target
         self._model = model
         self._retries = retries
         self._headers = dict(headers or {})
-        self._ssl = ssl
-        self._client = triton.InferenceServerClient(url, ssl=ssl, channel_args=channel_arguments(url))
+        self._idle_timeout_s = idle_timeout_s
+        self._credentials = credentials(endpoint.tls, root_certificates)
+        self._client = self._connected()
 
     def __enter__(self) -> Client:
         return self
@@ -92,18 +109,27 @@ class Client:
             time.sleep(tries.pause_s(failure))
 
     def stream(
-        self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any
+        self,
+        prompt: str | None = None,
+        *,
+        timeout_s: float | None = None,
+        idle_timeout_s: float | None = None,
+        **fields: Any,
     ) -> Generator[Progress | Generation, None, None]:
         """Makes a picture and reports its progress: any number of `Progress`, then one `Generation`.
 
-        Closing the iterator early cancels the request. Arguments and errors are those of `generate`.
+        Closing the iterator early cancels the request. Arguments and errors are those of `generate`, and
+        `idle_timeout_s` that of the client, which is used where it is None; `math.inf` for never.
         """
         inputs = request_inputs(prompt=prompt, **fields)
         tries = Tries(self._retries, timeout_s)
+        idle_s = self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s
         while True:
             begun = False
             try:
-                with contextlib.closing(self._stream_once(inputs, tries.left_s)) as updates:
+                with contextlib.closing(
+                    self._stream_once(inputs, tries.left_s, Silence(self._model, idle_s))
+                ) as updates:
                     for update in updates:
                         begun = True
                         yield update
@@ -115,11 +141,10 @@ class Client:
             time.sleep(pause)
 
     def _stream_once(
-        self, inputs: list[triton.InferInput], timeout_s: float | None
+        self, inputs: list[triton.InferInput], timeout_s: float | None, silence: Silence
     ) -> Generator[Progress | Generation, None, None]:
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
-        # A tritonclient carries one stream at a time.
-        client = triton.InferenceServerClient(self._url, ssl=self._ssl, channel_args=channel_arguments(self._url))
+        client = self._connected()  # a tritonclient carries one stream at a time
         finished, last = False, None
         try:
             client.start_stream(
@@ -129,11 +154,16 @@ class Client:
                 client.async_stream_infer(
                     f"{self._model}_stream",
                     inputs,
-                    parameters={ERROR_REPORT_PARAMETER: True},
+                    parameters=STREAM_PARAMETERS,
                     enable_empty_final_response=True,
                 )
             while not finished:
-                result, error = answers.get()
+                try:
+                    result, error = answers.get(timeout=silence.limit_s)
+                except queue.Empty:
+                    if last is not None:
+                        break  # all that is missing is the end
+                    raise silence.broken() from None
                 if error is not None:
                     finished = True
                     raise self._error(error)
@@ -143,14 +173,19 @@ class Client:
                     # moment stays open in Triton 24.10, which then waits for it when it stops.
                     if is_last(result):
                         last = result
-                    else:
-                        yield update_of(result, self._url)
+                    elif silence.is_news(update := progress_of(result)):
+                        yield update
         finally:
             _stop_stream(client, cancel=not finished)
             client.close()
         if last is None:
             raise GenerationError(f"{self._model}_stream ended without a picture")
-        yield update_of(last, self._url)
+        yield outcome_of(last, self._url)
+
+    def _connected(self) -> triton.InferenceServerClient:
+        return triton.InferenceServerClient(
+            self._target, creds=self._credentials, channel_args=channel_arguments(self._target)
+        )
 
     def _error(self, error: InferenceServerException) -> GenerationError:
         return typed_error(str(error.status()), str(error.message()), self._url)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
 from PIL import Image
+
+from clients.endpoint import Endpoint, why_unreachable
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -45,18 +45,13 @@ INPUTS = {
     "priority": "INT32",
     "preview": "BOOL",
 }
-_NUMPY: dict[str, Any] = {
-    "BYTES": np.object_,
-    "INT64": np.int64,
-    "INT32": np.int32,
-    "FP32": np.float32,
-    "BOOL": np.bool_,
-}
-
 # Asks for a stream's error as a report that holds its code. Triton 24.10 keeps the code of a stream's error only with a
 # header that can make it crash.
 ERROR_REPORT_PARAMETER = "taylorseer_error_report"
-_FIRST_PAUSE_S = 0.5
+# Asks for a sign of life on a stream: the request's step at once, and again at least every 5 s. Its silence then tells
+# that the process that had the request has ended.
+HEARTBEAT_PARAMETER = "taylorseer_heartbeat"
+STREAM_PARAMETERS = {ERROR_REPORT_PARAMETER: True, HEARTBEAT_PARAMETER: True}
 _STATUS = {"INVALID_ARG": "INVALID_ARGUMENT"}  # Triton's name: gRPC's
 
 
@@ -145,64 +140,50 @@ def encoded_image(image: Pixels, file_format: str = "png", quality: int = 90, fp
     return file.getvalue()
 
 
-def request_inputs(**fields: Any) -> list[triton.InferInput]:
-    """The tensors of a request; fields that are None are left out.
+def generation_of(result: triton.InferResult) -> Generation:
+    """The result in a plain response, or in the last response of a stream.
 
     Raises:
-        TypeError: an unknown field.
-        InvalidArgument: a value that cannot be sent.
+        GenerationError: the response has no result.
     """
-    unknown = sorted(set(fields) - set(INPUTS))
-    if unknown:
-        raise TypeError(f"{unknown[0]!r} is not a field, must be one of: {', '.join(INPUTS)}")
-    inputs = []
-    for name, value in fields.items():
-        if value is None:
-            continue
-        tensor = triton.InferInput(name, [1], INPUTS[name])
-        tensor.set_data_from_numpy(np.array([_encoded(name, value)], dtype=_NUMPY[INPUTS[name]]))
-        inputs.append(tensor)
-    return inputs
+    return Generation(_output(result, "image"), _report(result))
 
 
-def _encoded(name: str, value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidArgument(f"{name} is invalid at character {error.start}, must be Unicode text") from None
-    if INPUTS[name].startswith("INT"):
-        limits = np.iinfo(_NUMPY[INPUTS[name]])
-        if not limits.min <= value <= limits.max:  # numpy would wrap it around
-            raise InvalidArgument(f"{name} is {value}, must be from {limits.min} to {limits.max}")
-    return value
+def _output(result: triton.InferResult, name: str) -> npt.NDArray[Any]:
+    array = result.as_numpy(name)
+    if array is None:
+        raise GenerationError(f"the answer has no output {name}, must be of a model that triton-taylorseer serves")
+    return array
 
 
-def generation_of(result: triton.InferResult) -> Generation:
-    """The result in a plain response, or in the last response of a stream."""
-    return Generation(result.as_numpy("image"), json.loads(result.as_numpy("report")[0]))
+def _report(result: triton.InferResult) -> dict[str, Any]:
+    text = _output(result, "report")[0]
+    try:
+        report: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise GenerationError(f"the answer's report is not JSON: {error}") from None
+    return report
 
 
-def _progress(result: triton.InferResult) -> Progress:
+def progress_of(result: triton.InferResult) -> Progress:
+    """The progress in any other response of a stream."""
     preview = result.as_numpy("preview")
-    step, num_steps = (int(result.as_numpy(name)[0]) for name in ("step", "num_steps"))
+    step, num_steps = (int(_output(result, name)[0]) for name in ("step", "num_steps"))
     return Progress(step, num_steps, preview if preview is not None and preview.size else None)
 
 
 def is_last(result: triton.InferResult) -> bool:
     """Whether this response of a stream has its result or its error. The final flag comes in a response of its own."""
-    return bool(result.as_numpy("report")[0])
+    return bool(_output(result, "report")[0])
 
 
-def update_of(result: triton.InferResult, url: str) -> Progress | Generation:
-    """The progress or the result in a response of a stream.
+def outcome_of(result: triton.InferResult, url: str) -> Generation:
+    """The result in the last response of a stream.
 
     Raises:
         GenerationError: the request has failed.
     """
-    if not is_last(result):
-        return _progress(result)
-    if error := json.loads(result.as_numpy("report")[0]).get("error"):
+    if error := _report(result).get("error"):
         raise typed_error(_STATUS.get(error["code"], error["code"]), error["message"], url)
     return generation_of(result)
 
@@ -215,14 +196,16 @@ def typed_error(status: str, message: str, url: str) -> GenerationError:
         message: the server's sentence.
         url: of the server, for the message if it does not answer.
     """
-    if message.startswith("DEADLINE") or "DEADLINE_EXCEEDED" in status or "Deadline Exceeded" in message:
+    if message.startswith("DEADLINE"):
         return DeadlineExceeded(message)
+    if "DEADLINE_EXCEEDED" in status or "Deadline Exceeded" in message:
+        return DeadlineExceeded(f"{url} gave no picture within the client's time limit")
     if "unknown model" in message.lower():
         return UnknownModel(message)
     if "INVALID_ARGUMENT" in status:
         return InvalidArgument(message)
-    if any(sign in message.lower() for sign in ("failed to connect", "resolution failed", "errors resolving")):
-        return Unavailable(f"no server answers at {url}: start one with `triton-taylorseer serve`")
+    if reason := why_unreachable(message, url):
+        return Unavailable(reason)
     if "UNAVAILABLE" in status:
         return Unavailable(message)
     if "CANCELLED" in status:
@@ -230,50 +213,20 @@ def typed_error(status: str, message: str, url: str) -> GenerationError:
     return GenerationError(message)
 
 
-def channel_arguments(url: str) -> list[tuple[str, Any]] | None:
+def channel_arguments(url: str) -> list[tuple[str, Any]]:
     """gRPC's settings for a URL.
 
-    A URL such as dns:///name:8001 may stand for several servers; calls then take turns between them. For host:port the
-    answer is None: with tritonclient's own settings all calls go to one server, over one connection.
+    A URL such as dns:///name:8001 may stand for several servers; calls then take turns between them. With host:port all
+    calls go to one server, over one connection. What goes to this machine takes no proxy; for other hosts gRPC reads
+    `http_proxy`, `grpc_proxy`, `no_proxy` and their like from the environment.
+
+    Raises:
+        ValueError: no URL of a server.
     """
-    if not re.match(r"(dns|ipv4|ipv6):", url):
-        return None
-    any_length = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
-    return [*any_length, ("grpc.lb_policy_name", "round_robin")]
-
-
-class Tries:
-    """How often and when a refused request is sent again.
-
-    The pause doubles each time and is at least as long as the server asks for. Up to half of it is added at random, so
-    that clients that were refused together do not all return at the same time.
-
-    Args:
-        retries: how often it is sent again.
-        timeout_s: seconds for all of it, or None for no limit.
-    """
-
-    def __init__(self, retries: int, timeout_s: float | None) -> None:
-        if retries < 0:
-            raise ValueError(f"retries is {retries}, must be at least 0")
-        self._left = retries
-        self._pause_s = _FIRST_PAUSE_S
-        self._ends = None if timeout_s is None else time.monotonic() + timeout_s
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds that remain, or None for no limit."""
-        return None if self._ends is None else max(0.0, self._ends - time.monotonic())
-
-    def pause_s(self, refusal: Unavailable) -> float:
-        """Seconds to wait before the next try.
-
-        Raises:
-            Unavailable: the refusal itself, if no try or no time is left.
-        """
-        pause = max(self._pause_s, refusal.retry_after_s or 0.0) * random.uniform(1.0, 1.5)
-        if not self._left or (self.left_s is not None and pause >= self.left_s):
-            raise refusal
-        self._left -= 1
-        self._pause_s *= 2
-        return pause
+    endpoint = Endpoint.of(url)
+    arguments: list[tuple[str, Any]] = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+    if endpoint.is_local:
+        arguments.append(("grpc.enable_http_proxy", 0))
+    if endpoint.has_many:
+        arguments.append(("grpc.lb_policy_name", "round_robin"))
+    return arguments

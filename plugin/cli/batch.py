@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plugin.cli.options import Connection
 from plugin.cli.results import announce, suffix_of
 from plugin.cli.terminal import counting_bar, fail, say
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def generate_batch(
-    file: Path, folder: Path, fields: dict[str, Any], url: str, model: str, jobs: int, retries: int, json_lines: bool
+    file: Path,
+    folder: Path,
+    fields: dict[str, Any],
+    connection: Connection,
+    jobs: int,
+    timeout_s: float | None,
+    json_lines: bool,
 ) -> None:
     """Makes what a file asks for, writes the results into a folder, and ends with an error if a request failed.
 
@@ -24,8 +31,9 @@ def generate_batch(
         file: with a prompt, or a JSON object of fields, on each line.
         folder: for the results; it is made if needed.
         fields: of every request, unless its line says something else.
-        url, model, retries: as in `clients.AsyncClient`.
+        connection: to the model.
         jobs: requests that are sent at once.
+        timeout_s: seconds for each request; None for no limit.
         json_lines: print each result or error as JSON.
     """
     import asyncio
@@ -38,7 +46,8 @@ def generate_batch(
             folder.mkdir(parents=True, exist_ok=True)
             task = bar.add_task(str(file), total=len(items))
             results = _Results(file, folder, json_lines, on_result=lambda: bar.advance(task))
-            asyncio.run(run_batch(items, url=url, model=model, jobs=jobs, retries=retries, done=results.done))
+            batch = run_batch(items, jobs=jobs, done=results.done, timeout_s=timeout_s, **connection.arguments)
+            asyncio.run(batch)
         except KeyboardInterrupt:
             fail("cancelled")
         except ExceptionGroup as errors:  # a folder or disk that cannot be written
@@ -70,6 +79,6 @@ class _Results:
 
     def _failed(self, item: BatchItem, error: GenerationError) -> None:
         self.failed += 1
-        say(f"{self._file}:{item.line}: {item.title}: {error}")
+        say(": ".join(filter(None, (f"{self._file}:{item.line}", item.title, str(error)))))
         if self._json_lines:
             print(json.dumps({"line": item.line, "error": str(error)}), flush=True)

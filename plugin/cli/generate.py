@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from plugin.cli.batch import generate_batch
-from plugin.cli.options import TRITON, Model, Url, with_fields
+from plugin.cli.options import TRITON, Ca, Connection, Model, Tls, Url, with_fields
 from plugin.cli.results import announce, check_output, output_for
 from plugin.cli.terminal import StepsBar, fail
 
@@ -32,6 +32,12 @@ Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="Requests of a batch
 Retries = Annotated[
     int, typer.Option(metavar="N", min=0, help="How often a request is sent again if the server has no room for it.")
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", min=0, help="Longest time that a request may take, its retries included. Default: no limit."
+    ),
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Every step full, as --interval 1.", rich_help_panel="Cache")]
 Preview = Annotated[bool, typer.Option("--preview", help="Show previews of the picture in the terminal.")]
 JsonLines = Annotated[
@@ -45,10 +51,13 @@ def generate(
     prompt: Prompt = None,
     url: Url = TRITON,
     model: Model = "emoji",
+    tls: Tls = False,
+    ca: Ca = None,
     output: Output = None,
     batch: Batch = None,
     jobs: Jobs = 4,
     retries: Retries = 2,
+    timeout: Timeout = None,
     preview: Preview = False,
     json_lines: JsonLines = False,
     no_cache: NoCache = False,
@@ -65,23 +74,23 @@ def generate(
     """
     if no_cache:
         fields["cache_interval"] = _without_cache(fields["cache_interval"])
+    connection = Connection(url, model, tls, ca, retries)
     if batch is not None:
         if prompt is not None or preview:
             fail("--batch cannot be combined with a prompt or --preview")
-        generate_batch(batch, output or Path("out"), fields, url, model, jobs, retries, json_lines)
+        generate_batch(batch, output or Path("out"), fields, connection, jobs, timeout, json_lines)
         return
     if output is not None:
         check_output(output)
-    generate_one(prompt, output, fields, url, model, retries, preview, json_lines)
+    generate_one(prompt, output, fields, connection, timeout, preview, json_lines)
 
 
 def generate_one(
     prompt: str | None,
     output: Path | None,
     fields: dict[str, Any],
-    url: str,
-    model: str,
-    retries: int,
+    connection: Connection,
+    timeout_s: float | None,
     preview: bool,
     json_lines: bool,
 ) -> None:
@@ -89,9 +98,9 @@ def generate_one(
     from clients import Client, Generation, GenerationError
 
     try:
-        with Client(url, model, retries=retries) as client, StepsBar(preview) as bar:
+        with Client(**connection.arguments) as client, StepsBar(preview) as bar:
             bar.begin(prompt or f"class {fields['class_label']}", fields["num_inference_steps"])
-            for update in client.stream(prompt, **fields, preview=preview or None):
+            for update in client.stream(prompt, **fields, preview=preview or None, timeout_s=timeout_s):
                 if isinstance(update, Generation):
                     result = update
                     bar.step(result.report["num_steps"], result.report["num_steps"], result.image[0])

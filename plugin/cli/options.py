@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,16 @@ ModelRepository = Annotated[
     typer.Option(metavar="FOLDER", help="Folder of models. Default: the one of this package.", show_default=False),
 ]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")]
-Url = Annotated[str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC endpoint.")]
+Url = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC endpoint; grpc://, or grpcs:// for TLS, may precede it.")
+]
+Tls = Annotated[bool, typer.Option("--tls", help="Encrypt the connection, as grpcs:// does.")]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Certificates, in PEM, of the authorities to trust; it means --tls. Default: gRPC's own."
+    ),
+]
 Model = Annotated[str, typer.Option(metavar="NAME", help="The model's name.")]
 
 _TYPES = {
@@ -31,6 +41,28 @@ _TYPES = {
     "TYPE_FP32": (float, "X"),
     "TYPE_BOOL": (bool, ""),
 }
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Which model of which server a command talks to, and how."""
+
+    url: str
+    model: str
+    tls: bool = False
+    ca: Path | None = None
+    retries: int = 0
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `clients.Client` and `clients.AsyncClient`."""
+        return {
+            "url": self.url,
+            "model": self.model,
+            "ssl": self.tls,
+            "root_certificates": self.ca,
+            "retries": self.retries,
+        }
 
 
 def with_fields(

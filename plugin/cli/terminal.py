@@ -32,18 +32,20 @@ def fail(error: object) -> NoReturn:
 
 
 def lines_of(option: str, path: Path | None) -> tuple[str, ...]:
-    """The lines of a file that are not empty, at least one; none without a file.
+    """The prompts of a file, a line each, at least one; none without a file.
 
     Args:
         option: the command's option that names the file, for the error.
-        path: of the file, in UTF-8.
+        path: of the file, in UTF-8; lines that begin with # are comments.
 
     Raises:
         OSError, ValueError: it cannot be read, or it is empty.
     """
+    from clients.lines import read_lines
+
     if path is None:
         return ()
-    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    lines = tuple(text for _, text in read_lines(path))
     if not lines:
         raise ValueError(f"{option} is {path}, which is empty: must hold a prompt a line")
     return lines

@@ -25,7 +25,8 @@ from clients import (
     Progress,
     Unavailable,
 )
-from clients.messages import INPUTS, Tries
+from clients.messages import INPUTS
+from clients.patience import Tries
 from plugin.ops.server import Server
 from tests.support.both_clients import CLIENTS
 from tests.support.throwaway import FIELDS
@@ -240,9 +241,10 @@ def test_pauses_double_and_are_no_shorter_than_asked():
         tries.pause_s(Unavailable("full"))
 
 
-def test_a_negative_number_of_retries_is_refused(client_class):
-    with pytest.raises(ValueError, match="retries is -1, must be at least 0"):
-        client_class(retries=-1)
+@pytest.mark.parametrize("retries", [-1, 1.5, "3", True])
+def test_what_is_no_number_of_retries_is_refused(client_class, retries):
+    with pytest.raises(ValueError, match=f"retries is {retries!r}, must be an integer of at least 0"):
+        client_class(retries=retries)
 
 
 def test_cancelling_the_task_cancels_the_request_at_the_server(echo):

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as protocol
 
 _THREADS = 64  # a stream keeps one
+_ASKS_FOR_AN_END = "triton_enable_empty_final_response"
 _READ: dict[str, Callable[[bytes], Any]] = {
     "BYTES": lambda raw: raw[4:].decode(),
     "INT64": lambda raw: struct.unpack("<q", raw)[0],
@@ -59,6 +60,7 @@ class Call:
     fields: dict[str, Any]
     id: str
     headers: dict[str, str]
+    parameters: frozenset[str] = frozenset()
 
 
 Behaviour = Callable[[Call], Iterator[Step | Picture | Failure]]
@@ -95,8 +97,18 @@ class _Servicer(protocol.GRPCInferenceServiceServicer):
             given = zip(request.inputs, request.raw_input_contents, strict=True)
             fields = {tensor.name: _READ[tensor.datatype](raw) for tensor, raw in given}
             headers = {each.key: each.value for each in context.invocation_metadata()}
-            for update in self._behaviour(Call(request.model_name, fields, request.id, headers)):
+            parameters = frozenset(request.parameters)
+            for update in self._behaviour(Call(request.model_name, fields, request.id, headers, parameters)):
                 yield _response(update)
+            if request.parameters[_ASKS_FOR_AN_END].bool_param:
+                yield _end()
+
+
+def _end() -> Any:
+    """The final flag, alone, as Triton sends it to clients that ask for an empty final response."""
+    answer = messages.ModelInferResponse()
+    answer.parameters["triton_final_response"].bool_param = True
+    return messages.ModelStreamInferResponse(infer_response=answer)
 
 
 def _response(update: Step | Picture | Failure) -> Any:
@@ -123,13 +135,19 @@ def _response(update: Step | Picture | Failure) -> Any:
 
 
 @contextmanager
-def fake_triton(behaviour: Behaviour = four_steps, models: Sequence[str] = ("emoji",)) -> Iterator[str]:
+def fake_triton(
+    behaviour: Behaviour = four_steps,
+    models: Sequence[str] = ("emoji",),
+    credentials: grpc.ServerCredentials | None = None,
+    host: str = "127.0.0.1",
+) -> Iterator[str]:
     """The gRPC address of a server with some models; `behaviour` says what a stream answers."""
     server = grpc.server(ThreadPoolExecutor(_THREADS))
     protocol.add_GRPCInferenceServiceServicer_to_server(_Servicer(models, behaviour), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = f"{host}:0"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"{host}:{port}"
     finally:
         server.stop(grace=None).wait()

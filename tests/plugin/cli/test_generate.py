@@ -41,7 +41,7 @@ def test_every_option_is_sent(server, tmp_path, monkeypatch):
     monkeypatch.setattr(Client, "stream", lambda self, prompt, **fields: asked.update(fields) or stream(self, prompt))
     options = ["--negative-prompt", "pear", "--seed", 4, "--steps", 7, "--guidance-scale", 1.5, "--height", 32]
     options += ["--width", 48, "--order", 2, "--warmup", 3, "--predictor", "newton", "--schedule", "even"]
-    options += ["--max-error", 0.5, "--deadline-ms", 9000, "-o", tmp_path / "a.png"]
+    options += ["--max-error", 0.5, "--deadline-ms", 9000, "--timeout", 60, "-o", tmp_path / "a.png"]
     assert generate(server, "apple", *options, "--interval", 6, "--class-label", 3, "--preset", "paper")[0] == 0
     assert asked == {
         "negative_prompt": "pear",
@@ -61,6 +61,7 @@ def test_every_option_is_sent(server, tmp_path, monkeypatch):
         "cache_max_error": 0.5,
         "deadline_ms": 9000,
         "preview": None,
+        "timeout_s": 60,
     }
     assert generate(server, "apple", *options, "--no-cache")[0] == 0
     assert asked["cache_interval"] == 1
