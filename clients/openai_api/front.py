@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from clients.async_client import AsyncClient
-from clients.messages import Unavailable, UnknownModel
+from clients.messages import Generation, Progress, Unavailable, UnknownModel
 from clients.openai_api.refusals import Places
+
+Updates = AsyncGenerator[Progress | Generation, None]
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Front:
         aliases: other names of models, for clients that send a name of their own -> the model.
         server: a client for calls that are not about one model; set while the application runs.
         clients: one for each model that was asked for.
-        places: of the models that have refused requests.
+        places: of each model, promised to those it has refused.
     """
 
     triton: str
@@ -80,12 +84,23 @@ class Front:
             raise UnknownModel(f"model is {name[:100]}{alias}, must be one that is ready: {', '.join(models)}")
         return target
 
-    def when_to_return(self, refusal: Unavailable, model: str, pictures: int) -> Unavailable:
-        """The refusal, with the time at which there is room for all who were refused before, and for this one."""
+    def when_to_return(self, refusal: Unavailable, model: str, places: int) -> Unavailable:
+        """The refusal, with the time at which there are places for all who were refused before, and for this one."""
         if refusal.retry_after_s is not None:
-            places = self.places.setdefault(model, Places())
-            refusal.retry_after_s = places.promise(refusal.retry_after_s, pictures)
+            refusal.retry_after_s = self._places_of(model).promise(refusal.retry_after_s, places)
         return refusal
+
+    async def stream(self, model: str, fields: Mapping[str, Any], headers: Mapping[str, str]) -> Updates:
+        """What `AsyncClient.stream` yields for one request, within the time limit of this front."""
+        updates = self.client(model).stream(**fields, timeout_s=self.timeout_s, headers=headers)
+        async with aclosing(updates):
+            async for update in updates:
+                if isinstance(update, Generation):
+                    self._places_of(model).end()
+                yield update
+
+    def _places_of(self, model: str) -> Places:
+        return self.places.setdefault(model, Places())
 
     def _target(self, name: str) -> str:
         return self.aliases.get(name, name)

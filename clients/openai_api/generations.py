@@ -10,11 +10,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from clients.async_client import AsyncClient
 from clients.messages import Cancelled, Generation, GenerationError, Unavailable
 from clients.openai_api.answers import Json, plain_answer
 from clients.openai_api.fields import ImageRequest
-from clients.openai_api.front import Front, FrontOf
+from clients.openai_api.front import Front, FrontOf, Updates
 from clients.openai_api.streaming import streamed
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
@@ -28,19 +27,26 @@ async def generations(body: ImageRequest, request: Request, front: FrontOf) -> R
     request.state.sized = body.size != "auto"
     model = await front.served(body.model)
     try:
-        return await _answered(body, request, front, front.client(model))
+        return await _answered(body, request, front, model)
     except Unavailable as refusal:
-        raise front.when_to_return(refusal, model, body.n) from None
+        # Who has come back in vain shows that places take longer than was told.
+        raise front.when_to_return(refusal, model, body.n * _tries(request)) from None
 
 
-async def _answered(body: ImageRequest, request: Request, front: Front, client: AsyncClient) -> Response:
-    settings: dict[str, Any] = {"timeout_s": front.timeout_s, "headers": _trace_headers(request)}
-    requests = body.requests()
+async def _answered(body: ImageRequest, request: Request, front: Front, model: str) -> Response:
+    headers = _trace_headers(request)
+    streams = [front.stream(model, fields, headers) for fields in body.requests()]
     if body.stream:
-        return await streamed(body, client.stream(**requests[0], **settings), request.state.request_id)
-    results = await _unless_gone(request, _together([_last_of(client, each | settings) for each in requests]))
+        return await streamed(body, streams[0], request.state.request_id)
+    results = await _unless_gone(request, _together([_last_of(updates) for updates in streams]))
     # In a thread: a large picture takes a moment to encode, a video seconds.
     return Json(await asyncio.to_thread(plain_answer, results, body))
+
+
+def _tries(request: Request) -> int:
+    """How often OpenAI's client has sent the request, as it tells."""
+    told = request.headers.get("x-stainless-retry-count", "")
+    return 1 + int(told) if re.fullmatch("[0-9]", told) else 1
 
 
 def _trace_headers(request: Request) -> dict[str, str]:
@@ -49,9 +55,8 @@ def _trace_headers(request: Request) -> dict[str, str]:
     return {"traceparent": traceparent} if _TRACEPARENT.fullmatch(traceparent) else {}
 
 
-async def _last_of(client: AsyncClient, fields: dict[str, Any]) -> Generation:
-    # A stream: closing it cancels the request.
-    async with aclosing(client.stream(**fields)) as updates:
+async def _last_of(updates: Updates) -> Generation:
+    async with aclosing(updates):  # closing it cancels the request
         async for update in updates:
             if isinstance(update, Generation):
                 return update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,11 +14,11 @@ from clients.messages import Generation, GenerationError, Progress
 from clients.openai_api.answers import completed, dumped, picture_of_event
 from clients.openai_api.errors import error_object, told
 from clients.openai_api.fields import ImageRequest
+from clients.openai_api.front import Updates
 
 _PING_S = 15.0  # a proxy ends a connection on which nothing is sent for about a minute
 _REFUSED_WITHIN_S = 2.0  # a refusal within this time has an HTTP status; later errors are events of the stream
 
-Updates = AsyncGenerator[Progress | Generation, None]
 _Upcoming = asyncio.Future[Progress | Generation]
 
 
