@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check serve lint format bench soak clean
+.PHONY: demo test check serve lint format bench soak fuzz clean
 
 demo: .venv/.installed
 	$(BIN)/triton-taylorseer demo
@@ -31,6 +31,10 @@ bench: .venv/.installed
 
 soak: .venv/.installed
 	$(BIN)/python -m benchmarks.soak
+
+# Requests that nobody would write, for ten minutes, and 500 cancels.
+fuzz: .venv/.installed
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} CANCELS=500 $(BIN)/pytest -s tests/e2e/test_fuzz.py tests/e2e/test_cancels.py
 
 clean:
 	rm -rf .venv out

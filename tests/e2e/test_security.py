@@ -503,6 +503,20 @@ def test_what_is_no_request_over_grpc_is_refused(own):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_an_error_reaches_its_client_however_long_the_request_s_id_is(own):
+    """Triton quotes the id, and gRPC answers "Stream removed" in place of an error whose text has more than 8 KB."""
+    request = service_pb2.ModelInferRequest(model_name="swan", id="é" * 20_000)
+    request.inputs.add(name="seed", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"1")
+    with pytest.raises(grpc.RpcError) as caught:
+        own.grpc._client_stub.ModelInfer(request, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    request.model_name = "swan_stream"
+    (answer,) = own.grpc._client_stub.ModelStreamInfer(iter([request]), timeout=20)
+    for text in (caught.value.details(), answer.error_message):
+        assert "data-type is 'BYTES'" in text
+        assert len(text.encode()) <= 1000
+
+
 # Slow clients
 
 

@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as messages
 
+from plugin.errors import shortened
 from plugin.ops.control import GRPC_HEADER, GRPC_METHODS
 from plugin.ops.guard.refusals import CLASSIFICATION, Refused
 
@@ -24,7 +25,11 @@ _TO_TRITON = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_http_proxy", 0),
+    # Of errors, whose text Triton begins with the request's id, of any length.
+    ("grpc.max_metadata_size", 1 << 20),
+    ("grpc.absolute_max_metadata_size", 1 << 21),
 ]
+_ERROR_FIRST = b"\x0a"  # begins a ModelStreamInferResponse that has an error_message
 # What gRPC sets itself, and `triton_grpc_error`, with which a stream can end Triton (up to 26.03).
 _KEPT_BACK = {"user-agent", "content-type", "te", "triton_grpc_error"}
 
@@ -87,7 +92,7 @@ class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            await context.abort(error.code(), error.details() or "")
+            await context.abort(error.code(), shortened(error.details() or ""))
             raise  # abort never returns
         finally:
             call.cancel()
@@ -104,10 +109,10 @@ class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         feeding = asyncio.ensure_future(_feed(call, requests, answer))
         try:
             async for response in call:
-                await answer(response)
+                await answer(_with_short_error(response) if response.startswith(_ERROR_FIRST) else response)
             await feeding
         except grpc.aio.AioRpcError as error:
-            await context.abort(error.code(), error.details() or "")
+            await context.abort(error.code(), shortened(error.details() or ""))
         finally:
             feeding.cancel()
             call.cancel()
@@ -145,6 +150,13 @@ def _check(request: bytes) -> None:
         raise Refused("the request is no ModelInferRequest") from None
     if any("classification" in output.parameters for output in parsed.outputs):
         raise Refused(CLASSIFICATION)
+
+
+def _with_short_error(response: bytes) -> bytes:
+    """A response of a stream with an error that clients can read: gRPC loses what is longer than 8 KB."""
+    parsed = messages.ModelStreamInferResponse.FromString(response)
+    parsed.error_message = shortened(parsed.error_message)
+    return parsed.SerializeToString()
 
 
 def _handed_on(metadata: Iterable[tuple[str, str | bytes]]) -> Metadata:

@@ -1,0 +1,1 @@
+"""Requests that nobody would write, for each way into a server."""

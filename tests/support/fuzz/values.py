@@ -1,0 +1,70 @@
+"""Values of fields: mostly sound ones, and among them extremes, wrong types and wrong encodings."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from hypothesis import strategies as st
+
+from plugin.fields import FIELDS
+
+SOUND: dict[str, st.SearchStrategy[Any]] = {
+    "prompt": st.sampled_from(["star", "red apple, 3d", "pizza, noto", "x", "é 🍎 \u202e"]),
+    "negative_prompt": st.sampled_from(["", " ", "blue"]),
+    "class_label": st.just(0),
+    "seed": st.integers(0, 2**63 - 1),
+    "num_inference_steps": st.integers(1, 4),
+    "guidance_scale": st.floats(0, 100, width=32),
+    "height": st.sampled_from([32, 48, 64]),
+    "width": st.sampled_from([32, 48, 64]),
+    "num_frames": st.just(1),
+    "cache_preset": st.sampled_from(["default", "paper"]),
+    "cache_interval": st.integers(1, 10),
+    "cache_order": st.integers(0, 8),
+    "cache_warmup_steps": st.integers(0, 5),
+    "cache_cooldown_steps": st.integers(0, 5),
+    "cache_predictor": st.sampled_from(["taylor", "reuse", "newton", "hermite", "chebyshev"]),
+    "cache_schedule": st.sampled_from(["interval", "even", "0", "0 2", "0 1 3 of 4"]),
+    "cache_coordinate": st.sampled_from(["step", "sigma", "log_snr"]),
+    "cache_max_error": st.floats(1e-6, 10),
+    "cache_min_interval": st.integers(1, 5),
+    "cache_max_full_steps": st.integers(1, 5),
+    "deadline_ms": st.sampled_from([1, 50, 10_000]),
+    "priority": st.integers(-60, 60),
+    "response_format": st.sampled_from(["raw", "b64_json"]),
+    "preview": st.booleans(),
+}
+assert {field.name for field in FIELDS} <= set(SOUND), "every field is tried"
+
+EXTREME = st.sampled_from(
+    [
+        *(0, -1, 1, 2**31 - 1, 2**31, -(2**31) - 1, 2**63 - 1, 2**63, -(2**63), 10**30, 10**400, 0.5, 1e308, 5e-324),
+        *(float("nan"), float("inf"), float("-inf"), True, None, "", " ", "\0", "a\0b", "x" * 9000, "9" * 5000),
+        *("\ud800", "\u2028", "../../etc/passwd", "%s%n", "0 4 9 of 0", "0 " * 3000, [], [[]], [1, 2], {}, {"a": 1}),
+    ]
+)
+NAMES = st.sampled_from([*SOUND, "steps", "taylorseer_ping", "taylorseer_cancel", "priority", "x", ""]) | st.text(
+    max_size=8
+)
+
+
+def fields(steps_at_most: int = 4) -> st.SearchStrategy[dict[str, Any]]:
+    """A request, sound but for up to two of its fields; it takes little work."""
+    optional = {
+        name: each for name, each in SOUND.items() if name not in ("prompt", "num_inference_steps", "class_label")
+    }
+    sound = st.fixed_dictionaries(
+        {"prompt": SOUND["prompt"], "num_inference_steps": st.integers(1, steps_at_most)}, optional=optional
+    )
+    small = sound.map(lambda chosen: dict(random.Random(str(chosen)).sample([*chosen.items()], min(len(chosen), 6))))
+    broken = st.dictionaries(NAMES, EXTREME, max_size=2)
+    return st.builds(lambda one, other: {"num_inference_steps": 2, **one, **other}, small, st.just({}) | broken)
+
+
+SHAPES = st.sampled_from(
+    [[1], [1], [1], [], [0], [-1], [2], [1, 1], [1] * 50, [2**30], [2**36], [2**62], [2**31, 2**31, 4], [2**62, 0]]
+)
+DATATYPES = st.sampled_from(
+    ["BYTES", "INT64", "INT32", "FP32", "BOOL", "UINT8", "FP16", "BF16", "FP64", "INT8", "UINT64", "", "X", "bytes"]
+)
