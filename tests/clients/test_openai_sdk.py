@@ -22,11 +22,12 @@ from openai.types.image_generate_params import ImageGenerateParamsBase, ImageGen
 from PIL import Image
 from pydantic import BaseModel
 
+from clients.async_client import AsyncClient
 from clients.messages import INPUTS
 from clients.openai_api import create_app
 from clients.openai_api.fields import ImageRequest
 from clients.openai_api.not_served import SERVED
-from clients.openai_api.refusals import LONGEST_S, Places
+from clients.openai_api.refusals import LONGEST_S, SLACK, Places
 from plugin.fields import FIELDS
 from tests.support.documents import ROOT, tables_of
 from tests.support.fake_triton import PICTURE, Call, Failure, Picture, Step, fake_triton, four_steps
@@ -426,10 +427,17 @@ def test_those_who_were_refused_are_told_times_that_differ():
         headers = [generate(url, prompt="full")[1] for _ in range(10)]
         passed_ms = 1000 * (time.monotonic() - began)
     told = [int(each["retry-after-ms"]) for each in headers]
-    assert told[0] == pytest.approx(400, abs=1)
     for number, milliseconds in enumerate(told, 1):
-        assert 400 * number - passed_ms - 1 <= milliseconds <= 400 * number + 1
+        assert 400 * SLACK * number - passed_ms - 1 <= milliseconds <= 400 * SLACK * number + 1
     assert [int(each["retry-after"]) for each in headers] == [-(-each // 1000) for each in told]
+
+
+@pytest.mark.parametrize(("told", "times"), [("0", 1), ("2", 3), ("99", 1), ("-1", 1), ("\xb2", 1)])
+def test_who_comes_back_in_vain_is_told_more(told, times):
+    with fake_triton(behaviour) as triton, running_front(triton) as url:
+        fields = {"prompt": "full"}
+        headers = ask(url, "POST", "/v1/images/generations", fields, X_Stainless_Retry_Count=told)[1]
+    assert int(headers["retry-after-ms"]) == pytest.approx(400 * SLACK * times, abs=1)
 
 
 def test_a_refusal_without_a_time_is_for_a_second(url):
@@ -441,11 +449,23 @@ def test_a_refusal_without_a_time_is_for_a_second(url):
 def test_promised_places_are_one_after_the_other():
     now = [100.0]
     places = Places(lambda: now[0])
-    assert [places.promise(2.0), places.promise(2.0), places.promise(2.0, places=3)] == [2.0, 4.0, 10.0]
-    now[0] += 4.0  # the first two have come back
-    assert places.promise(2.0) == 8.0
+    told = [places.promise(2.0), places.promise(2.0), places.promise(2.0, places=3)]
+    assert told == [2.0 * SLACK, 4.0 * SLACK, 10.0 * SLACK]
+    now[0] += 4.0 * SLACK  # the first two have come back
+    assert places.promise(2.0) == 8.0 * SLACK
     now[0] += 100.0
-    assert places.promise(2.0) == 2.0, "whoever was refused long ago has come back"
+    assert places.promise(2.0) == 2.0 * SLACK, "whoever was refused long ago has come back"
+
+
+def test_places_are_as_far_apart_as_requests_end():
+    now = [100.0]
+    places = Places(lambda: now[0])
+    places.end()  # before the rush: not counted
+    assert places.promise(0.1, places=100) == pytest.approx(10.0 * SLACK)
+    now[0] += 4.0
+    for _ in range(8):  # one in 0.5 s, where the model has told of 0.1 s
+        places.end()
+    assert places.promise(0.1) == pytest.approx((10.0 + 0.5) * SLACK - 4.0)
 
 
 def test_no_time_is_longer_than_the_client_waits():
@@ -557,9 +577,36 @@ def test_without_a_ready_model_it_is_told_to_come_back():
         ):
             assert (status, headers["retry-after"]) == (503, "1")
             assert json.loads(content)["error"]["message"] == f"no model is ready at {triton}"
+        status, _, content = ask(url, "GET", "/v1/models")
+        assert (status, json.loads(content)) == (200, {"object": "list", "data": []})
 
 
 def test_a_default_model_that_is_not_ready_is_not_replaced():
     with fake_triton(models=("swan",)) as triton, running_front(triton, default_model="emoji") as url:
         status, _, answer = generate(url)
     assert (status, answer["error"]["message"]) == (404, "model is emoji, must be one that is ready: swan")
+
+
+# A model whose process has died
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_nobody_waits_for_a_model_that_has_fallen_silent(monkeypatch, stream):
+    ended = threading.Event()
+
+    def falls_silent(call: Call) -> Iterator[Step]:
+        yield Step(1, 4)
+        ended.wait(30)
+
+    monkeypatch.setitem(AsyncClient.__init__.__kwdefaults__, "idle_timeout_s", 0.3)
+    began = time.monotonic()
+    with (
+        fake_triton(falls_silent) as triton,
+        running_front(triton) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        pytest.raises(openai.APIError, match=r"emoji_stream has not been heard from for 0\.3 s") as caught,
+    ):
+        list(client.images.generate(prompt="star", stream=stream))
+    ended.set()
+    assert caught.value.code == "unavailable"
+    assert time.monotonic() - began < 20, "the model is silent for 30 s"
