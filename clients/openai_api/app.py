@@ -29,14 +29,15 @@ def create_app(
     default_model: str | None = None,
     api_key: str | None = None,
     timeout_s: float | None = None,
+    root_certificates: Path | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> FastAPI:
-    """The ASGI application; arguments as in `Front`."""
-    front = Front(triton, default_model, api_key, timeout_s, dict(aliases or {}))
+    """The ASGI application; arguments and errors as of `Front`."""
+    front = Front(triton, default_model, api_key, timeout_s, root_certificates, dict(aliases or {}))
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        async with AsyncClient(triton) as front.server:
+        async with AsyncClient(triton, root_certificates=root_certificates) as front.server:
             yield
             for client in front.clients.values():
                 await client.close()

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from clients.async_client import AsyncClient
+from clients.endpoint import Endpoint, credentials
 from clients.messages import Generation, Progress, Unavailable, UnknownModel
 from clients.openai_api.refusals import Places
+from clients.patience import seconds
 
 Updates = AsyncGenerator[Progress | Generation, None]
 
@@ -21,29 +24,38 @@ class Front:
     """What the endpoints share.
 
     Attributes:
-        triton: host:port of Triton's gRPC endpoint.
+        triton: Triton's gRPC endpoint, as `AsyncClient` takes it.
         default_model: the model of requests that name none; None for the first one that is ready.
         api_key: the key that clients must send as a bearer token; None to ask for none.
         timeout_s: seconds that a request may take; None for no limit but its own `deadline_ms`.
+        root_certificates: a file with the authorities to trust, in PEM; it means TLS.
         aliases: other names of models, for clients that send a name of their own -> the model.
         server: a client for calls that are not about one model; set while the application runs.
         clients: one for each model that was asked for.
         places: of each model, promised to those it has refused.
+
+    Raises:
+        ValueError: `triton`, `timeout_s` or `root_certificates` is no such thing.
     """
 
     triton: str
     default_model: str | None
     api_key: str | None
     timeout_s: float | None
-    aliases: dict[str, str] = field(default_factory=dict)
+    root_certificates: Path | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
     server: AsyncClient | None = None
     clients: dict[str, AsyncClient] = field(default_factory=dict)
     places: dict[str, Places] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        seconds("timeout_s", self.timeout_s)
+        credentials(Endpoint.of(self.triton).tls, self.root_certificates)
+
     def client(self, model: str) -> AsyncClient:
         """The client of a model that Triton has; it is kept open."""
         if model not in self.clients:
-            self.clients[model] = AsyncClient(self.triton, model)
+            self.clients[model] = AsyncClient(self.triton, model, root_certificates=self.root_certificates)
         return self.clients[model]
 
     async def models(self) -> list[str]:

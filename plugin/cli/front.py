@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plugin.cli.options import LOCALHOST, TRITON, Host, Url
+from plugin.cli.options import LOCALHOST, TRITON, Ca, Host, Url
 from plugin.cli.terminal import fail, say
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def front(
     model: Model = None,
     timeout: Timeout = None,
     alias: Alias = None,
+    ca: Ca = None,
 ) -> None:
     """Serves OpenAI's images API and a web page in front of a running Triton.
 
@@ -53,7 +54,12 @@ def front(
     api_key = os.environ.get("TAYLORSEER_API_KEY") or None
     if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
         say("note: every client that reaches this port can use it; set TAYLORSEER_API_KEY to ask for a key")
-    application = create_app(triton, default_model=model, api_key=api_key, timeout_s=timeout, aliases=aliases)
+    try:
+        application = create_app(
+            triton, default_model=model, api_key=api_key, timeout_s=timeout, root_certificates=ca, aliases=aliases
+        )
+    except (OSError, ValueError) as error:
+        fail(error)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     say(f"{address} has a page, {address}/v1 OpenAI's images API; Ctrl-C stops")
     _serve(application, host, port)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 import numpy as np
 import openai
 import pytest
@@ -610,3 +611,17 @@ def test_nobody_waits_for_a_model_that_has_fallen_silent(monkeypatch, stream):
     ended.set()
     assert caught.value.code == "unavailable"
     assert time.monotonic() - began < 20, "the model is silent for 30 s"
+
+
+# TLS between the front and Triton
+
+
+def test_a_triton_with_tls_is_reached_by_its_certificate():
+    key, certificate = (ROOT / f"tests/support/tls/{name}.pem" for name in ("key", "certificate"))
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    with (
+        fake_triton(credentials=credentials, host="localhost") as triton,
+        running_front(triton, root_certificates=certificate) as url,
+    ):
+        assert json.loads(ask(url, "GET", "/healthz")[2]) == {"models": ["emoji"]}
+        assert generate(url)[0] == 200

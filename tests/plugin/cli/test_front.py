@@ -8,6 +8,9 @@ import pytest
 
 import plugin.cli.front
 from tests.support.commands import run
+from tests.support.paths import ROOT
+
+KEY = ROOT / "tests/support/tls/key.pem"
 
 
 @pytest.fixture
@@ -37,3 +40,20 @@ def test_it_tells_its_address_as_browsers_take_it(served, host, address):
     _, output = run("front", "--host", host)
     assert f"http://{address} has a page, http://{address}/v1 OpenAI's images API" in output
     assert served[1:] == [host, 9000]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--triton", "ftp://triton:8001"], "url is 'ftp://triton:8001', must be HOST:PORT of the server's gRPC"),
+        (["--timeout", "-1"], "timeout_s is -1.0, must be a number of seconds of at least 0, or None"),
+        (["--ca", str(KEY)], "must be a file with certificates in PEM"),
+        (["--ca", "nowhere.pem"], "nowhere.pem"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_it_starts(served, arguments, sentence):
+    code, output = run("front", *arguments)
+    assert code == 1
+    assert output.startswith("error: ")
+    assert sentence in output
+    assert not served
