@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from plugin.cli.options import TRITON, Model, Url
+from plugin.cli.options import TRITON, Ca, Connection, Model, Tls, Url
 from plugin.cli.terminal import fail, say
 
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Longest time that the check may take.")]
 
 
-def health(url: Url = TRITON, model: Model = "emoji", timeout: Timeout = 15.0) -> None:
+def health(url: Url = TRITON, model: Model = "emoji", timeout: Timeout = 15.0, tls: Tls = False, ca: Ca = None) -> None:
     """Checks that a model works, by making a picture of one step.
 
     Triton's own health endpoints stay green when a model's process has died. The picture is a plain call, which passes
@@ -26,7 +26,7 @@ def health(url: Url = TRITON, model: Model = "emoji", timeout: Timeout = 15.0) -
     from clients import GenerationError, Unavailable
 
     try:
-        _make_a_picture(url, model, timeout)
+        _make_a_picture(Connection(url, model, tls, ca), timeout)
     except Unavailable as error:
         if "try again in" not in str(error):  # what a model says whose queue is full
             fail(error)
@@ -35,7 +35,7 @@ def health(url: Url = TRITON, model: Model = "emoji", timeout: Timeout = 15.0) -
     say("healthy")
 
 
-def _make_a_picture(url: str, model: str, timeout_s: float) -> None:
+def _make_a_picture(connection: Connection, timeout_s: float) -> None:
     from clients import Client, InvalidArgument
 
     ends = time.monotonic() + timeout_s
@@ -44,7 +44,7 @@ def _make_a_picture(url: str, model: str, timeout_s: float) -> None:
         left = max(0.0, ends - time.monotonic())
         client.generate(**subject, num_inference_steps=1, priority=60, timeout_s=left)
 
-    with Client(url, model) as client:
+    with Client(**connection.arguments) as client:
         try:
             generate(prompt="health")
         except InvalidArgument:  # a model that takes a class label

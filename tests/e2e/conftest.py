@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if here in item.path.parents and item.path.name != "test_fuzz.py":  # what it finds must be seen
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

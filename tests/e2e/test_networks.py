@@ -100,7 +100,7 @@ def test_a_proxy_in_the_environment_is_not_asked(behind_proxies: Served) -> None
         env={**os.environ, **PROXIES},
         check=False,
     )
-    assert (health.returncode, health.stdout.strip()) == (0, "healthy"), health.stderr
+    assert (health.returncode, health.stderr.strip()) == (0, "healthy")
     assert httpx2.get(f"http://127.0.0.1:{behind_proxies.http}/v2/health/ready", trust_env=False).status_code == 200
 
 
@@ -122,6 +122,19 @@ def test_grpc_with_tls_answers_on_ipv6_and_on_ipv4(closed: Served) -> None:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         with pytest.raises(grpc.RpcError):
             stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=20)
+
+
+def test_health_and_generate_speak_tls(closed: Served, tmp_path: Path) -> None:
+    address = ["--url", f"grpcs://localhost:{closed.grpc}", "--model", "swan", "--ca", str(TLS / "certificate.pem")]
+    # The test before has killed a process, which `serve` loads again.
+    wait_for(lambda: _run("health", *address).returncode == 0, "the model is healthy", 60)
+    made = _run("generate", "star", *address, "-o", str(tmp_path / "star.png"))
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "star.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_port_that_is_switched_off_is_closed_and_the_others_are_open(closed: Served) -> None:
