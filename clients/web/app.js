@@ -4,14 +4,22 @@ const form = document.querySelector("#form");
 const runs = document.querySelector("#runs");
 const problem = document.querySelector("#problem");
 const server = document.querySelector("#server");
+const unlock = document.querySelector("#unlock");
+const news = document.querySelector("#news");
 const models = new Map();
-const NUMBERS = new Set(["seed", "num_inference_steps", "guidance_scale", "width", "height", "num_frames", "class_label",
+const NUMBERS = new Set(["num_inference_steps", "guidance_scale", "width", "height", "num_frames", "class_label",
   "cache_interval", "cache_order", "cache_warmup_steps", "cache_max_error", "deadline_ms"]);
 const CACHE_OFF = { cache_interval: 1 };
+const MAX_SEED = 2n ** 63n - 1n; // above 2^53 a number of JavaScript would be another seed
 
 // HTTP
 
-class Refused extends Error {}
+class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
 
 async function call(path, options = {}) {
   for (;;) {
@@ -19,25 +27,34 @@ async function call(path, options = {}) {
     const headers = { ...(options.headers ?? {}), ...(key ? { Authorization: `Bearer ${key}` } : {}) };
     const response = await fetch(path, { ...options, headers });
     if (response.ok) return response;
-    if (response.status === 401 && await askForKey()) continue;
+    if (response.status === 401) {
+      if (sessionStorage.getItem("key") !== key) continue; // another call has asked for it meanwhile
+      sessionStorage.removeItem("key");
+      if (await askForKey(key ? "The server does not accept this key." : "")) continue;
+    }
     const answer = await response.json().catch(() => null);
-    throw new Refused(answer?.error?.message ?? `The server answered ${response.status}.`);
+    throw new Refused(answer?.error?.message ?? `The server answered ${response.status}.`, response.status);
   }
 }
 
 let asking = null; // one dialog for all calls that wait for the key
 
-function askForKey() {
+/** Whether a key was entered; Esc enters none. */
+function askForKey(wrong) {
   asking ??= new Promise((resolve) => {
     const dialog = document.querySelector("#key");
+    const [input, alert] = [dialog.querySelector("input"), dialog.querySelector("[role=alert]")];
+    input.value = dialog.returnValue = "";
     dialog.addEventListener("close", () => {
-      const key = dialog.querySelector("input").value.trim();
-      dialog.querySelector("input").value = "";
+      const key = dialog.returnValue === "entered" ? input.value.trim() : "";
       if (key) sessionStorage.setItem("key", key);
+      input.value = alert.textContent = "";
       asking = null;
       resolve(key !== "");
     }, { once: true });
     dialog.showModal();
+    input.setAttribute("aria-invalid", wrong !== "");
+    alert.textContent = wrong; // once it is shown, so that it is announced
   });
   return asking;
 }
@@ -61,12 +78,18 @@ async function* events(response) {
 // Models
 
 async function findModels() {
-  const { data } = await (await call("/v1/models")).json();
-  models.clear();
-  for (const { id, parameters } of data) models.set(id, parameters);
-  form.model.replaceChildren(...data.map(({ id }) => new Option(id)));
-  server.textContent = data.length ? `${data.length === 1 ? "1 model is" : `${data.length} models are`} ready` : "No model is ready.";
-  showModel();
+  unlock.hidden = true;
+  try {
+    const { data } = await (await call("/v1/models")).json();
+    models.clear();
+    for (const { id, parameters } of data) models.set(id, parameters);
+    form.model.replaceChildren(...data.map(({ id }) => new Option(id)));
+    server.textContent = data.length ? `${data.length === 1 ? "1 model is" : `${data.length} models are`} ready` : "No model is ready.";
+    showModel();
+  } catch (error) {
+    unlock.hidden = error.status !== 401;
+    server.textContent = error instanceof Refused ? error.message : "The server cannot be reached.";
+  }
 }
 
 function showModel() {
@@ -74,11 +97,17 @@ function showModel() {
   if (!parameters) return;
   const defaults = { num_inference_steps: "50", guidance_scale: "3.5", width: "1024", height: "1024", num_frames: "1" };
   for (const [name, fallback] of Object.entries(defaults)) form[name].placeholder = parameters[name] ?? fallback;
-  for (const name of ["width", "height"]) {
-    form[name].min = parameters.min_size ?? 16;
-    form[name].max = parameters.max_size ?? 2048;
-    form[name].step = parameters.size_multiple ?? 16;
-  }
+  const size = { min: parameters.min_size ?? 16, max: parameters.max_size ?? 2048, step: parameters.size_multiple ?? 16 };
+  const bounds = {
+    width: size,
+    height: size,
+    num_inference_steps: { max: parameters.max_steps ?? 1000 },
+    num_frames: { max: parameters.max_frames ?? 1, step: parameters.frames_multiple ?? 4 },
+    class_label: { max: (parameters.num_classes ?? 1000) - 1 },
+    prompt: { maxLength: parameters.max_prompt_bytes ?? 8192 },
+    negative_prompt: { maxLength: parameters.max_prompt_bytes ?? 8192 },
+  };
+  for (const [name, limits] of Object.entries(bounds)) Object.assign(form[name], limits);
   show("prompt", parameters.takes_prompt !== "false");
   show("class_label", parameters.takes_prompt === "false");
   show("num_frames", Number(parameters.max_frames ?? 1) > 1);
@@ -90,6 +119,7 @@ function showModel() {
 
 function show(field, visible) {
   form.querySelector(`[data-for=${field}]`).hidden = !visible;
+  form[field].disabled = !visible; // what is not seen is not sent, and keeps nobody from sending
 }
 
 // Pictures
@@ -97,42 +127,53 @@ function show(field, visible) {
 function request() {
   const fields = {};
   for (const [name, text] of new FormData(form)) {
-    const label = form.elements[name].closest("[data-for]");
-    if (text === "" || name === "compare" || label?.hidden) continue;
+    if (text === "" || name === "compare") continue;
     fields[name] = NUMBERS.has(name) ? Number(text) : text;
   }
-  fields.seed ??= Math.floor(Math.random() * 1e9); // the same for both pictures of a pair
+  fields.seed = BigInt(fields.seed ?? Math.floor(Math.random() * 1e9)); // the same for both pictures of a pair
   const size = { width: Number(form.width.placeholder), height: Number(form.height.placeholder), ...fields };
   delete fields.width;
   delete fields.height;
   return { ...fields, size: `${size.width}x${size.height}` };
 }
 
-function start(fields, compare) {
+/** The JSON of a request: its seed is exact, which JSON.stringify cannot write. */
+function bodyOf({ seed, ...fields }) {
+  return JSON.stringify(fields).replace("{", `{"seed":${seed},`);
+}
+
+let turn = Promise.resolve(); // pictures are made one after the other: side by side they would share the time that is compared
+
+function inTurn(work) {
+  const mine = turn.then(work);
+  turn = mine.catch(() => {});
+  return mine;
+}
+
+async function start(fields, compare) {
   const article = document.querySelector("#run").content.firstElementChild.cloneNode(true);
   const heading = article.querySelector("h2");
   const details = document.createElement("small");
   details.textContent = ` ${fields.size}, seed ${fields.seed}`;
-  heading.append(fields.prompt ?? `class ${fields.class_label}`, details);
+  heading.append(subjectOf(fields), details);
   const pair = article.querySelector(".pair");
   runs.prepend(article);
   document.querySelector("#empty").hidden = true;
-  const kinds = compare ? [["cache on", {}], ["cache off", CACHE_OFF]] : [["", {}]];
-  const pictures = kinds.map(([name, settings]) => {
-    // With a schedule of its own an interval of 1 would not turn the cache off.
-    const settled = settings === CACHE_OFF ? { ...withoutCache(fields), ...settings } : fields;
-    return run(pair, name, settled);
-  });
-  if (compare) {
-    Promise.all(pictures).then(([on, off]) => {
-      if (!on || !off || on.video) return;
-      const distance = psnr(on.image, off.image);
-      const faster = off.report.denoise_s / on.report.denoise_s;
-      on.state.textContent += Number.isFinite(distance)
-        ? `; PSNR ${distance.toFixed(1)} dB to the uncached picture, denoised ${faster.toFixed(1)} times as fast`
-        : "; identical to the uncached picture";
-    });
-  }
+  // With a schedule of its own an interval of 1 would not turn the cache off.
+  const uncached = { ...withoutCache(fields), ...CACHE_OFF };
+  const kinds = compare ? [["cache off", uncached], ["cache on", fields]] : [["", fields]];
+  const [off, on] = await Promise.all(kinds.map(([name, settings]) => run(pair, name, settings)));
+  if (!on || !off || on.video) return;
+  const distance = psnr(on.image, off.image);
+  const faster = off.report.denoise_s / on.report.denoise_s;
+  on.state.textContent += Number.isFinite(distance)
+    ? `; PSNR ${distance.toFixed(1)} dB to the uncached picture, denoised ${faster.toFixed(1)} times as fast`
+    : "; identical to the uncached picture";
+  on.tell(`done, ${on.state.textContent}`);
+}
+
+function subjectOf(fields) {
+  return fields.prompt ?? `class ${fields.class_label}`;
 }
 
 function withoutCache(fields) {
@@ -146,29 +187,39 @@ async function run(pair, name, fields) {
   figure.style.setProperty("--ratio", `${width} / ${height}`);
   figure.style.setProperty("--width", `${width}px`);
   figure.querySelector("strong").textContent = name;
-  image.alt = `${fields.prompt ?? fields.class_label} ${name}`.trim();
   image.classList.toggle("small", Math.max(width, height) <= 128);
   pair.append(figure);
   const stopping = new AbortController();
   const cancel = figure.querySelector(".cancel");
+  const title = [subjectOf(fields), name].filter(Boolean).join(", ");
+  const tell = announcer(title);
+  image.alt = title;
+  for (const [part, verb] of [[bar, ""], [cancel, "Cancel "], [figure.querySelector(".save"), "Save "]]) {
+    part.setAttribute("aria-label", `${verb}${title}`);
+  }
   cancel.addEventListener("click", () => stopping.abort());
   const show = (b64, type) => {
     const target = type === "video/mp4" ? video : image;
     target.src = `data:${type};base64,${b64}`;
     target.hidden = false;
   };
-  try {
+  const made = async () => {
+    stopping.signal.throwIfAborted(); // while it waited for its turn
+    state.textContent = "waiting";
+    tell("started");
     const response = await call("/v1/images/generations", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ ...fields, stream: true, progress: true, partial_images: 3 }),
+      body: bodyOf({ ...fields, stream: true, progress: true, partial_images: 3 }),
       signal: stopping.signal,
     });
     for await (const event of events(response)) {
+      stopping.signal.throwIfAborted(); // what is on its way no longer counts
       if (event.error) throw new Refused(event.error.message);
       if (event.type === "image_generation.progress") {
         bar.value = event.step / event.num_steps;
         state.textContent = `step ${event.step} of ${event.num_steps}`;
+        tell.step(event.step, event.num_steps);
       } else if (event.type === "image_generation.partial_image") {
         image.classList.add("unfinished");
         show(event.b64_json, "image/png");
@@ -179,24 +230,54 @@ async function run(pair, name, fields) {
         const type = moving ? "video/mp4" : `image/${event.output_format}`;
         show(event.b64_json, type);
         if (!moving) await image.decode();
-        finish(figure, event, type);
-        return { report: event.report, image, state, video: moving };
+        stopping.signal.throwIfAborted();
+        finish(figure, event, type, [subjectOf(fields).slice(0, 40), name, fields.seed]);
+        tell(`done, ${state.textContent}`);
+        return { report: event.report, image, state, tell, video: moving };
       }
     }
     throw new Refused("The connection ended before the picture was done.");
+  };
+  const given_up = new Promise((_, reject) => {
+    stopping.signal.addEventListener("abort", () => reject(stopping.signal.reason), { once: true });
+  });
+  try {
+    return await Promise.race([inTurn(made), given_up]);
   } catch (error) {
     const cancelled = error.name === "AbortError";
     state.textContent = cancelled ? "cancelled" : error instanceof Refused ? error.message : "The server cannot be reached.";
+    tell(state.textContent);
     figure.classList.toggle("failed", !cancelled);
     figure.classList.toggle("cancelled", cancelled);
     bar.hidden = true;
     return null;
   } finally {
-    cancel.hidden = true;
+    putAway(cancel, figure);
   }
 }
 
-function finish(figure, event, type) {
+/** Hides a button that has done its work, and hands the focus on if it had it. */
+function putAway(button, figure) {
+  const focused = document.activeElement === button;
+  button.hidden = true;
+  if (!focused) return;
+  const next = figure.querySelector(".save:not([hidden])") ?? figure.closest("article").querySelector(".cancel:not([hidden])");
+  (next ?? form.querySelector("[type=submit]")).focus();
+}
+
+/** Tells listeners of a picture's start, quarters and end; its steps would talk without end. */
+function announcer(title) {
+  let quarter = 0;
+  const tell = (what) => { news.textContent = `${title}: ${what}`; };
+  tell.step = (step, steps) => {
+    const now = Math.floor((4 * step) / steps);
+    if (now > quarter && now < 4) tell(`${25 * now} %`);
+    quarter = Math.max(quarter, now);
+  };
+  return tell;
+}
+
+function finish(figure, event, type, name) {
   const { report } = event;
   figure.classList.add("done");
   figure.querySelector("progress").hidden = true;
@@ -206,7 +287,7 @@ function finish(figure, event, type) {
   ].join("; ");
   const save = figure.querySelector(".save");
   save.href = `data:${type};base64,${event.b64_json}`;
-  save.download = `${(form.prompt.value || "picture").replace(/\W+/g, "-").slice(0, 40)}-${report.seed}.${event.output_format}`;
+  save.download = `${name.join("-").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-/, "")}.${event.output_format}`;
   save.hidden = false;
 }
 
@@ -238,13 +319,16 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   say("");
   await found;
-  if (!models.size) return void say("No model is ready.");
+  if (!models.size) await (found = findModels()); // perhaps it has them now, or a key
+  if (!models.size) return void say(server.textContent);
   const fields = request();
-  const needed = form.querySelector("[data-for=prompt]").hidden ? "class_label" : "prompt";
+  const needed = form.prompt.disabled ? "class_label" : "prompt";
   if (fields[needed] === undefined) return void say(needed === "prompt" ? "Enter a prompt." : "Enter a class label.");
+  if (fields.seed > MAX_SEED) return void say(`Seed must be at most ${MAX_SEED}.`);
   start(fields, form.compare.checked);
 });
+// A field that keeps the form from being sent must be seen.
+form.addEventListener("invalid", ({ target }) => target.closest("details")?.setAttribute("open", ""), true);
 form.model.addEventListener("change", showModel);
-const found = findModels().catch((error) => {
-  server.textContent = error instanceof Refused ? error.message : "The server cannot be reached.";
-});
+unlock.addEventListener("click", () => { found = findModels(); });
+let found = findModels();

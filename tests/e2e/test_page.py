@@ -7,7 +7,11 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.support.fake_triton import Behaviour, Call, Picture, Step, fake_triton
 from tests.support.front import running_front
 from tests.support.serving import Triton
 
@@ -120,7 +125,7 @@ def test_a_prompt_becomes_two_pictures_side_by_side(open_page):
     figures = page.locator("figure")
     expect(figures).to_have_count(2)
     expect(figures.nth(1)).to_have_class("done", timeout=60_000)
-    on, off = (figures.nth(i).locator(".state").inner_text() for i in range(2))
+    off, on = (figures.nth(i).locator(".state").inner_text() for i in range(2))
     assert re.match(r"\d+\.\d\d s, 12 of 50 steps full; PSNR (\d\d\.\d) dB to the uncached picture, denoised", on)
     assert 35 < float(re.search(r"([\d.]+) dB", on)[1]) < 65
     assert re.match(r"\d+\.\d\d s, 50 of 50 steps full$", off)
@@ -129,11 +134,12 @@ def test_a_prompt_becomes_two_pictures_side_by_side(open_page):
     )
     assert sizes == [[64, 64], [64, 64]]
     assert page.locator("article h2").inner_text() == "red apple, 3d 64x64, seed 7"
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Save").first.click()
-    assert download.value.suggested_filename == "red-apple-3d-7.png"
-    assert Image.open(download.value.path()).size == (64, 64)
     shoot(page, "pair")
+    page.get_by_label("Prompt", exact=True).fill("something else")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save red apple, 3d, cache off").click()
+    assert download.value.suggested_filename == "red-apple-3d-cache-off-7.png"
+    assert Image.open(download.value.path()).size == (64, 64)
 
 
 @needs_chromium
@@ -190,6 +196,229 @@ def test_it_fits_a_phone(open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     button = page.get_by_role("button", name="Generate").bounding_box()
     assert button["height"] >= 40
+
+
+# What the page does with a server that answers as the test says
+
+
+Made = Callable[..., str]
+
+
+@pytest.fixture
+def front_of() -> Iterator[Made]:
+    """Starts a front of a pretended Triton, whose streams answer what a function says."""
+    with ExitStack() as stack:
+
+        def start(behaviour: Behaviour, parameters: Mapping[str, str] | None = None, **options: Any) -> str:
+            limits = {"max_size": "128", "min_size": "16", "size_multiple": "8", "width": "64", "height": "64"}
+            triton = stack.enter_context(fake_triton(behaviour, parameters=limits | dict(parameters or {})))
+            return stack.enter_context(running_front(triton, default_model="emoji", **options))
+
+        yield start
+
+
+def finished(call: Call, steps: int = 50) -> Picture:
+    full = [0] if call.fields.get("cache_interval") != 1 else list(range(steps))
+    report = {"seed": call.fields["seed"], "num_steps": steps, "full_steps": full, "total_s": 0.5, "denoise_s": 0.4}
+    return Picture(report | {"warnings": []})
+
+
+def in_steps(call: Call) -> Iterator[Step | Picture]:
+    for step in range(1, 51):
+        yield Step(step, 50)
+        time.sleep(0.005)
+    yield finished(call)
+
+
+@needs_chromium
+def test_a_comparison_is_made_one_after_the_other(front_of: Made, open_page: Any):
+    times: list[tuple[str, float, float]] = []
+
+    def behaviour(call: Call) -> Iterator[Step | Picture]:
+        began = time.monotonic()
+        yield from in_steps(call)
+        times.append(("off" if call.fields.get("cache_interval") == 1 else "on", began, time.monotonic()))
+
+    page = open_page(address=front_of(behaviour))
+    begin(page, "red apple, 3d", Seed=7)
+    begin(page, "star", Seed=7)
+    expect(page.locator("figure.done")).to_have_count(4, timeout=20_000)
+    assert [name for name, *_ in times] == ["off", "on", "off", "on"]
+    for (_, _, ended), (_, began, _) in pairwise(times):
+        assert ended <= began, "side by side they would share the time that is compared"
+    assert page.locator("figure strong").all_inner_texts() == ["cache off", "cache on"] * 2
+
+
+@needs_chromium
+def test_what_waits_for_its_turn_can_be_cancelled(front_of: Made, open_page: Any):
+    asked, go_on = [], threading.Event()
+
+    def behaviour(call: Call) -> Iterator[Step | Picture]:
+        asked.append(call.fields["prompt"])
+        yield Step(1, 50)
+        go_on.wait(20)
+        yield finished(call)
+
+    page = open_page(address=front_of(behaviour))
+    begin(page, "red apple, 3d")
+    page.get_by_role("button", name="Cancel red apple, 3d, cache on").click()
+    expect(page.locator("figure").nth(1).locator(".state")).to_have_text("cancelled")
+    begin(page, "star")
+    expect(page.locator("figure").first.locator(".state")).to_have_text("waits for its turn")
+    go_on.set()
+    expect(page.locator("figure.done")).to_have_count(3, timeout=20_000)
+    assert asked == ["red apple, 3d", "star", "star"]
+
+
+# Counts what a screen reader would read out
+LISTEN = """
+window.heard = [];
+const live = "[role=status], [role=alert], [aria-live]";
+new MutationObserver((changes) => {
+  for (const { target } of changes) {
+    const region = (target.nodeType === Node.TEXT_NODE ? target.parentElement : target)?.closest(live);
+    if (region) window.heard.push(region.innerText);
+  }
+}).observe(document.body, { subtree: true, childList: true, characterData: true });
+"""
+
+
+@needs_chromium
+def test_start_quarters_and_end_are_announced_and_no_steps(front_of: Made, open_page: Any):
+    page = open_page(address=front_of(in_steps))
+    expect(page.locator("#server")).to_have_text("1 model is ready")
+    page.evaluate(LISTEN)
+    begin(page, "red apple, 3d", Seed=7)
+    expect(page.locator("figure.done")).to_have_count(2, timeout=20_000)
+    page.wait_for_timeout(200)
+    heard = [each for each in page.evaluate("window.heard") if each]
+    assert len(heard) <= 11, "two starts, six quarters, two ends, and the comparison"
+    assert heard[0] == "red apple, 3d, cache off: started"
+    assert "red apple, 3d, cache on: started" in heard
+    assert heard[-1].startswith("red apple, 3d, cache on: done, 0.50 s, 1 of 50 steps full; ")
+    assert heard.count("red apple, 3d, cache off: 50 %") <= 1
+
+
+@needs_chromium
+def test_every_control_of_a_picture_has_a_name_of_its_own(front_of: Made, open_page: Any):
+    go_on = threading.Event()
+
+    def behaviour(call: Call) -> Iterator[Step | Picture]:
+        yield Step(1, 50)
+        go_on.wait(20)
+        yield finished(call)
+
+    page = open_page(address=front_of(behaviour))
+    begin(page, "red apple, 3d")
+    for kind in ("off", "on"):
+        expect(page.get_by_role("progressbar", name=f"red apple, 3d, cache {kind}", exact=True)).to_be_visible()
+        expect(page.get_by_role("button", name=f"Cancel red apple, 3d, cache {kind}", exact=True)).to_be_visible()
+    go_on.set()
+    for kind in ("off", "on"):
+        expect(page.get_by_role("link", name=f"Save red apple, 3d, cache {kind}", exact=True)).to_be_visible()
+        expect(page.get_by_role("img", name=f"red apple, 3d, cache {kind}", exact=True)).to_be_visible()
+
+
+@needs_chromium
+def test_the_focus_is_handed_on_when_a_button_goes(front_of: Made, open_page: Any):
+    go_on = threading.Event()
+
+    def behaviour(call: Call) -> Iterator[Step | Picture]:
+        yield Step(1, 50)
+        go_on.wait(20)
+        yield finished(call)
+
+    page = open_page(address=front_of(behaviour))
+    begin(page, "star")
+    cancel = {kind: page.get_by_role("button", name=f"Cancel star, cache {kind}") for kind in ("off", "on")}
+    cancel["off"].focus()
+    page.keyboard.press("Enter")
+    expect(cancel["on"]).to_be_focused()
+    go_on.set()
+    expect(page.get_by_role("link", name="Save star, cache on")).to_be_focused()
+    go_on.clear()
+    page.get_by_label("Also with the cache off").uncheck()
+    begin(page, "cactus")
+    page.get_by_role("button", name="Cancel cactus").focus()
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Generate")).to_be_focused()
+    go_on.set()
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("typed", "seed"), [("9007199254740993", 2**53 + 1), (str(2**63 - 1), 2**63 - 1), ("007", 7), ("0", 0)]
+)
+def test_a_seed_is_sent_as_it_is_typed(front_of: Made, open_page: Any, typed: str, seed: int):
+    asked = []
+
+    def behaviour(call: Call) -> Iterator[Picture]:
+        asked.append(call.fields["seed"])
+        yield finished(call)
+
+    page = open_page(address=front_of(behaviour))
+    begin(page, "星, noto", Seed=typed)
+    expect(page.locator("figure.done")).to_have_count(2, timeout=20_000)
+    assert asked == [seed, seed]
+    assert page.locator("h2 small").inner_text().strip() == f"64x64, seed {seed}"
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save").last.click()
+    assert download.value.suggested_filename == f"星-noto-cache-on-{seed}.png"
+
+
+@needs_chromium
+def test_the_models_limits_bound_the_form(front_of: Made, open_page: Any):
+    asked = []
+
+    def behaviour(call: Call) -> Iterator[Picture]:
+        asked.append(call.fields)
+        yield finished(call)
+
+    limits = {"max_steps": "60", "max_frames": "33", "max_prompt_bytes": "20"}
+    page = open_page(address=front_of(behaviour, limits))
+    expect(page.locator("#server")).to_have_text("1 model is ready")
+    for label, value in {"Steps": 61, "Width": 136, "Height": 20, "Frames": 4, "Seed": -1}.items():
+        field = page.get_by_label(label, exact=True)
+        begin(page, "star", **{label: value})
+        assert not field.evaluate("field => field.validity.valid"), label
+        field.fill("")
+    page.get_by_label("Warm-up steps").evaluate("field => { field.value = 2000; }")
+    begin(page, "star")
+    expect(page.get_by_label("Warm-up steps")).to_be_visible()
+    page.get_by_label("Warm-up steps").fill("")
+    page.get_by_label("Seed", exact=True).fill(str(2**63))
+    begin(page, "star")
+    expect(page.locator("#problem")).to_have_text(f"Seed must be at most {2**63 - 1}.")
+    assert not asked
+    begin(page, "star" * 9, Seed=7, Steps=60)
+    expect(page.locator("figure.done")).to_have_count(2, timeout=20_000)
+    assert [(each["prompt"], each["num_inference_steps"]) for each in asked] == [("star" * 5, 60)] * 2
+
+
+@needs_chromium
+def test_a_wrong_key_is_told_and_the_dialog_can_be_had_again(front_of: Made, open_page: Any):
+    page = open_page(address=front_of(in_steps, api_key="open sesame"))
+    field, unlock = page.get_by_label("Key of this server"), page.get_by_role("button", name="Enter the key")
+    expect(field).to_be_focused()
+    expect(page.locator("dialog [role=alert]")).to_have_text("")
+    field.fill("open barley")
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog [role=alert]")).to_have_text("The server does not accept this key.")
+    expect(field).to_have_value("")
+    field.fill("open sesame")
+    page.keyboard.press("Escape")  # what is typed and not sent is no key
+    expect(field).not_to_be_visible()
+    expect(page.locator("#server")).to_have_text("Authorization must be Bearer and the key of this server")
+    unlock.click()
+    expect(page.locator("dialog [role=alert]")).to_have_text("")
+    page.keyboard.press("Escape")
+    expect(unlock).to_be_visible()
+    begin(page, "star")  # asks for it as well
+    field.fill("open sesame")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#server")).to_have_text("1 model is ready")
+    expect(unlock).not_to_be_visible()
+    expect(page.locator("figure.done")).to_have_count(2, timeout=20_000)
 
 
 @needs_chromium

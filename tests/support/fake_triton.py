@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -76,9 +77,10 @@ def four_steps(call: Call) -> Iterator[Step | Picture]:
 
 
 class _Servicer(protocol.GRPCInferenceServiceServicer):
-    def __init__(self, models: Sequence[str], behaviour: Behaviour) -> None:
+    def __init__(self, models: Sequence[str], behaviour: Behaviour, parameters: Mapping[str, str]) -> None:
         self._models = models
         self._behaviour = behaviour
+        self._parameters = parameters
 
     def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
         names = [name for model in self._models for name in (model, f"{model}_stream")]
@@ -89,7 +91,8 @@ class _Servicer(protocol.GRPCInferenceServiceServicer):
     def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = messages.ModelConfigResponse()
         answer.config.name = request.name
-        answer.config.parameters["max_size"].string_value = "128"
+        for name, value in self._parameters.items():
+            answer.config.parameters[name].string_value = value
         return answer
 
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
@@ -140,10 +143,11 @@ def fake_triton(
     models: Sequence[str] = ("emoji",),
     credentials: grpc.ServerCredentials | None = None,
     host: str = "127.0.0.1",
+    parameters: Mapping[str, str] = MappingProxyType({"max_size": "128"}),
 ) -> Iterator[str]:
     """The gRPC address of a server with some models; `behaviour` says what a stream answers."""
     server = grpc.server(ThreadPoolExecutor(_THREADS))
-    protocol.add_GRPCInferenceServiceServicer_to_server(_Servicer(models, behaviour), server)
+    protocol.add_GRPCInferenceServiceServicer_to_server(_Servicer(models, behaviour, parameters), server)
     address = f"{host}:0"
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
