@@ -72,6 +72,8 @@ def checked_infer(body: bytes, header_length: str | None) -> tuple[bytes, str | 
     """
     end = len(body) if header_length is None else _length(header_length, len(body))
     request = _parsed(body[:end])
+    if not isinstance(request.get("parameters", {}), dict):
+        raise Refused("parameters are no JSON object")
     for tensor in _objects(request, "inputs"):
         _check_tensor(tensor)
     for output in _objects(request, "outputs"):

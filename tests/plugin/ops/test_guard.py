@@ -79,6 +79,7 @@ def tensor(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
+        ({"parameters": 0}, "parameters are no JSON object"),
         ({"inputs": 1}, "inputs is no list of JSON objects"),
         ({"inputs": [1]}, "inputs is no list of JSON objects"),
         ({"inputs": [tensor(parameters=[])]}, "parameters of inputs are no JSON object"),
