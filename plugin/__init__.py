@@ -9,7 +9,7 @@ The rooms, in the order of their imports: each imports only from those above it 
     denoising/     one request, from its fields to its pixels
     serving/       many requests on one model, without Triton: which one runs, which waits, at which interval
     building/      what is made before serving: engines, calibration, tuned presets
-    ops/           a tritonserver process: started, watched, stopped
+    ops/           a tritonserver process, and the guard before its ports: started, watched, stopped
     triton_model/  the models that Triton loads; the only room that imports triton_python_backend_utils
     cli/           `triton-taylorseer`, a file a command
 

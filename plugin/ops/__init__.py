@@ -1,1 +1,1 @@
-"""A tritonserver process: found, started, watched, stopped."""
+"""A tritonserver process and the guard before its ports: found, started, watched, stopped."""
