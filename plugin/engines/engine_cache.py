@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -10,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
+
+from plugin.sealed import damage
+
+_log = logging.getLogger(__name__)
 
 
 class CannotWrite(OSError):
@@ -26,10 +31,10 @@ def build_once(
     """Fills a folder of the cache unless it is whole.
 
     It is safe for two processes to do this at once: one of them fills a folder beside it and renames that into place,
-    the other waits.
+    the other waits. A damaged folder is said, and set aside under its name with `.damaged`, the latest one of each.
 
     Args:
-        folder: what to fill; what is left of a damaged one is removed.
+        folder: what to fill.
         is_whole: whether the folder can be used as it is.
         build: fills the folder that it is given. If it raises, nothing of it stays.
         setting: the environment variable that names the folder, for the message of an error.
@@ -44,10 +49,10 @@ def build_once(
         with FileLock(folder.parent / f"{folder.name}.lock"):
             if is_whole():
                 return
+            _set_aside(folder)
             scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
             try:
                 build(scratch)
-                shutil.rmtree(folder, ignore_errors=True)
                 os.replace(scratch, folder)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -59,6 +64,16 @@ def build_once(
             f"no engine can be built in {folder.parent} ({reason}): make room there and let this user write there, or "
             f"name another folder with {setting}"
         ) from error
+
+
+def _set_aside(folder: Path) -> None:
+    if not os.path.lexists(folder):
+        return
+    aside = folder.with_name(f"{folder.name}.damaged")
+    _log.warning("%s is damaged (%s): it is set aside as %s and built again", folder, damage(folder), aside.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.unlink(missing_ok=True)
+    os.replace(folder, aside)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -18,17 +18,18 @@ from plugin.engines.engine_cache import build_once
 from plugin.engines.onnxruntime_session import providers, session_options
 from plugin.families.base import Family
 from plugin.paths import default_cache_dir, exports_dir
+from plugin.sealed import damage, seal
 
 OPSET = 20
 _EXPORT_REVISION = 2  # raise it when this file changes what it writes
 _PACKAGES = ("torch", "diffusers", "onnx", "onnxscript")
-_CHECKSUMS = "sha256.json"  # of a kept export: file name -> SHA-256
 
 
 def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
     """The path of the block stack's optimised ONNX file, exported and optimised now if the cache lacks it.
 
-    Two processes may ask for it at once: one builds, the other waits (`build_once`).
+    Two processes may ask for it at once: one builds, the other waits (`build_once`). What the cache holds is compared
+    with the checksums that it was written with; a damaged file is built again.
 
     Args:
         family: the family, with its blocks in place.
@@ -50,8 +51,9 @@ def optimized_onnx(family: Family, cache_dir: Path | None = None) -> Path:
         unoptimized.mkdir()
         _optimize(exported_onnx(family, stack, unoptimized), scratch / "optimized.onnx", family.device)
         shutil.rmtree(unoptimized)
+        seal(scratch)
 
-    build_once(folder, model.exists, build)
+    build_once(folder, lambda: damage(folder) is None, build)
     return model
 
 
@@ -82,10 +84,9 @@ def exported_onnx(family: Family, stack: nn.Module, scratch: Path) -> Path:
 
     def build(new: Path) -> None:
         export_onnx(family, stack, new / "model.onnx")
-        checksums = {path.name: _checksum(path) for path in new.iterdir()}
-        (new / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
+        seal(new)
 
-    build_once(folder, lambda: _is_whole(folder), build, setting="TRITON_TAYLORSEER_EXPORTS")
+    build_once(folder, lambda: damage(folder) is None, build, setting="TRITON_TAYLORSEER_EXPORTS")
     return folder / "model.onnx"
 
 
@@ -139,17 +140,3 @@ def _optimize(exported: Path, optimized: Path, device: torch.device) -> None:
     options.optimized_model_filepath = str(optimized)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
     onnxruntime.InferenceSession(str(exported), options, providers=providers(device))
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a kept export has the files that it was written with."""
-    try:
-        checksums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
-        return all(_checksum(folder / name) == checksum for name, checksum in checksums.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from plugin.paths import default_cache_dir
+from plugin.sealed import damage, seal
 
 _STUB = "triton_python_backend_stub"
 
@@ -71,7 +72,7 @@ def _prepare_backends(package: Path) -> Path:
         known = sorted(path.name for path in (source / "python_backend_stubs").iterdir())
         raise ServerError(f"the wheel's server has no stub for Python {python}, must be one of: {', '.join(known)}")
     target = default_cache_dir() / f"backends-{version('nvidia-pytriton')}-py{python}"
-    if not target.exists():
+    if damage(target) is not None:
         try:
             _copy_backends(source / "backends" / "python", stub, target)
         except OSError as error:
@@ -89,8 +90,13 @@ def _copy_backends(backend: Path, stub: Path, target: Path) -> None:
         shutil.copytree(backend, scratch / "python")
         shutil.copy(stub, scratch / "python" / _STUB)
         (scratch / "python" / _STUB).chmod(0o755)
+        seal(scratch)
+        if target.exists() and damage(target) is not None:
+            target.rename(scratch.with_name(f"{scratch.name}.damaged"))
         scratch.rename(target)
     except OSError:
-        shutil.rmtree(scratch)
-        if not target.exists():  # else another process was faster
+        if damage(target) is not None:  # else another process was faster
             raise
+    finally:
+        for left in scratch.parent.glob(f"{scratch.name}*"):
+            shutil.rmtree(left, ignore_errors=True)

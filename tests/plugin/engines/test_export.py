@@ -80,3 +80,41 @@ def test_a_folder_for_exports_that_cannot_be_written_is_named(family, exports, t
     with pytest.raises(CannotWrite, match=r"another folder with TRITON_TAYLORSEER_CACHE$"):
         build_once(tmp_path / "file" / "engine", lambda: False, lambda scratch: None)
     assert exports == []
+
+
+DAMAGES = {
+    "gone": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "garbage inside": lambda path: path.write_bytes(_with_garbage(path.read_bytes())),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+def _with_garbage(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes(each ^ 0xFF for each in content[middle : middle + 64]) + content[middle + 64 :]
+
+
+@pytest.mark.compiles
+def test_a_damaged_engine_is_said_set_aside_and_built_again(family, engine_cache, tmp_path, caplog):
+    """ONNX Runtime would refuse it, or compute something else."""
+    whole = optimized_onnx(family, tmp_path)
+    names = {each.name for each in whole.parent.iterdir()}
+    assert "optimized.bin" in names
+    expected = {name: (whole.parent / name).read_bytes() for name in names - {"optimized.onnx"}}
+    for name in sorted(names):
+        for damage, apply in DAMAGES.items():
+            apply(whole.parent / name)
+            caplog.clear()
+            assert optimized_onnx(family, tmp_path) == whole
+            assert "is damaged" in caplog.text, (name, damage)
+            assert f"set aside as {whole.parent.name}.damaged and built again" in caplog.text
+            for each, content in expected.items():
+                if each != "sha256.json":
+                    assert (whole.parent / each).read_bytes() == content, (name, damage)
+            caplog.clear()
+            optimized_onnx(family, tmp_path)
+            assert not caplog.text, "a whole one is used as it is"
+    folders = sorted(each.name for each in whole.parent.parent.iterdir() if each.is_dir())
+    assert folders == [whole.parent.name, f"{whole.parent.name}.damaged"], "one is kept aside, and no scratch"

@@ -107,6 +107,21 @@ def test_four_starts_at_once_prepare_the_backends_once(tmp_path, monkeypatch):
     assert (found[0] / "python/libtriton_python.so").is_file()
 
 
+@pytest.mark.parametrize("name", ["triton_python_backend_stub", "libtriton_python.so"])
+@pytest.mark.parametrize("content", [b"", b"half", None])
+def test_damaged_backends_are_copied_again(tmp_path, monkeypatch, name, content):
+    """With half a stub Triton waits forever for it."""
+    monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "cache"))
+    path = find_installation().backends / "python" / name
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert find_installation().backends / "python" / name == path
+    assert path.read_bytes() == whole
+    assert len(list((tmp_path / "cache").iterdir())) == 1, "no scratch is left"
+
+
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "file"))
