@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import io
 import json
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -20,7 +23,8 @@ from PIL import Image
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from plugin.ops.server import Server
-from plugin.tensors import INPUTS
+from plugin.tensors import ERROR_REPORT_PARAMETER, HEARTBEAT_PARAMETER, INPUTS
+from tests.support.fake_triton import Call, Picture, Step, fake_triton
 from tests.support.paths import ROOT
 from tests.support.serving import Triton
 
@@ -287,7 +291,8 @@ def test_what_cannot_be_sent_is_refused_before_it_is(package: Package):
         const nowhere = new client.Client({ url: "localhost:1" });
         const aborted = { signal: AbortSignal.abort() };
         const tell = (error) => console.log(error.code, error.message);
-        const wrong = [{ prompt: 7 }, { seed: 1.5 }, { height: 2 ** 31 }, { guidance_scale: "3" }, { preview: 1 }];
+        const wrong = [{ prompt: 7 }, { seed: 1.5 }, { height: 2 ** 31 }, { guidance_scale: "3" }, { preview: 1 },
+                       { guidance_scale: 1e308 }, { cache_max_error: 1e-60 }];
         for (const fields of wrong)
           await nowhere.generate(fields).catch(tell);
         await nowhere.generate({ sed: 7 }).catch(tell);
@@ -295,16 +300,126 @@ def test_what_cannot_be_sent_is_refused_before_it_is(package: Package):
         nowhere.close();
     """
     told = package.run(program).splitlines()
-    assert told[5].startswith("INVALID_ARGUMENT 'sed' is not a field, must be one of: prompt, negative_prompt, ")
+    assert told[7].startswith("INVALID_ARGUMENT 'sed' is not a field, must be one of: prompt, negative_prompt, ")
     integer = "must be an integer of {} bits, as a bigint if a number is not exact"
-    assert told[:5] + told[6:] == [
+    assert told[:7] + told[8:] == [
         "INVALID_ARGUMENT prompt is 7, must be text",
         f"INVALID_ARGUMENT seed is 1.5, {integer.format(64)}",
         f"INVALID_ARGUMENT height is 2147483648, {integer.format(32)}",
         "INVALID_ARGUMENT guidance_scale is 3, must be a number",
         "INVALID_ARGUMENT preview is 1, must be true or false",
+        "INVALID_ARGUMENT guidance_scale is 1e+308, must be a number that 32 bits hold",
+        "INVALID_ARGUMENT cache_max_error is 1e-60, must be a number that 32 bits hold",
         "CANCELLED cancelled before it was sent",
     ]
+
+
+SAID = """
+    const told = [];
+    try {
+      for await (const update of triton.stream({ prompt: "star", seed: 2n ** 62n + 1n }, options)) {
+        told.push(update.kind === "progress" ? update.step : `seed ${update.seed}`);
+      }
+    } catch (error) {
+      told.push(`${error.code} ${error.message}`);
+    }
+    console.log(JSON.stringify(told));
+    triton.close();
+"""
+RESULT = Picture({"seed": 2**62 + 1, "num_steps": 8, "full_steps": [0], "total_s": 0.1, "num_frames": 1})
+
+
+@pytest.mark.parametrize(
+    ("updates", "idle_ms", "told"),
+    [
+        ([Step(0, 8), Step(1, 8), None], 300, [1, "UNAVAILABLE emoji_stream has not been heard from for 0.3 s, {}"]),
+        ([Step(0, 8), None], 300, ["UNAVAILABLE emoji_stream has not been heard from for 0.3 s, {}"]),
+        ([1.0, Step(1, 8), RESULT], 300, [1, f"seed {2**62 + 1}"]),  # as older servers, with no sign of life
+        ([*[Step(0, 8), 0.2] * 4, *[Step(1, 8), 0.2] * 4, RESULT], 500, [1, f"seed {2**62 + 1}"]),
+        ([Step(8, 8), 1.0, RESULT], 300, [8, f"seed {2**62 + 1}"]),  # a large result takes longer than a sign of life
+        ([Step(0, 8), 1.0, RESULT], None, [f"seed {2**62 + 1}"]),
+        ([Step(1, 8), RESULT, None], 300, [1, f"seed {2**62 + 1}"]),
+    ],
+)
+def test_a_stream_that_falls_silent_ends(package: Package, updates: list, idle_ms: int | None, told: list[object]):
+    over, parameters = threading.Event(), set()
+
+    def behaviour(call: Call) -> Iterator[Step | Picture]:
+        parameters.update(call.parameters)
+        for update in updates:
+            if update is None or isinstance(update, float):
+                over.wait(update)
+            else:
+                yield update
+
+    idle = "Infinity" if idle_ms is None else idle_ms
+    with fake_triton(behaviour) as url:
+        program = f'const triton = new client.Client({{ url: "{url}" }}), options = {{ idleTimeoutMs: {idle} }};{SAID}'
+        printed = json.loads(package.run(program))
+        over.set()
+    ended = "its process may have ended: try again"
+    assert printed == [each.format(ended) if isinstance(each, str) else each for each in told]
+    assert {ERROR_REPORT_PARAMETER, HEARTBEAT_PARAMETER} <= parameters
+
+
+def at_once(call: Call) -> Iterator[Picture]:
+    yield RESULT
+
+
+def test_urls_with_a_scheme_and_no_proxy_for_this_machine(package: Package):
+    with fake_triton(at_once) as url:
+        local = url.replace("127.0.0.1", "localhost")
+        for each in (f"http://{url}", f"grpc://{url}/", local, f"ipv4:{url}"):
+            program = f"""
+                for (const name of ["http_proxy", "https_proxy", "grpc_proxy"]) process.env[name] = "http://127.0.0.1:9";
+                const triton = new client.Client({{ url: "{each}" }}), options = {{}};{SAID}"""
+            assert json.loads(package.run(program)) == [f"seed {2**62 + 1}"]
+
+
+def test_tls_by_the_scheme_and_by_its_certificates(package: Package):
+    tls = ROOT / "tests/support/tls"
+    pem = tls / "certificate.pem"
+    credentials = grpc.ssl_server_credentials([((tls / "key.pem").read_bytes(), pem.read_bytes())])
+    with fake_triton(at_once, credentials=credentials) as url:
+        for each in (url, f"grpcs://{url}"):
+            program = f"""
+                import {{ readFileSync }} from "node:fs";
+                const rootCertificates = readFileSync("{pem}");
+                const triton = new client.Client({{ url: "{each}", rootCertificates }}), options = {{}};{SAID}"""
+            assert json.loads(package.run(program)) == [f"seed {2**62 + 1}"]
+
+
+def test_other_urls_and_a_port_of_http_are_told(package: Package):
+    wrong = ["", "localhost", "localhost:99999", "::1:8001", "ftp://localhost:8001", "localhost:8001/v2", "me@host:1"]
+    program = f"""
+        for (const url of {json.dumps(wrong)}) {{
+          try {{ new client.Client({{ url }}); }} catch (error) {{ console.log(error.name, error.message); }}
+        }}"""
+    must = "must be HOST:PORT of the server's gRPC, for example localhost:8001"
+    assert package.run(program).splitlines() == [f"TypeError url is '{url}', {must}" for url in wrong]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    web = f"127.0.0.1:{server.server_port}"
+    program = f'const triton = new client.Client({{ url: "{web}" }}), options = {{ timeoutMs: 20000 }};{SAID}'
+    sentence = f"what listens at {web} does not speak gRPC: name the server's gRPC port, by default 8001"
+    assert json.loads(package.run(program)) == [f"UNAVAILABLE {sentence}"]
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_of_another_model_is_told(package: Package):
+    program = """
+        import { Readable } from "node:stream";
+        import { GRPCInferenceServiceClient } from "./dist/generated/grpc_service.js";
+
+        const answer = { errorMessage: "", inferResponse: { outputs: [{ name: "text", shape: [1n] }] } };
+        answer.inferResponse.rawOutputContents = [Buffer.from("hello")];
+        const other = () => Object.assign(Readable.from([answer]), { write() {}, end() {}, cancel() {} });
+        GRPCInferenceServiceClient.prototype.modelStreamInfer = other;
+        await new client.Client().generate({}).catch((error) => console.log(error.code, error.message));
+    """
+    sentence = "the answer has no output report, must be of a model that triton-taylorseer serves"
+    assert package.run(program) == f"INTERNAL {sentence}\n"
 
 
 def test_a_stream_that_ends_without_a_picture_is_an_error(package: Package):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as protocol
+
+from clients.messages import encoded_image
 
 _THREADS = 64  # a stream keeps one
 _ASKS_FOR_AN_END = "triton_enable_empty_final_response"
@@ -97,8 +100,7 @@ class _Servicer(protocol.GRPCInferenceServiceServicer):
 
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         for request in request_iterator:
-            given = zip(request.inputs, request.raw_input_contents, strict=True)
-            fields = {tensor.name: _READ[tensor.datatype](raw) for tensor, raw in given}
+            fields = _fields_of(request)
             headers = {each.key: each.value for each in context.invocation_metadata()}
             parameters = frozenset(request.parameters)
             for update in self._behaviour(Call(request.model_name, fields, request.id, headers, parameters)):
@@ -107,11 +109,25 @@ class _Servicer(protocol.GRPCInferenceServiceServicer):
                 yield _end()
 
 
+def _fields_of(request: Any) -> dict[str, Any]:
+    """Name -> value of each input; they come as bytes or as lists of their type."""
+    if request.raw_input_contents:
+        given = zip(request.inputs, request.raw_input_contents, strict=True)
+        return {tensor.name: _READ[tensor.datatype](raw) for tensor, raw in given}
+    values = {tensor.name: tensor.contents.ListFields()[0][1][0] for tensor in request.inputs}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+
+
 def _end() -> Any:
     """The final flag, alone, as Triton sends it to clients that ask for an empty final response."""
     answer = messages.ModelInferResponse()
     answer.parameters["triton_final_response"].bool_param = True
     return messages.ModelStreamInferResponse(infer_response=answer)
+
+
+def _text(content: bytes) -> bytes:
+    """One string, as a tensor holds it."""
+    return struct.pack("<I", len(content)) + content
 
 
 def _response(update: Step | Picture | Failure) -> Any:
@@ -123,11 +139,11 @@ def _response(update: Step | Picture | Failure) -> Any:
         report = update.report if isinstance(update.report, str) else json.dumps(update.report)
     else:
         report = json.dumps({"error": {"code": update.code, "message": update.message}})
-    text = report.encode()
     answer = messages.ModelInferResponse()
     for name, kind, shape, raw in (
         ("image", "UINT8", image.shape, image.tobytes()),
-        ("report", "BYTES", (1,), struct.pack("<I", len(text)) + text),
+        ("b64_json", "BYTES", (1,), _text(base64.b64encode(encoded_image(image, fps=8)) if len(image) else b"")),
+        ("report", "BYTES", (1,), _text(report.encode())),
         ("step", "INT32", (1,), struct.pack("<i", step)),
         ("num_steps", "INT32", (1,), struct.pack("<i", num_steps)),
         ("preview", "UINT8", preview.shape, preview.tobytes()),

@@ -2,6 +2,7 @@
 
 import { credentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 
+import { channelOptions, endpointOf } from "./endpoint.js";
 import { GRPCInferenceServiceClient, type ModelInferResponse } from "./generated/grpc_service.js";
 import {
   errorOf,
@@ -17,15 +18,21 @@ import {
 
 export * from "./messages.js";
 
-const ROUND_ROBIN = JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] });
+const IDLE_TIMEOUT_MS = 30_000;
+const RESULT_PATIENCE = 10; // a video has many megabytes, and nothing else arrives while it does
 
 export interface ClientOptions {
-  /** host:port of the server's gRPC endpoint; dns:///host:port takes turns between all addresses of the name. */
+  /**
+   * host:port of the server's gRPC endpoint, perhaps with grpc:// or http:// before it, or with grpcs:// or https://
+   * for TLS; dns:///host:port takes turns between all addresses of the name.
+   */
   url?: string;
   /** The model's name. */
   model?: string;
   /** Use TLS, for example with a proxy. */
   tls?: boolean;
+  /** Certificates, in PEM, of the authorities that are trusted in place of gRPC's own. */
+  rootCertificates?: Buffer;
 }
 
 export interface CallOptions {
@@ -33,6 +40,11 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** Milliseconds after which the client gives up. */
   timeoutMs?: number;
+  /**
+   * Milliseconds of silence after which a stream that has begun ends, 30 s by default; Infinity for never. The server
+   * sends a sign of life every 5 s. The result itself may take ten times as long to arrive.
+   */
+  idleTimeoutMs?: number;
 }
 
 /** Carries any number of requests at once over one connection. */
@@ -41,14 +53,16 @@ export class Client {
   readonly #model: string;
   readonly #stub: GRPCInferenceServiceClient;
 
-  constructor({ url = "localhost:8001", model = "emoji", tls = false }: ClientOptions = {}) {
+  /** Throws a TypeError if the URL is none. */
+  constructor({ url = "localhost:8001", model = "emoji", tls = false, rootCertificates }: ClientOptions = {}) {
+    const endpoint = endpointOf(url, tls || rootCertificates !== undefined);
     this.#url = url;
     this.#model = model;
-    this.#stub = new GRPCInferenceServiceClient(url, tls ? credentials.createSsl() : credentials.createInsecure(), {
-      "grpc.max_receive_message_length": -1, // a picture may have more than gRPC's 4 MiB
-      // Without it, all calls go over one connection, to one of several servers.
-      ...(/^(dns|ipv4|ipv6):/.test(url) && { "grpc.service_config": ROUND_ROBIN }),
-    });
+    this.#stub = new GRPCInferenceServiceClient(
+      endpoint.target,
+      endpoint.tls ? credentials.createSsl(rootCertificates) : credentials.createInsecure(),
+      channelOptions(endpoint.target),
+    );
   }
 
   /** Closes the connection. */
@@ -77,27 +91,83 @@ export class Client {
     const cancel = () => call.cancel();
     options.signal?.addEventListener("abort", cancel, { once: true });
     call.on("error", () => {}); // the loop throws it; after the loop it is our own cancellation
+    const silence = new Silence(options.idleTimeoutMs ?? IDLE_TIMEOUT_MS, cancel);
     let last: ModelInferResponse | undefined;
     let ended = false;
     try {
       call.write(request);
       call.end();
-      for await (const { errorMessage, inferResponse } of call) {
+      for await (const { errorMessage, inferResponse } of silence.watched(call)) {
         if (errorMessage) throw errorOf("INTERNAL", errorMessage);
         if (!inferResponse?.outputs.length) continue; // the final flag comes in a response without outputs
         // Result and error are handed on only once the stream has ended: one that is cancelled at this moment stays
         // open in Triton 24.10, which then waits for it when it stops.
-        if (isLast(inferResponse)) last = inferResponse;
-        else yield updateOf(inferResponse);
+        if (isLast(inferResponse)) {
+          last = inferResponse;
+          continue;
+        }
+        const update = updateOf(inferResponse) as Progress;
+        if (silence.isNews(update)) yield update;
       }
       ended = true;
       if (!last) throw new GenerationError("INTERNAL", `${this.#model}_stream ended without a picture`);
       yield updateOf(last);
     } catch (error) {
+      if (silence.broken && last) return yield updateOf(last); // all that was missing is the end
+      if (silence.broken) throw silence.error(this.#model);
       throw error instanceof GenerationError ? error : errorOfCall(error as ServiceError, this.#url);
     } finally {
       options.signal?.removeEventListener("abort", cancel);
       if (!ended) call.cancel();
     }
+  }
+}
+
+/** Ends a stream that falls silent once it has begun: older servers say nothing before there is progress. */
+class Silence {
+  broken = false;
+  readonly #idleMs: number;
+  readonly #end: () => void;
+  #limitMs = Infinity;
+  #step = 0;
+
+  constructor(idleMs: number, end: () => void) {
+    this.#idleMs = idleMs;
+    this.#end = end;
+  }
+
+  /** The same updates; the time that their reader takes does not count. */
+  async *watched<T>(updates: AsyncIterable<T>): AsyncGenerator<T, void, undefined> {
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      for await (const update of updates) {
+        clearTimeout(timer);
+        yield update;
+        timer = this.#started();
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Whether progress has a step or a preview more than before: a sign of life alone is none. */
+  isNews({ step, numSteps, preview }: Progress): boolean {
+    const isNews = step !== this.#step || preview !== undefined;
+    this.#step = step;
+    this.#limitMs = this.#idleMs * (step >= numSteps && numSteps > 0 ? RESULT_PATIENCE : 1);
+    return isNews;
+  }
+
+  error(model: string): GenerationError {
+    const silent = `${model}_stream has not been heard from for ${this.#limitMs / 1000} s`;
+    return new GenerationError("UNAVAILABLE", `${silent}, its process may have ended: try again`);
+  }
+
+  #started(): NodeJS.Timeout | undefined {
+    if (!(this.#limitMs < 2 ** 31)) return undefined; // what Node can wait for, 25 days
+    return setTimeout(() => {
+      this.broken = true;
+      this.#end();
+    }, this.#limitMs);
   }
 }

@@ -67,9 +67,9 @@ async function main(): Promise<void> {
     for await (const update of client.stream(fields, { signal: interrupt.signal })) {
       if (update instanceof Generation) {
         await update.save(output);
-        const { full_steps, num_steps, total_s, seed } = update.report;
+        const { full_steps, num_steps, total_s } = update.report;
         show("");
-        console.log(`${output}: ${full_steps.length} of ${num_steps} steps full, ${total_s.toFixed(2)} s, seed ${seed}`);
+        console.log(`${output}: ${full_steps.length} of ${num_steps} steps full, ${total_s.toFixed(2)} s, seed ${update.seed}`);
       } else {
         show(`step ${update.step} of ${update.numSteps}`);
       }

@@ -75,7 +75,7 @@ export interface Report {
   queue_s: number;
   denoise_s: number;
   total_s: number;
-  seed: number; // exact up to 2^53
+  seed: number; // exact up to 2^53; Generation.seed always is
   engine: string;
   num_frames: number;
   warnings: string[];
@@ -89,6 +89,8 @@ export class Generation {
   constructor(
     readonly file: Uint8Array,
     readonly report: Report,
+    /** The seed of the noise, exact also where `report.seed` is not. */
+    readonly seed: bigint = BigInt(report.seed),
   ) {}
 
   /** The suffix of `file`'s format. */
@@ -130,6 +132,8 @@ export class GenerationError extends Error {
 // Asks for an error as a report that holds its code: Triton 24.10 keeps the code only with a header that can make it
 // crash.
 const ERROR_REPORT_PARAMETER = "taylorseer_error_report";
+// Asks for a sign of life: the request's step at once, and again at least every 5 s.
+const HEARTBEAT_PARAMETER = "taylorseer_heartbeat";
 
 /** The message for a request to `model`'s stream. Throws a GenerationError if a value cannot be sent. */
 export function requestOf(model: string, fields: Fields): ModelInferRequest {
@@ -140,7 +144,7 @@ export function requestOf(model: string, fields: Fields): ModelInferRequest {
   return ModelInferRequest.fromPartial({
     modelName: `${model}_stream`,
     inputs,
-    parameters: { [ERROR_REPORT_PARAMETER]: { boolParam: true } },
+    parameters: { [ERROR_REPORT_PARAMETER]: { boolParam: true }, [HEARTBEAT_PARAMETER]: { boolParam: true } },
   });
 }
 
@@ -163,6 +167,9 @@ function tensorOf(name: string, value: unknown): ModelInferRequest_InferInputTen
       return tensor(name, type, { intContents: [Number(integer(name, value, 32))] });
     case "FP32":
       if (typeof value !== "number") throw invalid(`${name} is ${value}, must be a number`);
+      if (Number.isFinite(value) && (!Number.isFinite(Math.fround(value)) || (value !== 0 && Math.fround(value) === 0))) {
+        throw invalid(`${name} is ${value}, must be a number that 32 bits hold`);
+      }
       return tensor(name, type, { fp32Contents: [value] });
     case "BOOL":
       if (typeof value !== "boolean") throw invalid(`${name} is ${value}, must be true or false`);
@@ -185,16 +192,24 @@ const outputsOf = (response: ModelInferResponse) =>
     response.outputs.map(({ name, shape }, index) => [name, { shape, raw: response.rawOutputContents[index]! }]),
   );
 
+function rawOf(response: ModelInferResponse, name: string): Buffer {
+  const output = outputsOf(response).get(name);
+  if (output) return output.raw;
+  throw new GenerationError(
+    "INTERNAL",
+    `the answer has no output ${name}, must be of a model that triton-taylorseer serves`,
+  );
+}
+
 /** Whether a response of a stream has its result or its error: no other has a report. */
-export const isLast = (response: ModelInferResponse) => outputsOf(response).get("report")!.raw.length > 4;
+export const isLast = (response: ModelInferResponse) => rawOf(response, "report").length > 4;
 
 /** The progress or the result in a response of a stream. Throws the GenerationError that it carries. */
 export function updateOf(response: ModelInferResponse): Progress | Generation {
-  const outputs = outputsOf(response);
-  const text = (name: string) => outputs.get(name)!.raw.subarray(4); // one string after its length
-  const number = (name: string) => outputs.get(name)!.raw.readInt32LE();
+  const text = (name: string) => rawOf(response, name).subarray(4); // one string after its length
+  const number = (name: string) => rawOf(response, name).readInt32LE();
   if (!isLast(response)) {
-    const preview = outputs.get("preview");
+    const preview = outputsOf(response).get("preview");
     const [height = 0, width = 0] = (preview?.shape ?? []).map(Number);
     return {
       kind: "progress",
@@ -203,9 +218,16 @@ export function updateOf(response: ModelInferResponse): Progress | Generation {
       ...(preview && height > 0 && { preview: { height, width, data: preview.raw } }),
     };
   }
-  const report = JSON.parse(text("report").toString()) as Report & { error?: { code: string; message: string } };
+  const written = text("report").toString();
+  const report = JSON.parse(written) as Report & { error?: { code: string; message: string } };
   if (report.error) throw errorOf(report.error.code, report.error.message);
-  return new Generation(Buffer.from(text("b64_json").toString("latin1"), "base64"), report);
+  return new Generation(Buffer.from(text("b64_json").toString("latin1"), "base64"), report, seedOf(written));
+}
+
+/** The seed in a report's JSON, all digits of it; in a text within the report the quotes would be escaped. */
+function seedOf(report: string): bigint | undefined {
+  const digits = /(?<!\\)"seed":\s*(\d+)/.exec(report)?.[1];
+  return digits === undefined ? undefined : BigInt(digits);
 }
 
 /** The error for a message and a code, Triton's or gRPC's. */
@@ -223,6 +245,12 @@ export function errorOfCall(error: { code?: number; details?: string; message: s
   if (error.code === status.CANCELLED) return new GenerationError("CANCELLED", "cancelled by the client");
   if (error.code === status.DEADLINE_EXCEEDED) {
     return new GenerationError("DEADLINE_EXCEEDED", `${url} gave no picture within the client's time limit`);
+  }
+  if (/No connection established.*(Protocol error|Parse Error)/.test(message)) {
+    return new GenerationError(
+      "UNAVAILABLE",
+      `what listens at ${url} does not speak gRPC: name the server's gRPC port, by default 8001`,
+    );
   }
   if (/no connection established|name resolution failed|failed to connect/i.test(message)) {
     return new GenerationError(
