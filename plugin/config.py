@@ -32,6 +32,7 @@ class PipelineSource:
         device: a torch device, "cpu" or "cuda:0".
         lora: a hub id, folder or file of LoRA weights that are fused into the pipeline, or None.
         lora_scale: the strength they are fused with.
+        allow_pickle: whether weights may be pickles, which torch's restricted unpickler reads; code is never loaded.
         vae_tiling: decode in tiles, which needs less memory for large videos.
     """
 
@@ -42,6 +43,7 @@ class PipelineSource:
     device: str = PARAMETERS["device"].default
     lora: str | None = PARAMETERS["lora"].default
     lora_scale: float = PARAMETERS["lora_scale"].default
+    allow_pickle: bool = PARAMETERS["allow_pickle"].default
     vae_tiling: bool = PARAMETERS["vae_tiling"].default
 
 

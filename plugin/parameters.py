@@ -118,6 +118,9 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
             str, None, "LoRA weights (hub id, folder or file) that are fused into the pipeline when it is loaded."
         ),
         "lora_scale": Parameter(_number, 1.0, "The strength of the LoRA weights."),
+        "allow_pickle": Parameter(
+            _boolean, False, "Load weights that are pickles (.bin, .pt), not safetensors: who wrote them is trusted."
+        ),
         "vae_tiling": Parameter(_boolean, False, "Decode in tiles, which large videos need."),
         "max_sequence_length": Parameter(
             _integer(1), None, "Text tokens of a prompt; not set, the pipeline's own number."

@@ -37,6 +37,7 @@ def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> Di
             f"pipeline {source.pipeline} has no model_index.json, must be a folder that diffusers saved"
         )
     default = getattr(torch, source.dtype)
+    safe = None if source.allow_pickle else True
     dtypes = {name: getattr(torch, dtype) for name, dtype in source.component_dtypes}
     components: dict[str, Any] = {}
     if denoisers_only:
@@ -44,12 +45,14 @@ def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> Di
     elif source.components:
         pipeline_class = _pipeline_class(source.pipeline)
         for name, component in source.components:
-            components[name] = _load_component(pipeline_class, name, component, dtypes.get(name, default))
+            components[name] = _load_component(pipeline_class, name, component, dtypes.get(name, default), safe)
     with _named(f"pipeline {source.pipeline}"):
-        pipe = DiffusionPipeline.from_pretrained(source.pipeline, dtype={"default": default, **dtypes}, **components)
+        pipe = DiffusionPipeline.from_pretrained(
+            source.pipeline, dtype={"default": default, **dtypes}, use_safetensors=safe, **components
+        )
     if source.lora is not None:
         with _named(f"lora {source.lora}"):
-            pipe.load_lora_weights(source.lora)
+            pipe.load_lora_weights(source.lora, use_safetensors=safe)
         pipe.fuse_lora(lora_scale=source.lora_scale)
         pipe.unload_lora_weights()  # what is fused stays
     if source.vae_tiling and not denoisers_only:
@@ -71,7 +74,9 @@ def _other_components(pipeline: str) -> list[str]:
     return [name for name, value in index.items() if isinstance(value, list) and name not in kept]
 
 
-def _load_component(pipeline_class: type[DiffusionPipeline], name: str, source: str, dtype: torch.dtype) -> Any:
+def _load_component(
+    pipeline_class: type[DiffusionPipeline], name: str, source: str, dtype: torch.dtype, safe: bool | None
+) -> Any:
     """A component by the class that the pipeline's constructor declares for it."""
     declared = get_type_hints(pipeline_class.__init__)
     if name not in declared:
@@ -80,7 +85,7 @@ def _load_component(pipeline_class: type[DiffusionPipeline], name: str, source: 
     with _named(f"component {name} {source}"):
         if name.startswith("tokenizer"):
             return AutoTokenizer.from_pretrained(source)
-        return declared[name].from_pretrained(source, dtype=dtype)
+        return declared[name].from_pretrained(source, dtype=dtype, use_safetensors=safe)
 
 
 @contextmanager
@@ -88,7 +93,14 @@ def _named(what: str) -> Iterator[None]:
     """Turns what a hub's library says of something that cannot be had into one sentence that says what helps."""
     try:
         yield
-    except (OSError, HFValidationError) as error:
+    except (OSError, ValueError, HFValidationError) as error:
+        if "safetensors" in str(error) and ("no file named" in str(error) or "not found" in str(error)):
+            raise OSError(
+                f"{what} has weights that are pickles, must be safetensors: convert them, or set allow_pickle where "
+                "you trust who wrote them"
+            ) from error
+        if not isinstance(error, OSError | HFValidationError):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
             f"{what} cannot be had ({reason}): name a folder that holds it, or a hub id that this machine can reach, "
