@@ -65,7 +65,10 @@ def test_presets_are_read_by_name():
     [
         ({}, "parameter 'pipeline' is missing"),
         ({"pipeline": "./nowhere"}, r"parameter 'pipeline' is '\./nowhere', must be a folder beside the model's"),
-        ({"pipeline": "a/b", "colour": "red"}, "parameter 'colour' is unknown, must be one of: allow_pickle, cache_cooldown_steps"),
+        (
+            {"pipeline": "a/b", "colour": "red"},
+            "parameter 'colour' is unknown, must be one of: allow_pickle, cache_cooldown_steps",
+        ),
         (
             {"pipeline": "a/b", "max_in_flight": "0"},
             "parameter 'max_in_flight' is '0', must be an integer of at least 1",
