@@ -217,7 +217,7 @@ def test_the_front_finds_all_pods():
     (headless,) = [each for each in of_kind(manifests, "Service") if each["spec"].get("clusterIP") == "None"]
     (port,) = [port["port"] for port in headless["spec"]["ports"] if port["name"] == "grpc"]
     assert url == f"dns:///{headless['metadata']['name']}.prod.svc:{port}"
-    assert channel_arguments(url) is not None, "else a front stays with one pod"
+    assert ("grpc.lb_policy_name", "round_robin") in channel_arguments(url), "else a front stays with one pod"
     assert "nvidia.com/gpu" not in container(manifests, "front")["resources"]["limits"]
 
 
