@@ -24,6 +24,7 @@ import yaml
 
 from clients import Client, GenerationError
 from plugin.ops.server import free_ports
+from tests.support.repository import copy_model
 from tests.support.serving import Triton
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,20 @@ def test_the_dashboard_finds_the_models(prometheus, load):
         lambda: {"emoji", "faulty"} <= set(prometheus.api(f"label/{label}/values", **{"match[]": metric})),
         "both models are labels",
     )
+
+
+def test_prometheus_keeps_all_labels_as_the_server_names_them(prometheus, triton, load):
+    """A label of the target's own names would arrive as exported_…."""
+    copy_model(triton.repository, "pair")
+    path = triton.repository / "pair_stream/config.pbtxt"
+    path.write_text(path.read_text().replace("count: 1", "count: 2"))
+    triton.load("pair")
+    _until(
+        lambda: prometheus.values('taylorseer_requests_in_flight{model="pair",model_instance="0_1"}'), "a second one"
+    )
+    kept = set(prometheus.api("labels", **{"match[]": '{__name__=~"(taylorseer|nv)_.+"}'}))
+    assert {"model", "model_instance", "kind", "outcome"} <= kept
+    assert not [label for label in kept if label.startswith("exported_")]
 
 
 def test_the_dashboard_is_what_grafana_is_told_to_load():

@@ -31,6 +31,8 @@ NOT_RUN = {
     r"\.venv/bin/python -m benchmarks\.load": "takes eight minutes, and downloads: tests/benchmarks/test_load.py",
     r"perf_analyzer ": "takes a minute and more; tests/benchmarks/test_load.py measures with it where it is installed",
     r"aiperf ": "takes a minute and needs an environment of its own",
+    r"(python3 -m venv out/analyzer|mkdir -p out/model_analyzer|out/analyzer/)": "is a download, and takes minutes: "
+    "tests/deploy/test_model_analyzer.py starts the server that it starts",
     r"(pip download|unzip|mkdir -p lib|cp \.venv|LD_LIBRARY_PATH=lib|python3 -m venv aiperf-venv)": "is a download of "
     "100 MB and more",
     r"pip install 'triton-taylorseer\[tracing\]'": "is part of `make test`'s own environment",

@@ -9,6 +9,7 @@ import pytest
 
 from plugin.triton_model.instance import count_on_device, device_of, label_of
 from plugin.triton_model.settings import own_labels
+from tests.support.pretend_triton import MetricFamily, Triton
 
 CPU = {"kind": "KIND_CPU", "count": 2}
 BOTH = {"kind": "KIND_GPU", "count": 1, "gpus": [0, 1]}
@@ -62,9 +63,15 @@ def test_no_two_instances_have_the_same_label(groups: list[dict[str, Any]]):
     assert labels.count(None) == 1
 
 
-def test_no_label_of_a_metric_is_one_of_prometheus_or_of_kubernetes_scraping():
+def test_no_label_of_a_metric_is_one_that_scraping_adds(triton: Triton):
     """Prometheus renames such a label to exported_…, and puts the target's own in its place."""
-    args = told([BOTH], "0_1", "GPU", 1) | {"model_version": "2"}
-    labels = own_labels(args)
-    assert set(labels) == {"model", "model_instance", "version"}
-    assert not {*labels, "kind", "outcome"} & {"job", "instance", "pod", "namespace", "container", "endpoint", "node"}
+    from plugin.triton_model.metrics import Metrics
+
+    Metrics(own_labels(told([BOTH], "0_1", "GPU", 1) | {"model_version": "2"}))
+    labels = {
+        label for family in MetricFamily.families.values() for metric in family.metrics for label in metric.labels
+    }
+    assert labels == {"model", "model_instance", "version", "kind", "outcome", "reason", "result"}
+    assert not [label for label in labels if label.startswith(("exported_", "__"))]
+    prometheus, kubernetes = {"job", "instance"}, {"pod", "namespace", "container", "endpoint", "service", "node"}
+    assert not labels & (prometheus | kubernetes)
