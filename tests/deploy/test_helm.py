@@ -464,33 +464,43 @@ def test_the_chart_has_the_projects_version():
 
 def test_whole_numbers_keep_their_digits():
     """Helm reads every number as a float; a million of them reads 1e+06 where it is printed as one."""
-    million = 1_000_000
+    numbers = iter(range(1_000_000, 2_000_000))
+    given = {"enabled": True, "startupMinutes": 1_100_000, "scaleDownStabilizationSeconds": 3600}
+
+    def large(values: dict[str, Any]) -> dict[str, Any]:
+        """The chart's own values with all parts on, and for each number one of its own above a million."""
+        changed: dict[str, Any] = {}
+        for name, value in values.items():
+            number = next(numbers) if type(value) is int and name not in given else value
+            changed[name] = large(value) if isinstance(value, dict) else given.get(name, number)
+        return changed
+
+    values = large(yaml.safe_load((CHART / "values.yaml").read_text())) | {"gateway": GATEWAY, "ingress": INGRESS}
+    kinds: list[dict[str, Any]] = [{"enabled": False}, {"kind": "hpa"}, {"kind": "keda"}]
+    texts = [text for one in kinds for text in render(values | merged(values, "autoscaling", **one)).values()]
+    assert not [line for text in texts for line in text.splitlines() if re.search(r"\d[eE]\+\d", line)]
+    printed = {int(number) for text in texts for number in re.findall(r"\b\d{7}\b", text)}
+    assert {*range(1_000_000, next(numbers)), 6 * 1_100_000} <= printed
+
+
+def test_parameters_arrive_as_they_were_written():
     values = {
-        "parameters": {"deadline_ms": 1_800_000, "memory_budget_mib": 2**20, "lora_scale": 0.8, "cache_max_error": 1e-9}
-        | {"vae_tiling": True, "cache_preset": "paper"},
-        **dict.fromkeys(("drainSeconds", "exitTimeoutSeconds", "replicas"), million),
-        "probes": dict.fromkeys(("timeoutSeconds", "readinessSeconds", "livenessSeconds"), million),
-        "front": {"enabled": True, "replicas": million},
+        "deadline_ms": (1_800_000, "1800000"),
+        "memory_budget_mib": (2**20, "1048576"),
+        "max_in_flight": (-1_000_000, "-1000000"),
+        "lora_scale": (0.8, "0.8"),
+        "max_batch_wait_ms": (2.0, "2"),
+        "cache_max_error": (1e-9, "1e-09"),
+        "vae_tiling": (True, "true"),
+        "cache_preset": ("paper", "paper"),
+        "pipeline": ("1e6", "1e6"),
     }
-    scaling = dict.fromkeys(("waitingPerReplica", "inFlightPerReplica", "minReplicas", "maxReplicas"), million)
-    for kind_of in ("hpa", "keda"):
-        autoscaling = {"enabled": True, "kind": kind_of, "scaleDownStabilizationSeconds": 3600, **scaling}
-        for path, text in render(values | {"autoscaling": autoscaling}).items():
-            assert not re.findall(r"\d[eE]\+\d", text), path
-    variables = {
-        each["name"]: each.get("value")
-        for manifest in of_kind(installed(values), "StatefulSet")
-        for each in manifest["spec"]["template"]["spec"]["containers"][0]["env"]
-    }
-    model = yaml.safe_load((CHART / "values.yaml").read_text())["model"]
-    read = {name: variables[variable(model, name)] for name in values["parameters"]}
-    assert read == {
-        "deadline_ms": "1800000",
-        "memory_budget_mib": "1048576",
-        "lora_scale": "0.8",
-        "cache_max_error": "1e-09",
-        "vae_tiling": "true",
-        "cache_preset": "paper",
+    one = container(
+        installed({"model": "emoji", "parameters": {name: value for name, (value, _) in values.items()}}), "triton"
+    )
+    variables = pods.environment(one)
+    assert {name: variables[variable("emoji", name)] for name in values} == {
+        name: text for name, (_, text) in values.items()
     }
 
 
