@@ -33,8 +33,8 @@ from plugin.families import family_of
 from plugin.ops.control import ENVIRONMENT, grpc_headers
 from plugin.ops.installation import find_installation
 from plugin.ops.server import EXIT_TIMEOUT_S, Server, ServerConfig, free_ports
-from plugin.ops.watch import ping
 from tests.support.commands import IMPATIENT_COMMAND, port_options
+from tests.support.pings import ping
 from tests.support.repository import SHIPPED, copy_model
 from tests.support.serving import Triton
 from tests.support.waiting import wait_for

@@ -16,9 +16,9 @@ import pytest
 
 from clients import Client, Generation, GenerationError, Progress, Unavailable
 from plugin.ops.server import free_ports
-from plugin.ops.watch import ping
 from tests.support.commands import COMMAND, IMPATIENT_COMMAND, port_options
 from tests.support.metrics import of_plugin
+from tests.support.pings import ping
 from tests.support.repository import copy_model
 from tests.support.throwaway import write_echo
 from tests.support.waiting import wait_for
