@@ -77,6 +77,7 @@ def test_hadolint_has_nothing_against_the_dockerfile():
 def test_no_service_has_more_rights_than_it_needs(name):
     service = SERVICES[name]
     assert service["read_only"] is True
+    assert service["tmpfs"] == ["/tmp"], "the folder of Triton's sockets is there"
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert int(service["user"]) > 0
@@ -172,6 +173,15 @@ def test_the_environment_sets_parameters_that_there_are(name, monkeypatch):
     for key in ours:
         monkeypatch.setenv(key, environment[key])
         assert ModelConfig.from_folder(ROOT / "model_repository" / known[key]).engine == "tensorrt"
+
+
+def test_what_calls_only_services_of_this_file_takes_no_proxy_of_the_environment():
+    """Docker puts those of its configuration into every container. Downloads of weights may need them."""
+    proxies = {f"{kind}_proxy" for kind in ("http", "https", "all")}
+    proxies |= {name.upper() for name in proxies}
+    for name, service in SERVICES.items():
+        off = {key for key, value in service.get("environment", {}).items() if key in proxies and value == ""}
+        assert off == (set() if name in ("engines", "triton", "emoji") else proxies), name
 
 
 def test_servers_are_stopped_later_than_triton_gives_up():

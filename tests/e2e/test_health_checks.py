@@ -18,8 +18,12 @@ SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_tex
 PATH = f"{BIN}:{os.environ['PATH']}"  # as in the image, where the environment comes first
 
 
+# As Docker puts them into a container, with a port where nobody answers.
+PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+
+
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": PATH, **environment}
+    environment = {**os.environ, **PROXIES, "PATH": PATH, **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
