@@ -27,9 +27,10 @@ def twin(triton: Triton) -> Triton:
     return triton
 
 
-def of_both(metrics: dict[str, float], name: str, *labels: str) -> tuple[float, float]:
-    """A metric of the first and of the second instance."""
-    return metrics[" ".join([name, *labels])], metrics[" ".join([name, "0_1", *labels])]
+def of_both(metrics: dict[str, float], name: str, label: str) -> tuple[float, float]:
+    """A metric of the first and of the second instance, whose labels are sorted by their names."""
+    (second,) = [value for key, value in metrics.items() if {*key.split()} == {name, label, "0_1"}]
+    return metrics[f"{name} {label}"], second
 
 
 def test_both_work_at_once_and_are_counted(twin: Triton) -> None:
