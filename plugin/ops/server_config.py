@@ -100,7 +100,7 @@ class ServerConfig:
             sockets: the folder of Triton's sockets.
         """
         ports = self.open_ports
-        tls = Options.of(self.extra_args).tls
+        options = Options.of(self.extra_args)
         return GuardConfig(
             self.host,
             ports.get("http"),
@@ -108,7 +108,8 @@ class ServerConfig:
             ports.get("metrics"),
             str(sockets),
             self.control_key,
-            tls,
+            options.tls,
+            options.connections,
         )
 
 

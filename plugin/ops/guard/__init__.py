@@ -41,6 +41,7 @@ class GuardConfig:
         sockets: the folder of Triton's sockets.
         control_key: what requests that control the server must carry.
         tls: of the gRPC port; None for none.
+        connections: gRPC's own options for clients' connections, as how long one may last.
     """
 
     host: str
@@ -50,6 +51,7 @@ class GuardConfig:
     sockets: str
     control_key: str = field(repr=False)
     tls: Tls | None = None
+    connections: tuple[tuple[str, int], ...] = ()
 
     def to_json(self) -> str:
         """For the guard's standard input, which only its user can read."""
@@ -60,7 +62,8 @@ class GuardConfig:
         """What `to_json` wrote."""
         values = json.loads(text)
         tls = values.pop("tls")
-        return cls(**values, tls=tls and Tls(**tls))
+        connections = tuple((name, number) for name, number in values.pop("connections"))
+        return cls(**values, tls=tls and Tls(**tls), connections=connections)
 
 
 def http_socket(folder: Path | str) -> Path:

@@ -62,6 +62,7 @@ async def _listen_to_grpc(stack: AsyncExitStack, config: GuardConfig) -> None:
         config.control_key,
         max_message_bytes=MAX_BODY_BYTES,
         max_calls=_MAX_GRPC_CALLS,
+        connections=config.connections,
     )
     listens_on = address(config.host, config.grpc_port)
     if config.tls is None:

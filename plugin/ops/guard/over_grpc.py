@@ -37,7 +37,12 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 def make_server(
-    target: str, control_key: str, *, max_message_bytes: int, max_calls: int
+    target: str,
+    control_key: str,
+    *,
+    max_message_bytes: int,
+    max_calls: int,
+    connections: Sequence[tuple[str, int]] = (),
 ) -> tuple[grpc.aio.Server, grpc.aio.Channel]:
     """The server before Triton's gRPC, without a port yet, and its channel to Triton.
 
@@ -46,12 +51,14 @@ def make_server(
         control_key: what calls that control the server must carry.
         max_message_bytes: the largest request.
         max_calls: the most calls at once.
+        connections: gRPC's own options for clients' connections, as how long one may last.
     """
     channel = grpc.aio.insecure_channel(target, options=_TO_TRITON)
     options = [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # a port that another server has must be an error
+        *connections,
     ]
     server = grpc.aio.server(
         handlers=[_Forwarder(channel, control_key)], options=options, maximum_concurrent_rpcs=max_calls

@@ -6,10 +6,11 @@ import asyncio
 import json
 import socket
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import grpc
 import httpx2
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 import plugin.ops.http_server
 from plugin.ops.guard import GuardConfig, Tls, address
 from plugin.ops.guard.bodies import MAX_BODY_BYTES, checked_generate, checked_infer, decoded
+from plugin.ops.guard.over_grpc import make_server
 from plugin.ops.guard.over_http import HeldBodies
 from plugin.ops.guard.refusals import Refused
 from plugin.ops.http_server import PatientServer, listen, server_settings
@@ -147,10 +149,34 @@ def test_bodies_are_bounded_together_and_their_room_is_given_back():
 
 
 def test_the_configuration_travels_whole_and_hides_its_key():
-    config = GuardConfig("::", 1, None, 3, "/s", "secret-key-of-16", Tls("c", "k", mutual=True))
+    ages = (("grpc.max_connection_age_ms", 5),)
+    config = GuardConfig("::", 1, None, 3, "/s", "secret-key-of-16", Tls("c", "k", mutual=True), ages)
     assert GuardConfig.from_json(config.to_json()) == config
     assert "secret" not in repr(config)
     assert (address("::1", 8000), address("localhost", 8000)) == ("[::1]:8000", "localhost:8000")
+
+
+def test_clients_connections_last_as_long_as_they_are_told_to():
+    """Then clients look up names again, and find servers that were added."""
+
+    async def is_ended_within(seconds: float, connections: Sequence[tuple[str, int]]) -> bool:
+        server, to_triton = make_server(
+            "unix:/nowhere", "key", max_message_bytes=1000, max_calls=10, connections=connections
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await channel.channel_ready()
+            ended = channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended, seconds)
+            state = channel.get_state()
+        await server.stop(0)
+        await to_triton.close()
+        return state is not grpc.ChannelConnectivity.READY
+
+    assert asyncio.run(is_ended_within(5, [("grpc.max_connection_age_ms", 200)]))
+    assert not asyncio.run(is_ended_within(0.5, []))
 
 
 # The server below guard and front

@@ -33,15 +33,29 @@ def test_tls_is_the_guards():
     assert mutual.tls == Tls(CERTIFICATE, KEY, CERTIFICATE, True)
 
 
+def test_how_long_clients_connections_last_is_the_guards():
+    options = Options.of(["--grpc-max-connection-age=600000", "--x", "--grpc-keepalive-permit-without-calls", "true"])
+    kept = (("grpc.max_connection_age_ms", 600_000), ("grpc.keepalive_permit_without_calls", 1))
+    assert (options.connections, options.rest) == (kept, ("--x",))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (
+            ["--grpc-max-connection-age=ten minutes"],
+            "option --grpc-max-connection-age is 'ten minutes', must be a whole number from 0 to 2147483647",
+        ),
         (
             ["--http-port=1"],
             "option --http-port after the -- is given, must be left out: use --http-port before the --",
         ),
         (["--grpc-address=::"], "option --grpc-address after the -- is given, must be left out: use --host before the"),
         (["--reuse-http-port=1"], "option --reuse-http-port after the -- is given, must be left out: use a port for"),
+        (
+            ["--allow-sagemaker=true"],
+            "option --allow-sagemaker after the -- is given, must be left out: use the HTTP port, since no guard is",
+        ),
         (["--allow-http=maybe"], "option --allow-http is 'maybe', must be one of: 1, true, on, 0, false, off"),
         (["--grpc-server-cert=x"], "option --grpc-server-cert is given, must come with --grpc-use-ssl=true"),
         (
