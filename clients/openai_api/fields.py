@@ -102,7 +102,7 @@ class _OpenAIFields(BaseModel):
 
     @property
     def wants_previews(self) -> bool:
-        """Whether the model shall send previews: for OpenAI's `partial_images`, or for its own input."""
+        """Whether the model must send previews: for OpenAI's `partial_images`, or for its own input."""
         return self.partial_images > 0 or bool(self._input("preview"))
 
     def requests(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""When those who were refused shall come back."""
+"""When refused clients are told to come back."""
 
 from __future__ import annotations
 

@@ -7,10 +7,12 @@ connection that is silent, or whose headers are slow or long, is closed, and so 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import uvicorn
@@ -79,8 +81,8 @@ class _BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class PatientServer(uvicorn.Server):
-    """A server beside others in one event loop: signals are for whoever runs the loop."""
+class SharedLoopServer(uvicorn.Server):
+    """A server beside others in one event loop, whose owner handles signals."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -189,16 +191,28 @@ class _Exchange:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen at an address: one, or one for each address of a name. `::` takes IPv4 too.
+    """Sockets that listen at an address: one, or one for each address of a name that this machine has. `::` takes IPv4
+    too.
 
     Raises:
         OSError: the address cannot be used.
     """
-    sockets = []
-    for family, _, _, _, address in dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
-        dual = host == "::" and socket.has_dualstack_ipv6()
-        sockets.append(socket.create_server(address[:2], family=family, backlog=2048, dualstack_ipv6=dual))
-    return sockets
+    with ExitStack() as stack:
+        sockets, missing = [], OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        for family, _, _, _, address in dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
+            dual = host == "::" and socket.has_dualstack_ipv6()
+            try:
+                made = socket.create_server(address[:2], family=family, backlog=2048, dualstack_ipv6=dual)
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error  # `localhost` has an IPv6 address where the machine may have none
+                continue
+            sockets.append(stack.enter_context(made))
+        if not sockets:
+            raise missing
+        stack.pop_all()
+        return sockets
 
 
 def allow_many_connections() -> None:

@@ -10,11 +10,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -23,6 +21,7 @@ from clients import Client
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support import metrics
 from tests.support.front import running_front
+from tests.support.held import held_by
 from tests.support.repository import copy_model
 from tests.support.waiting import wait_for
 
@@ -55,22 +54,9 @@ class Leaver:
         }
         self.ways = ways
 
-    @property
-    def processes(self) -> list[psutil.Process]:
-        server = psutil.Process(self.server.process.pid)
-        return [psutil.Process(self.server.running.guard_pid), server, *server.children(recursive=True)]
-
-    def held(self) -> dict[str, int]:
-        """What the server's processes hold now."""
-        processes = self.processes
-        prefix = self.server.config.memory_prefix
-        return {
-            "processes": len(processes),
-            "memory": sum(each.memory_full_info().pss for each in processes),
-            "threads": sum(each.num_threads() for each in processes),
-            "files": sum(each.num_fds() for each in processes),
-            "shared memory": sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").glob(f"{prefix}*")),
-        }
+    def cancelled(self) -> float:
+        """How many requests the model has counted as cancelled."""
+        return metrics.of_plugin(self.server.metrics_url, "swan").get("taylorseer_requests_total cancelled", 0.0)
 
     def is_idle(self) -> bool:
         found = metrics.of_plugin(self.server.metrics_url, "swan")
@@ -127,11 +113,13 @@ def leaver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Leaver]:
 
 def test_clients_that_leave_at_any_moment_leave_nothing_behind(leaver: Leaver) -> None:
     leaver.leave(40, seed=1)  # what is kept for later is kept after the first ones
-    before = leaver.held()
+    before = held_by(leaver.server)
+    cancelled = leaver.cancelled()
     leaver.leave(CANCELS, seed=2)
+    assert leaver.cancelled() - cancelled > CANCELS / 5, "else they were all done, or refused, before they were left"
 
     def is_as_before() -> bool:
-        after = leaver.held()
+        after = held_by(leaver.server)
         return (
             after["processes"] == before["processes"]
             and after["threads"] <= before["threads"] + 8  # gRPC's own pools grow and shrink
@@ -143,6 +131,6 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(leaver: Leaver) -
     try:
         wait_for(is_as_before, "all is as before", 30)
     finally:
-        print(f"\n{CANCELS} requests left: before {before}, after {leaver.held()}")
+        print(f"\n{CANCELS} requests left: before {before}, after {held_by(leaver.server)}")
     with Client(leaver.server.grpc_url, "swan") as client:
         assert client.generate("red apple, 3d", timeout_s=60).image.shape == (1, 64, 64, 3)

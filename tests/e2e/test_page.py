@@ -299,16 +299,21 @@ def test_start_quarters_and_end_are_announced_and_no_steps(front_of: Made, open_
     assert heard.count("red apple, 3d, cache off: 50 %") <= 1
 
 
-@needs_chromium
-def test_every_control_of_a_picture_has_a_name_of_its_own(front_of: Made, open_page: Any):
-    go_on = threading.Event()
+def waiting_for(go_on: threading.Event) -> Callable[[Call], Iterator[Step | Picture]]:
+    """Requests that stay at their first step until they may go on."""
 
     def behaviour(call: Call) -> Iterator[Step | Picture]:
         yield Step(1, 50)
         go_on.wait(20)
         yield finished(call)
 
-    page = open_page(address=front_of(behaviour))
+    return behaviour
+
+
+@needs_chromium
+def test_every_control_of_a_picture_has_a_name_of_its_own(front_of: Made, open_page: Any):
+    go_on = threading.Event()
+    page = open_page(address=front_of(waiting_for(go_on)))
     begin(page, "red apple, 3d")
     for kind in ("off", "on"):
         expect(page.get_by_role("progressbar", name=f"red apple, 3d, cache {kind}", exact=True)).to_be_visible()
@@ -322,13 +327,7 @@ def test_every_control_of_a_picture_has_a_name_of_its_own(front_of: Made, open_p
 @needs_chromium
 def test_the_focus_is_handed_on_when_a_button_goes(front_of: Made, open_page: Any):
     go_on = threading.Event()
-
-    def behaviour(call: Call) -> Iterator[Step | Picture]:
-        yield Step(1, 50)
-        go_on.wait(20)
-        yield finished(call)
-
-    page = open_page(address=front_of(behaviour))
+    page = open_page(address=front_of(waiting_for(go_on)))
     begin(page, "star")
     cancel = {kind: page.get_by_role("button", name=f"Cancel star, cache {kind}") for kind in ("off", "on")}
     cancel["off"].focus()

@@ -32,6 +32,7 @@ from plugin.ops.control import grpc_headers
 from plugin.ops.http_server import HEAD_S
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support.front import running_front
+from tests.support.held import held_by, processes_of
 from tests.support.repository import copy_model
 
 PASSWD = b"root:x:0:0"
@@ -77,8 +78,7 @@ class Own:
 
     @property
     def processes(self) -> list[psutil.Process]:
-        server = psutil.Process(self.server.process.pid)
-        return [psutil.Process(self.server.running.guard_pid), server, *server.children(recursive=True)]
+        return processes_of(self.server)
 
     def raw(self, data: bytes) -> bytes:
         """What the HTTP port answers to these very bytes; nothing where it hangs up."""
@@ -103,7 +103,7 @@ class Own:
 
     def memory(self) -> int:
         """Bytes of the server's processes, those shared among them once."""
-        return sum(each.memory_full_info().pss for each in self.processes)
+        return held_by(self.server)["memory"]
 
 
 @pytest.fixture(scope="module")
@@ -517,23 +517,61 @@ def test_an_error_reaches_its_client_however_long_the_request_s_id_is(own):
         assert len(text.encode()) <= 1000
 
 
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        ("generate", b'{"prompt": "a", "seed": 1' + b"0" * 400 + b"}"),
+        ("generate", b'{"prompt": {"": "star"}, "num_inference_steps": 1}'),
+        ("generate", b'{"prompt": "a", "\\u0000": 1}'),
+        ("generate", b'{"prompt": "\xed\xa0\x80"}'),
+        ("infer", b'{"inputs": [{"name": "seed", "datatype": "INT64", "shape": [1], "data": ["star"]}]}'),
+        ("infer", b'{"inputs": [{"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["\xed\xa0\x80"]}]}'),
+        ("infer", b'{"inputs": [{"name": "' + b"x" * 9000 + b'", "datatype": "INT64", "shape": [1], "data": [1]}]}'),
+    ],
+    ids=["number", "type", "name", "surrogate", "data", "surrogate of infer", "long name"],
+)
+def test_json_that_triton_cannot_use_is_the_clients_fault_and_told_briefly(own, call, body):
+    """Triton (24.10) answers most of these with a status of 500, and quotes names of any length."""
+    status, answer = own.post(body, f"/v2/models/swan/{call}")
+    assert status == 400
+    assert len(json.loads(answer)["error"].encode()) <= 1000
+
+
+def test_a_line_of_the_head_that_is_too_long_is_named(own):
+    """Triton closes the connection."""
+    assert own.post(b'{"prompt": "star"}', X=8000 * "a")[0] == 200
+    status, answer = own.post(b'{"prompt": "star"}', X=20_000 * "a")
+    expected = "header x has 20000 bytes, must have at most 8192"
+    assert (status, json.loads(answer)["error"]) == (431, expected)
+    assert own.post(b"{}", f"/v2/models/swan/generate?{'a' * 20_000}")[0] == 414
+
+
 # Slow clients
 
 
+def slow_clients(address: str, path: str, stack: ExitStack) -> list[socket.socket]:
+    """300 connections: silent, with headers that do not end, with bodies that do not."""
+    host, port = address.split(":")
+    begun = f"POST {path} HTTP/1.1\r\nHost: x\r\n".encode()
+    slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(300)]
+    for i, each in enumerate(slow):
+        each.sendall((b"", begun, begun + b'Content-Length: 15\r\n\r\n{"p')[i % 3])
+    return slow
+
+
+def assert_closed(slow: list[socket.socket]) -> None:
+    for each in slow[:2]:  # one that is silent, and one without an end of its headers
+        each.settimeout(HEAD_S + 5)
+        assert each.recv(1000) == b"", "closed once its time is up"
+
+
 def test_three_hundred_slow_clients_do_not_hold_up_a_good_one(own):
-    host, port = own.server.http_url.split(":")
-    begun = b"POST /v2/models/swan/generate HTTP/1.1\r\nHost: x\r\n"
     with ExitStack() as stack:
-        slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(300)]
-        for i, each in enumerate(slow):
-            each.sendall((b"", begun, begun + b'Content-Length: 15\r\n\r\n{"p')[i % 3])
+        slow = slow_clients(own.server.http_url, "/v2/models/swan/generate", stack)
         began = time.monotonic()
         assert own.post(b'{"prompt": "star"}')[0] == 200
-        assert own.server.config.metrics_port
         assert time.monotonic() - began < 5
-        for each in slow[:2]:  # one that is silent, and one without an end of its headers
-            each.settimeout(HEAD_S + 5)
-            assert each.recv(1000) == b"", "closed once its time is up"
+        assert_closed(slow)
 
 
 def test_headers_without_end_are_cut_off(own):
@@ -647,16 +685,10 @@ def test_pages_of_other_sites_may_not_call_the_front(own, front):
 
 
 def test_three_hundred_slow_clients_of_the_front_do_not_hold_up_a_good_one(own, front):
-    host, port = front.removeprefix("http://").split(":")
-    begun = b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\n"
     with ExitStack() as stack:
-        slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(300)]
-        for i, each in enumerate(slow):
-            each.sendall((b"", begun, begun + b'Content-Length: 15\r\n\r\n{"p')[i % 3])
+        slow = slow_clients(front.removeprefix("http://"), "/v1/images/generations", stack)
         began = time.monotonic()
         answer, _ = ask_front(front, b'{"prompt": "star", "num_inference_steps": 2}')
         assert answer.status == 200
         assert time.monotonic() - began < 5
-        for each in slow[:2]:  # one that is silent, and one without an end of its headers
-            each.settimeout(HEAD_S + 5)
-            assert each.recv(1000) == b"", "closed once its time is up"
+        assert_closed(slow)

@@ -16,7 +16,7 @@ from plugin.ops.guard import GuardConfig, Tls, address, grpc_socket, http_socket
 from plugin.ops.guard.bodies import MAX_BODY_BYTES
 from plugin.ops.guard.over_grpc import make_server
 from plugin.ops.guard.over_http import HeldBodies, HttpDoor, MetricsDoor
-from plugin.ops.http_server import PatientServer, allow_many_connections, listen, server_settings
+from plugin.ops.http_server import SharedLoopServer, allow_many_connections, listen, server_settings
 
 _MAX_GRPC_CALLS = 2000
 _LAST_ANSWERS_S = 2.0  # Triton has ended by then: what is still open will not be answered
@@ -45,7 +45,7 @@ async def guard(config: GuardConfig) -> None:
 
 async def _listen(stack: AsyncExitStack, app: ASGIApp, host: str, port: int) -> None:
     sockets = listen(host, port)
-    server = PatientServer(server_settings(app, lifespan="off", timeout_graceful_shutdown=int(_LAST_ANSWERS_S)))
+    server = SharedLoopServer(server_settings(app, lifespan="off", timeout_graceful_shutdown=int(_LAST_ANSWERS_S)))
     serving = asyncio.ensure_future(server.serve(sockets))
 
     async def end() -> None:

@@ -1,4 +1,4 @@
-"""Checks the JSON of a request, and writes it anew, so that Triton reads what was checked and nothing else.
+"""Checks the JSON of a request, and writes it again, so that Triton reads what was checked and nothing else.
 
 Triton 24.10 ends where JSON is nested deeply, and where a shape's product is absurd it takes the memory before it
 looks at the data.
@@ -23,6 +23,8 @@ _RANGES = {name: (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for name, bits in _BI
     f"U{name}": (0, 2**bits - 1) for name, bits in _BITS.items()
 }
 _FIELDS = {field.name: field.type.removeprefix("TYPE_") for field in FIELDS}
+_MAX_DIGITS = 308  # of what a double holds: Triton refuses more with a status of 500
+_TOO_LARGE = "a number of the JSON is beyond what a double holds"
 _MAX_FP32 = 3.4028234663852886e38
 
 
@@ -94,7 +96,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
     if parts > _MAX_PARTS:
         raise Refused(f"the JSON has {parts} brackets and commas, must have at most {_MAX_PARTS}", 413)
     try:
-        parsed = json.loads(body, parse_constant=_no_number, object_pairs_hook=_distinct)
+        parsed = json.loads(body, parse_constant=_no_number, parse_int=_integer, object_pairs_hook=_distinct)
     except RecursionError:
         raise Refused("the JSON is nested too deeply") from None
     except ValueError as error:  # no JSON, no UTF-8, or an integer of thousands of digits
@@ -106,11 +108,19 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 def _written(parsed: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(parsed, allow_nan=False).encode()
+        return json.dumps(parsed, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refused("a text of the JSON has half of a surrogate pair, must be Unicode") from None
     except ValueError:
-        raise Refused("a number of the JSON is beyond what a double holds") from None
+        raise Refused(_TOO_LARGE) from None
     except RecursionError:
         raise Refused("the JSON is nested too deeply") from None
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise Refused(_TOO_LARGE)
+    return int(text)
 
 
 def _no_number(name: str) -> NoReturn:

@@ -10,16 +10,19 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
 import aiohttp
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from yarl import URL
 
+from plugin.errors import shortened
 from plugin.ops.control import HTTP_HEADER
 from plugin.ops.guard.bodies import MAX_BODY_BYTES, checked_generate, checked_infer, decoded
 from plugin.ops.guard.refusals import Refused
-from plugin.ops.http_server import BODY_S
 
 _MAX_DROPPED_BYTES = 1 << 30
+_MAX_LINE_BYTES = 8192  # of the address, and of one header
+# What Triton (24.10) says of JSON that it cannot use, with a status of 500.
+_UNUSABLE = ("Unable to parse", "failed to parse", "failed to get request params", "parameter key")
 MAX_HELD_BYTES = 8 * MAX_BODY_BYTES  # of the bodies of all requests that are being read or handed on
 
 _MODEL = r"/v2/models/[^/%\\?#\s]{1,256}(?:/versions/[0-9]{1,18})?"
@@ -28,7 +31,7 @@ _WORK = re.compile(rf"{_MODEL}/(?P<call>infer|generate|generate_stream)")
 _CONTROL = re.compile(
     rf"/v2/(?:repository|systemsharedmemory|cudasharedmemory|trace|logging)(?:/.*)?|{_MODEL}/trace/.*"
 )
-# Of one connection, not of the request: RFC 9110, 7.6.1. The others are set anew.
+# Of one connection, not of the request (RFC 9110, 7.6.1), and what is set again for the checked body.
 _KEPT_BACK = {
     *(
         b"connection",
@@ -67,12 +70,11 @@ class HttpDoor:
                 headers, body = _checked(request, body)
                 await _unless_gone(receive, hand_on(self._session, request, headers, body, send))
         except Refused as refusal:
-            await answer_error(send, refusal.status, str(refusal), close=refusal.status in (408, 413, 503))
-        except ClientDisconnect:
-            await answer_error(send, 408, f"the body has not arrived within {BODY_S:g} s", close=True)
+            await answer_error(send, refusal.status, str(refusal), close=refusal.status in (413, 503))
 
     def _check_address(self, request: Request) -> None:
         path, method = _path(request), request.method
+        _check_head(request)
         if _CONTROL.fullmatch(path):
             given = request.headers.get(HTTP_HEADER, "")
             if not hmac.compare_digest(given.encode(), self._control_key.encode()):
@@ -119,7 +121,7 @@ class HeldBodies:
 
         Raises:
             Refused: it is too large, or there is no room for it now.
-            ClientDisconnect: it has not come in time.
+            starlette.requests.ClientDisconnect: it has not come in time.
         """
         if int(request.headers.get("content-length", "0")) > MAX_BODY_BYTES:
             await _read_past(request)
@@ -152,6 +154,16 @@ async def _read_past(request: Request) -> None:
 def _path(request: Request) -> str:
     """As it was sent: what is written with % is no name of ours."""
     return bytes(request.scope["raw_path"]).decode("ascii", "replace").rstrip("/") or "/"
+
+
+def _check_head(request: Request) -> None:
+    """Triton closes the connection where its parser finds a line too long."""
+    if len(request.scope["raw_path"]) + len(request.scope["query_string"]) > _MAX_LINE_BYTES:
+        raise Refused(f"the address has more than {_MAX_LINE_BYTES} bytes", 414)
+    for name, value in request.headers.raw:
+        if len(value) > _MAX_LINE_BYTES:
+            shown = name.decode("latin-1")[:64]
+            raise Refused(f"header {shown} has {len(value)} bytes, must have at most {_MAX_LINE_BYTES}", 431)
 
 
 def _check_method(method: str, *allowed: str) -> None:
@@ -202,6 +214,13 @@ async def hand_on(
             allow_redirects=False,
         ) as answer:
             kept = [(name.lower(), value) for name, value in answer.raw_headers if name.lower() not in _NOT_ANSWERED]
+            if answer.status >= 400:
+                status, error = _error_of(answer.status, await answer.read())
+                kept = [(name, value) for name, value in kept if name != b"content-length"]
+                kept.append((b"content-length", str(len(error)).encode()))
+                await send({"type": "http.response.start", "status": status, "headers": kept})
+                await send({"type": "http.response.body", "body": error})
+                return
             await send({"type": "http.response.start", "status": answer.status, "headers": kept})
             begun = True
             async for part in answer.content.iter_any():
@@ -213,6 +232,18 @@ async def hand_on(
         if begun:
             raise  # uvicorn closes the connection, which tells the client that the answer is not whole
         raise Refused(f"Triton has not answered: {type(error).__name__}", 502) from None
+
+
+def _error_of(status: int, body: bytes) -> tuple[int, bytes]:
+    """Triton's error, an event where it is of a stream: with a text of bounded length, since Triton quotes names and
+    ids, and as the client's fault where it is."""
+    prefix = b"data: " if body.startswith(b"data: ") else b""
+    try:
+        text = json.loads(body.removeprefix(prefix))["error"]
+        error = json.dumps({"error": shortened(text)}).encode()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return status, body
+    return (400 if text.startswith(_UNUSABLE) else status), prefix + error + (b"\n\n" if prefix else b"")
 
 
 async def _unless_gone(receive: Receive, work: Coroutine[None, None, None]) -> None:
