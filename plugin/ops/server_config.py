@@ -8,6 +8,7 @@ import secrets
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from plugin.ops.control import InvalidKey, check_key, new_key
@@ -86,12 +87,20 @@ class ServerConfig:
         """The URL of the metrics."""
         return f"http://{address(self.reachable_host, self.metrics_port)}/metrics"
 
+    @cached_property
+    def options(self) -> Options:
+        """What of `extra_args` is whose.
+
+        Raises:
+            ServerError: as `Options.of`.
+        """
+        return Options.of(self.extra_args)
+
     @property
     def open_ports(self) -> dict[str, int]:
         """The ports that are opened, by name."""
-        options = Options.of(self.extra_args)
         ports = {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}
-        return {name: port for name, port in ports.items() if getattr(options, name)}
+        return {name: port for name, port in ports.items() if getattr(self.options, name)}
 
     def guard(self, sockets: Path) -> GuardConfig:
         """What its guard opens.
@@ -100,7 +109,6 @@ class ServerConfig:
             sockets: the folder of Triton's sockets.
         """
         ports = self.open_ports
-        options = Options.of(self.extra_args)
         return GuardConfig(
             self.host,
             ports.get("http"),
@@ -108,8 +116,8 @@ class ServerConfig:
             ports.get("metrics"),
             str(sockets),
             self.control_key,
-            options.tls,
-            options.connections,
+            self.options.tls,
+            self.options.connections,
         )
 
 
@@ -146,7 +154,7 @@ def command(config: ServerConfig, installation: Installation, sockets: Path) -> 
     python_path = ":".join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}  # their warnings drown the server's log
     environment = {**quiet, **os.environ, **installation.environment, "PYTHONPATH": python_path}
-    return [*arguments, *Options.of(config.extra_args).rest], environment
+    return [*arguments, *config.options.rest], environment
 
 
 def check(config: ServerConfig) -> None:
