@@ -93,7 +93,7 @@ def measure(pictures: int, num_steps: int) -> dict[str, Any]:
 
     with embedded_server() as server, Client(server.grpc_url, MODEL) as client:
 
-        def through_triton(**fields: int) -> Callable[[], object]:
+        def through_triton(**fields: Any) -> Callable[[], object]:
             return lambda: client.generate(PROMPT, seed=1, num_inference_steps=num_steps, **fields)
 
         ways = {name: beside(peer) for name, peer in peers.items()} | {

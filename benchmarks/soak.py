@@ -25,6 +25,7 @@ from tritonclient.grpc import InferInput
 from benchmarks.environment import RESULTS, describe
 from benchmarks.harness import MODEL, embedded_server, parser_of, say, write
 from clients import Client, GenerationError, InvalidArgument
+from clients.messages import channel_arguments
 from plugin.ops.server import Server
 
 CLIENTS = 12
@@ -131,7 +132,9 @@ def _overload(server: Server, seconds: float, rate: float) -> dict[str, Any]:
         failed.extend([] if refused else errors)
 
     async def offer() -> int:
-        async with aio.InferenceServerClient(server.grpc_url) as client:
+        async with aio.InferenceServerClient(
+            server.grpc_url, channel_args=channel_arguments(server.grpc_url)
+        ) as client:
             running: list[asyncio.Task[None]] = []
             end = time.monotonic() + seconds
             while time.monotonic() < end:

@@ -73,7 +73,9 @@ class AsyncClient:
         """Closes the connection."""
         await self._client.close()
 
-    async def generate(self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any) -> Generation:
+    async def generate(
+        self, prompt: str | None = None, *, timeout_s: float | None = None, request_id: str = "", **fields: Any
+    ) -> Generation:
         """Makes a picture in one plain call; arguments and errors are those of `Client.generate`.
 
         Cancelling the task cancels the request.
@@ -83,7 +85,11 @@ class AsyncClient:
         while True:
             try:
                 result = await self._client.infer(
-                    self._model, inputs, client_timeout=tries.left_s, headers=self._headers
+                    self._model,
+                    inputs,
+                    request_id=request_id,
+                    client_timeout=tries.left_s,
+                    headers=self._headers,
                 )
                 return generation_of(result)
             except InferenceServerException as error:
@@ -99,6 +105,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         idle_timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
+        request_id: str = "",
         **fields: Any,
     ) -> AsyncGenerator[Progress | Generation, None]:
         """Makes a picture and reports its progress; arguments and errors are those of `Client.stream`.
@@ -115,7 +122,8 @@ class AsyncClient:
             begun = False
             try:
                 silence = Silence(self._model, idle_s)
-                async with aclosing(self._stream_once(inputs, tries.left_s, headers or {}, silence)) as updates:
+                updates = self._stream_once(inputs, tries.left_s, headers or {}, request_id, silence)
+                async with aclosing(updates):
                     async for update in updates:
                         begun = True
                         yield update
@@ -157,9 +165,15 @@ class AsyncClient:
         inputs: list[sync_triton.InferInput],
         timeout_s: float | None,
         headers: Mapping[str, str],
+        request_id: str,
         silence: Silence,
     ) -> AsyncGenerator[Progress | Generation, None]:
-        request = {"model_name": f"{self._model}_stream", "inputs": inputs, "parameters": STREAM_PARAMETERS}
+        request = {
+            "model_name": f"{self._model}_stream",
+            "inputs": inputs,
+            "request_id": request_id,
+            "parameters": STREAM_PARAMETERS,
+        }
         answers = self._client.stream_infer(
             _only(request), stream_timeout=timeout_s, headers={**self._headers, **headers}
         )

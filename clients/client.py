@@ -82,13 +82,16 @@ class Client:
         """Closes the connection."""
         self._client.close()
 
-    def generate(self, prompt: str | None = None, *, timeout_s: float | None = None, **fields: Any) -> Generation:
+    def generate(
+        self, prompt: str | None = None, *, timeout_s: float | None = None, request_id: str = "", **fields: Any
+    ) -> Generation:
         """Makes a picture in one plain call.
 
         Args:
             prompt: for models that take one.
             timeout_s: seconds, retries included, after which the client gives up with `DeadlineExceeded`; None for
                 never.
+            request_id: names the request in Triton's log, its traces and its errors.
             **fields: any of `INPUTS`; those that are None or left out get the model's defaults.
 
         Raises:
@@ -100,7 +103,13 @@ class Client:
         tries = Tries(self._retries, timeout_s)
         while True:
             try:
-                result = self._client.infer(self._model, inputs, client_timeout=tries.left_s, headers=self._headers)
+                result = self._client.infer(
+                    self._model,
+                    inputs,
+                    request_id=request_id,
+                    client_timeout=tries.left_s,
+                    headers=self._headers,
+                )
                 return generation_of(result)
             except InferenceServerException as error:
                 failure = self._error(error)
@@ -114,6 +123,7 @@ class Client:
         *,
         timeout_s: float | None = None,
         idle_timeout_s: float | None = None,
+        request_id: str = "",
         **fields: Any,
     ) -> Generator[Progress | Generation, None, None]:
         """Makes a picture and reports its progress: any number of `Progress`, then one `Generation`.
@@ -127,9 +137,8 @@ class Client:
         while True:
             begun = False
             try:
-                with contextlib.closing(
-                    self._stream_once(inputs, tries.left_s, Silence(self._model, idle_s))
-                ) as updates:
+                updates = self._stream_once(inputs, tries.left_s, request_id, Silence(self._model, idle_s))
+                with contextlib.closing(updates):
                     for update in updates:
                         begun = True
                         yield update
@@ -141,7 +150,7 @@ class Client:
             time.sleep(pause)
 
     def _stream_once(
-        self, inputs: list[triton.InferInput], timeout_s: float | None, silence: Silence
+        self, inputs: list[triton.InferInput], timeout_s: float | None, request_id: str, silence: Silence
     ) -> Generator[Progress | Generation, None, None]:
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         client = self._connected()  # a tritonclient carries one stream at a time
@@ -154,6 +163,7 @@ class Client:
                 client.async_stream_infer(
                     f"{self._model}_stream",
                     inputs,
+                    request_id=request_id,
                     parameters=STREAM_PARAMETERS,
                     enable_empty_final_response=True,
                 )

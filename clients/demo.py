@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -102,7 +103,7 @@ def _make_pair(client: Client, prompt: str, console: Console) -> Pair:
     return Pair(prompt, off, on, off_s, on_s)
 
 
-def _timed(client: Client, prompt: str, console: Console, label: str, **fields: int) -> tuple[Generation, float]:
+def _timed(client: Client, prompt: str, console: Console, label: str, **fields: Any) -> tuple[Generation, float]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{prompt} ({label})", total=None)

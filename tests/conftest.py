@@ -7,6 +7,8 @@ import os
 # Before torch is imported, here and in processes that tests start: tiny operations are fastest, and bits reproducible,
 # on one thread. Models served by a real Triton set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The servers of tests are on this machine, and tritonclient's gRPC would ask a proxy of the environment for them.
+os.environ.update(no_grpc_proxy="127.0.0.1,localhost")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -102,9 +102,11 @@ class Front:
             refusal.retry_after_s = self._places_of(model).promise(refusal.retry_after_s, places)
         return refusal
 
-    async def stream(self, model: str, fields: Mapping[str, Any], headers: Mapping[str, str]) -> Updates:
+    async def stream(
+        self, model: str, fields: Mapping[str, Any], headers: Mapping[str, str], request_id: str
+    ) -> Updates:
         """What `AsyncClient.stream` yields for one request, within the time limit of this front."""
-        updates = self.client(model).stream(**fields, timeout_s=self.timeout_s, headers=headers)
+        updates = self.client(model).stream(**fields, timeout_s=self.timeout_s, headers=headers, request_id=request_id)
         async with aclosing(updates):
             async for update in updates:
                 if isinstance(update, Generation):

@@ -34,10 +34,10 @@ async def generations(body: ImageRequest, request: Request, front: FrontOf) -> R
 
 
 async def _answered(body: ImageRequest, request: Request, front: Front, model: str) -> Response:
-    headers = _trace_headers(request)
-    streams = [front.stream(model, fields, headers) for fields in body.requests()]
+    headers, request_id = _trace_headers(request), request.state.request_id
+    streams = [front.stream(model, fields, headers, request_id) for fields in body.requests()]
     if body.stream:
-        return await streamed(body, streams[0], request.state.request_id)
+        return await streamed(body, streams[0], request_id)
     results = await _unless_gone(request, _together([_last_of(updates) for updates in streams]))
     # In a thread: a large picture takes a moment to encode, a video seconds.
     return Json(await asyncio.to_thread(plain_answer, results, body))

@@ -154,6 +154,7 @@ def command(config: ServerConfig, installation: Installation, sockets: Path) -> 
     python_path = ":".join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}  # their warnings drown the server's log
     environment = {**quiet, **os.environ, **installation.environment, "PYTHONPATH": python_path}
+    environment.pop("AIP_MODE", None)  # with it Triton opens Vertex AI's port, which no guard stands before
     return [*arguments, *config.options.rest], environment
 
 

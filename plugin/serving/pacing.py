@@ -30,7 +30,13 @@ class LoadPolicy:
 
 
 def meet_deadline(
-    request: GenerationRequest, costs: CostModel, wait_s: float, largest_interval: int, *, alone: bool = False
+    request: GenerationRequest,
+    costs: CostModel,
+    wait_s: float,
+    largest_interval: int,
+    *,
+    alone: bool = False,
+    added: int = 0,
 ) -> GenerationRequest:
     """The request with the smallest interval, its own or a larger one, that lets it meet its deadline.
 
@@ -44,6 +50,7 @@ def meet_deadline(
         wait_s: how long it will wait before it runs.
         largest_interval: the largest that the model allows.
         alone: whether no other request runs.
+        added: full steps that may come on top of the cache's schedule, as a second expert's first.
 
     Raises:
         DeadlineCannotBeMet: not even the largest interval would do.
@@ -53,6 +60,8 @@ def meet_deadline(
         return request
     num_steps = request.num_inference_steps
     allowed = known.most_full_steps((request.deadline_ms / 1000 - wait_s) / _MARGIN, num_steps)
+    if allowed < num_steps:
+        allowed -= added
     own = request.cache.interval
     largest = max(own, largest_interval) if request.cache.enabled else own
     if request.cache.num_full_steps(num_steps) <= allowed:
@@ -61,7 +70,7 @@ def meet_deadline(
         intervals = range(own + 1, largest + 1)
         interval = intervals[bisect_left(intervals, -allowed, key=lambda each: -_count(request, each))]
         return _with_at_most(_stretched(request, interval, StretchedBy.DEADLINE), allowed)
-    seconds = known.seconds(_count(request, largest), num_steps)
+    seconds = known.seconds(min(num_steps, _count(request, largest) + added), num_steps)
     needed_s = wait_s + _MARGIN * seconds
     raise DeadlineCannotBeMet(
         f"DEADLINE: deadline_ms is {request.deadline_ms}, must be at least {1000 * needed_s:.0f} for now: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from plugin.config import ModelConfig
 from plugin.families import family_class
 from plugin.request import GenerationRequest, parse_request
 from plugin.serving.defaults import arguments_of, text_tokens_of
+from plugin.serving.experts import Experts
 from plugin.serving.published import PUBLISHED, Architecture
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -23,8 +25,8 @@ class Plan:
 
     Attributes:
         num_steps: denoising steps.
-        full_steps: the indices of the full ones. With max_error these are the fewest possible; a second expert adds its
-            first step.
+        full_steps: the indices of the full ones, the first step of a second expert among them. With max_error these are
+            the fewest possible.
         branches: guidance branches.
         anchors: how many each branch keeps; 0 with the cache off.
         tokens, width: the shape of the cached feature of one branch.
@@ -82,7 +84,7 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
     element_bytes = _ELEMENT_BYTES[dtype]
     return Plan(
         num_steps=request.num_inference_steps,
-        full_steps=request.cache.full_steps(request.num_inference_steps),
+        full_steps=_full_steps(architecture, request),
         branches=family.guidance_branches(request),
         anchors=request.cache.order + 1 if request.cache.enabled else 0,
         tokens=tokens,
@@ -131,13 +133,16 @@ def architecture_of(pipeline: str) -> Architecture:
         if pipeline not in PUBLISHED:
             raise ValueError(f"pipeline is {pipeline}, must be a folder or one of: {', '.join(PUBLISHED)}")
         return PUBLISHED[pipeline]
-    transformer = _read(folder / "transformer" / "config.json")
+    second_alone = (folder / "transformer_2").is_dir() and not (folder / "transformer").is_dir()  # as Wan2.2 may be
+    transformer = _read(folder / ("transformer_2" if second_alone else "transformer") / "config.json")
     class_name = transformer["_class_name"]
+    index = _read(folder / "model_index.json")
     return Architecture(
         _PREDECESSORS.get(class_name, class_name),
         {name: value for name, value in transformer.items() if name[0] != "_"},
         _compression(_read(folder / "vae" / "config.json")),
-        text_tokens_of(_read(folder / "model_index.json")["_class_name"]),
+        text_tokens_of(index["_class_name"]),
+        experts=_experts_of(folder, index),
     )
 
 
@@ -153,7 +158,28 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
     transformer = getattr(pipe, "transformer", None) or pipe.transformer_2
     config = {name: value for name, value in transformer.config.items() if name[0] != "_"}
     vae = {"_class_name": type(pipe.vae).__name__, **pipe.vae.config}
-    return Architecture(type(transformer).__name__, config, _compression(vae), text_tokens_of(type(pipe).__name__))
+    boundary, both = pipe.config.get("boundary_ratio"), pipe.components.get("transformer_2") and pipe.transformer
+    return Architecture(
+        type(transformer).__name__,
+        config,
+        _compression(vae),
+        text_tokens_of(type(pipe).__name__),
+        experts=Experts(boundary, pipe.scheduler.to_json_string()) if boundary and both else None,
+    )
+
+
+def _full_steps(architecture: Architecture, request: GenerationRequest) -> tuple[int, ...]:
+    num_steps = request.num_inference_steps
+    full = request.cache.full_steps(num_steps)
+    takeover = architecture.experts.takeover(num_steps) if architecture.experts else None
+    return full if takeover is None else tuple(sorted({*full, takeover}))
+
+
+def _experts_of(folder: Path, index: Mapping[str, Any]) -> Experts | None:
+    boundary = index.get("boundary_ratio")
+    if not boundary or not all((folder / name).is_dir() for name in ("transformer", "transformer_2")):
+        return None
+    return Experts(boundary, json.dumps(_read(folder / "scheduler" / "scheduler_config.json")))
 
 
 def _read(path: Path) -> dict[str, Any]:

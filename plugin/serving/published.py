@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plugin.serving.defaults import arguments_of
+from plugin.serving.experts import Experts
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Architecture:
         compression: of the autoencoder, in time and in space.
         text_tokens: tokens of text that the pipeline gives the transformer by default.
         parameters: how many the transformer has, as its authors count them; None where that is not known.
+        experts: where a second transformer takes over; None where there is one.
     """
 
     transformer: str
@@ -27,6 +29,7 @@ class Architecture:
     compression: tuple[int, int]
     text_tokens: int
     parameters: float | None = None
+    experts: Experts | None = None
 
     @property
     def config(self) -> Mapping[str, Any]:

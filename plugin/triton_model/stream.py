@@ -158,6 +158,7 @@ class StreamModel:
             self.admission.expected_wait_s(),
             self.config.max_cache_interval,
             alone=not self.admission.in_flight,
+            added=int(self._architecture.experts is not None),
         )
         planned = plan_request(self.config, self._architecture, request)
         return Job(

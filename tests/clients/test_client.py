@@ -70,6 +70,12 @@ def test_fields_arrive_by_name_dtype_and_value(client, way):
     assert generation.report["received"] == {**expected, "prompt": ["object", [1], "red apple"]}
 
 
+def test_the_request_s_id_arrives(client):
+    *_, streamed = client.stream("red apple", request_id="mine")
+    plain = client.generate("red apple", request_id="mine")
+    assert [streamed.report["id"], plain.report["id"], client.generate("red apple").report["id"]] == ["mine"] * 2 + [""]
+
+
 def test_what_is_left_out_or_none_is_not_sent(client):
     assert client.generate("red apple", seed=None).report["received"].keys() == {"prompt"}
     assert client.generate(class_label=7).report["received"].keys() == {"class_label"}

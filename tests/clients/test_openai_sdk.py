@@ -532,6 +532,18 @@ def test_any_other_is_replaced(url, given):
     assert ask(url, "GET", "/healthz", X_Request_Id=given)[1]["x-request-id"].startswith("req_")
 
 
+def test_triton_s_log_and_traces_name_it_too():
+    calls: list[Call] = []
+
+    def noting(call: Call) -> Iterator[Step | Picture]:
+        calls.append(call)
+        return four_steps(call)
+
+    with fake_triton(noting) as triton, running_front(triton) as url:
+        ask(url, "POST", "/v1/images/generations", {"prompt": "star", "n": 2}, X_Request_Id="mine")
+    assert [call.id for call in calls] == ["mine", "mine"]
+
+
 def test_an_error_in_a_stream_names_it(client):
     with pytest.raises(openai.APIError, match="it broke") as caught:
         list(client.images.generate(prompt="fails later", stream=True, extra_headers={"x-request-id": "mine"}))

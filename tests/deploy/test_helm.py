@@ -221,6 +221,13 @@ def test_the_front_finds_all_pods():
     assert "nvidia.com/gpu" not in container(manifests, "front")["resources"]["limits"]
 
 
+def test_the_front_takes_further_options():
+    given = ["--alias=gpt-image-2=flux_dev", "--timeout=600"]
+    manifests = installed({"front": {"enabled": True, "args": given}})
+    options = parsed(container(manifests, "front")["args"])
+    assert (options["alias"], options["timeout"], options["model"]) == (["gpt-image-2=flux_dev"], 600, "flux_dev")
+
+
 def test_a_pod_ends_after_its_requests():
     server = container(installed({"exitTimeoutSeconds": 900, "drainSeconds": 5}), "triton")
     assert "--exit-timeout-secs=900" in server["args"][server["args"].index("--") :]

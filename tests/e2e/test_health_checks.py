@@ -20,6 +20,7 @@ PATH = f"{BIN}:{os.environ['PATH']}"  # as in the image, where the environment c
 
 # As Docker puts them into a container, with a port where nobody answers.
 PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+PROXIES |= dict.fromkeys(("no_proxy", "no_grpc_proxy"), "")
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

@@ -35,7 +35,8 @@ ERRORS = {
 
 
 def read(request):
-    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    values = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    return {**values, "request id": request.request_id()}
 
 
 def prompt_of(values):
@@ -59,12 +60,14 @@ def error_of(values):
 
 def result(values, steps):
     values.pop("error as report", None)
+    request_id = values.pop("request id")
     text = {"prompt", "negative_prompt", "cache_preset", "cache_predictor", "cache_schedule", "cache_coordinate"}
     received = {
         name: [str(value.dtype), list(value.shape), value[0].decode() if name in text else value[0].item()]
         for name, value in values.items()
     }
     report = {"num_steps": steps, "full_steps": [0, 5], "total_s": 0.25, "seed": 3, "fps": 8, "received": received}
+    report["id"] = request_id
     frames = int(values["num_frames"][0]) if "num_frames" in values else 1
     image = np.arange(frames * 4 * 6 * 3, dtype=np.uint8).reshape(frames, 4, 6, 3)
     return image, json.dumps(report).encode()

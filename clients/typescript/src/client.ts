@@ -45,6 +45,8 @@ export interface CallOptions {
    * sends a sign of life every 5 s. The result itself may take ten times as long to arrive.
    */
   idleTimeoutMs?: number;
+  /** Names the request in Triton's log, its traces and its errors. */
+  requestId?: string;
 }
 
 /** Carries any number of requests at once over one connection. */
@@ -84,7 +86,7 @@ export class Client {
    * Leaving the loop early cancels the request at the server, and so does the signal. Throws a GenerationError.
    */
   async *stream(fields: Fields, options: CallOptions = {}): AsyncGenerator<Progress | Generation, void, undefined> {
-    const request = requestOf(this.#model, fields);
+    const request = { ...requestOf(this.#model, fields), id: options.requestId ?? "" };
     if (options.signal?.aborted) throw new GenerationError("CANCELLED", "cancelled before it was sent");
     const deadline = options.timeoutMs === undefined ? {} : { deadline: Date.now() + options.timeoutMs };
     const call = this.#stub.modelStreamInfer(new Metadata(), deadline);

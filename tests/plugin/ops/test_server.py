@@ -48,6 +48,12 @@ def test_command_names_models_addresses_ports_and_what_follows(tmp_path):
     assert (Path(environment["PYTHONPATH"].split(":")[0]) / "plugin/ops/server.py").is_file()
 
 
+def test_vertex_ai_s_port_stays_closed(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIP_MODE", "PREDICTION")
+    _, environment = command(ServerConfig(tmp_path), Installation(Path("/triton"), None, {}), Path("/private"))
+    assert "AIP_MODE" not in environment
+
+
 def test_a_space_in_a_path_is_refused_where_the_server_would_hang(tmp_path):
     config = ServerConfig(tmp_path / "my models")
     command(config, Installation(Path("t"), None, {}), tmp_path)

@@ -76,6 +76,18 @@ def test_the_interval_is_the_smallest_that_meets_the_deadline(costs, request_):
     assert interval(int(generous) + 99, wait_s=0.1) == 6
 
 
+def test_a_second_expert_s_first_step_is_left_room_for(costs, request_):
+    def interval(full: int, cache_interval: int = 5) -> int:
+        cache = replace(request_.cache, interval=cache_interval)
+        urgent = replace(request_, cache=cache, deadline_ms=int(1100 * seconds(full)) + 1)
+        return meet_deadline(urgent, costs, 0.0, 10, added=1).cache.interval
+
+    assert (interval(13), interval(12)) == (5, 6), "interval 5 has 12 full steps, and one more"
+    assert interval(50, cache_interval=1) == 1, "all steps are full: none can be added"
+    with pytest.raises(DeadlineCannotBeMet, match=f"and {1000 * seconds(8):.0f} ms of work with cache_interval 10"):
+        interval(7)
+
+
 def test_given_steps_give_way_to_even_ones_where_the_interval_is_stretched(costs, request_):
     given = replace(request_, cache=replace(request_.cache, schedule="0 4 9 13 18 22 27 31 36 40 45 48 of 50"))
     same = meet_deadline(replace(given, deadline_ms=int(1100 * seconds(12)) + 1), costs, 0.0, 10)

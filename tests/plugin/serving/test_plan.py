@@ -9,16 +9,18 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers import WanPipeline
 
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
 from plugin.paths import REPOSITORY
-from plugin.serving.plan import Plan, architecture_of, plan_request
+from plugin.serving.plan import Plan, architecture_of, architecture_of_pipe, plan_request
 from plugin.serving.published import PUBLISHED
 from taylorseer import CacheConfig
 from tests.support.commands import run
 from tests.support.tiny import FAMILIES
+from tests.support.tiny.wan import tiny_wan
 
 MIB, GIB = 2**20, 2**30
 
@@ -57,6 +59,36 @@ def test_the_plan_is_what_a_run_holds_and_does(tmp_path: Path, name, dtype, guid
     assert plan.cache_bytes == report.cache_bytes
     assert plan.full_steps == tuple(report.full_steps)
     assert (plan.cache_bytes > 0) == cache.enabled
+
+
+@pytest.mark.parametrize(
+    ("cache", "full"),
+    [
+        (CacheConfig(4, 1, 2), (0, 1, 5, 6, 9)),
+        (CacheConfig(3, 1, 1), (0, 3, 6, 9)),
+        (CacheConfig(1), tuple(range(12))),
+    ],
+    ids=["one more", "planned anyway", "off"],
+)
+def test_the_step_at_which_a_second_expert_takes_over_is_planned(tmp_path, cache, full):
+    """Of 12 steps the second makes those from step 6 on."""
+    pipe = tiny_wan(tmp_path, boundary_ratio=0.8)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    config = ModelConfig.from_parameters({"pipeline": str(tmp_path / "pipeline"), "dtype": "float32"}, tmp_path)
+    size = {"height": 16, "width": 16, "num_frames": 5}
+    request = replace(config.defaults, prompt="a red apple", num_inference_steps=12, cache=cache, **size)
+    report = generate(PipelineHost(pipe), request, max_sequence_length=16).report
+    for architecture in (architecture_of(config.source.pipeline), architecture_of_pipe(pipe)):
+        assert plan_request(config, architecture, request).full_steps == tuple(report.full_steps) == full
+
+
+@pytest.mark.parametrize("missing", ["transformer", "transformer_2"])
+def test_one_expert_alone_takes_nothing_over(tmp_path, missing):
+    both = tiny_wan(tmp_path, boundary_ratio=1.0 if missing == "transformer" else None)
+    pipe = WanPipeline(**{**both.components, missing: None}, boundary_ratio=both.config.boundary_ratio)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    for architecture in (architecture_of(str(tmp_path / "pipeline")), architecture_of_pipe(pipe)):
+        assert (architecture.transformer, architecture.experts) == ("WanTransformer3DModel", None)
 
 
 # Published models
