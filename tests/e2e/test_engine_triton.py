@@ -303,6 +303,9 @@ def test_a_server_that_stops_answers_requests_in_flight_and_ends_well(server, cl
 
     with ThreadPoolExecutor(6) as pool:
         answers = [pool.submit(run, stream) for stream in [True] * 4 + [False] * 2]
+        # All six: a call that came after the stop would be refused by another sentence.
+        states = ("taylorseer_requests_in_flight", "taylorseer_requests_waiting")
+        wait_for(lambda: sum(metric(server, state, "emoji") for state in states) == 6, "all are taken")
         wait_for(lambda: metric(server, "nv_inference_request_success", "emoji_blocks") >= calls + 12)
         server.stop()
     assert {each.result() for each in answers} == {"model emoji_blocks, which runs the block stack: Server not ready"}

@@ -105,7 +105,7 @@ def test_plain_calls_in_flight_are_answered_when_the_process_of_the_stream_model
         assert seconds < 5
         assert _health(serving) == 1, "health says so while the model is away"
         assert neighbour.generate("red apple, 3d", num_inference_steps=2).report["num_steps"] == 10
-        assert serving.said("killed_stream does not answer")
+        wait_for(lambda: serving.said("killed_stream does not answer"), "the watch has noticed", 30)
         assert _wait_until_served(client, 60) < 45
         assert _health(serving) == 0
         assert [*pool.map(partial(_end_of_call, serving), range(count), [2] * count)]
