@@ -41,7 +41,8 @@ class Client:
         headers: sent with every call, for example a token for a proxy.
         ssl: use TLS, for example with a proxy; Triton itself has none by default.
         root_certificates: file, in PEM, of the authorities that are trusted in place of gRPC's own; it means TLS.
-        idle_timeout_s: seconds of silence after which a stream that has begun ends with `Unavailable`; None for never.
+        idle_timeout_s: seconds of silence after which a stream ends with `Unavailable`; None for never. Request and
+            result may take ten times as long to travel.
             The server sends a sign of life every 5 s. The result itself may take ten times as long to arrive.
 
     Raises:

@@ -11,7 +11,7 @@ from clients.messages import Progress, Unavailable
 
 IDLE_TIMEOUT_S = 30.0
 _FIRST_PAUSE_S = 0.5
-_RESULT_PATIENCE = 10  # a video has hundreds of megabytes, and nothing else arrives while it does
+_TRANSFER_PATIENCE = 10  # a request or a video may have many megabytes, and nothing else arrives while they travel
 
 
 def seconds(name: str, value: float | None) -> float | None:
@@ -86,12 +86,11 @@ class Silence:
 
     @property
     def limit_s(self) -> float | None:
-        """Seconds within which the next response is due; None before the first one, since older servers send none
-        until there is progress."""
-        if self._heard is None or self._idle_timeout_s is None:
+        """Seconds within which the next response is due, None for no limit."""
+        if self._idle_timeout_s is None:
             return None
-        is_done = self._heard.step >= self._heard.num_steps > 0
-        return self._idle_timeout_s * (_RESULT_PATIENCE if is_done else 1)
+        is_working = self._heard is not None and not self._heard.step >= self._heard.num_steps > 0
+        return self._idle_timeout_s * (1 if is_working else _TRANSFER_PATIENCE)
 
     def is_news(self, progress: Progress) -> bool:
         """Whether there is a step or a preview more than before: a sign of life alone is no progress."""

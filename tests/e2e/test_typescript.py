@@ -334,7 +334,8 @@ RESULT = Picture({"seed": 2**62 + 1, "num_steps": 8, "full_steps": [0], "total_s
     [
         ([Step(0, 8), Step(1, 8), None], 300, [1, "UNAVAILABLE emoji_stream has not been heard from for 0.3 s, {}"]),
         ([Step(0, 8), None], 300, ["UNAVAILABLE emoji_stream has not been heard from for 0.3 s, {}"]),
-        ([1.0, Step(1, 8), RESULT], 300, [1, f"seed {2**62 + 1}"]),  # as older servers, with no sign of life
+        ([1.0, Step(1, 8), RESULT], 300, [1, f"seed {2**62 + 1}"]),  # a request with pictures takes a while to arrive
+        ([None], 100, ["UNAVAILABLE emoji_stream has not been heard from for 1 s, {}"]),
         ([*[Step(0, 8), 0.2] * 4, *[Step(1, 8), 0.2] * 4, RESULT], 500, [1, f"seed {2**62 + 1}"]),
         ([Step(8, 8), 1.0, RESULT], 300, [8, f"seed {2**62 + 1}"]),  # a large result takes longer than a sign of life
         ([Step(0, 8), 1.0, RESULT], None, [f"seed {2**62 + 1}"]),

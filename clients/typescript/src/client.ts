@@ -19,7 +19,7 @@ import {
 export * from "./messages.js";
 
 const IDLE_TIMEOUT_MS = 30_000;
-const RESULT_PATIENCE = 10; // a video has many megabytes, and nothing else arrives while it does
+const TRANSFER_PATIENCE = 10; // a request or a video may have many megabytes, and nothing else arrives while they travel
 
 export interface ClientOptions {
   /**
@@ -41,8 +41,8 @@ export interface CallOptions {
   /** Milliseconds after which the client gives up. */
   timeoutMs?: number;
   /**
-   * Milliseconds of silence after which a stream that has begun ends, 30 s by default; Infinity for never. The server
-   * sends a sign of life every 5 s. The result itself may take ten times as long to arrive.
+   * Milliseconds of silence after which a stream ends, 30 s by default; Infinity for never. The server sends a sign of
+   * life every 5 s. Request and result may take ten times as long to travel.
    */
   idleTimeoutMs?: number;
   /** Names the request in Triton's log, its traces and its errors. */
@@ -125,22 +125,23 @@ export class Client {
   }
 }
 
-/** Ends a stream that falls silent once it has begun: older servers say nothing before there is progress. */
+/** Ends a stream that falls silent. */
 class Silence {
   broken = false;
   readonly #idleMs: number;
   readonly #end: () => void;
-  #limitMs = Infinity;
+  #limitMs: number;
   #step = 0;
 
   constructor(idleMs: number, end: () => void) {
     this.#idleMs = idleMs;
+    this.#limitMs = idleMs * TRANSFER_PATIENCE;
     this.#end = end;
   }
 
   /** The same updates; the time that their reader takes does not count. */
   async *watched<T>(updates: AsyncIterable<T>): AsyncGenerator<T, void, undefined> {
-    let timer: NodeJS.Timeout | undefined;
+    let timer = this.#started();
     try {
       for await (const update of updates) {
         clearTimeout(timer);
@@ -156,7 +157,7 @@ class Silence {
   isNews({ step, numSteps, preview }: Progress): boolean {
     const isNews = step !== this.#step || preview !== undefined;
     this.#step = step;
-    this.#limitMs = this.#idleMs * (step >= numSteps && numSteps > 0 ? RESULT_PATIENCE : 1);
+    this.#limitMs = this.#idleMs * (step >= numSteps && numSteps > 0 ? TRANSFER_PATIENCE : 1);
     return isNews;
   }
 
