@@ -41,9 +41,8 @@ class Client:
         headers: sent with every call, for example a token for a proxy.
         ssl: use TLS, for example with a proxy; Triton itself has none by default.
         root_certificates: file, in PEM, of the authorities that are trusted in place of gRPC's own; it means TLS.
-        idle_timeout_s: seconds of silence after which a stream ends with `Unavailable`; None for never. Request and
-            result may take ten times as long to travel.
-            The server sends a sign of life every 5 s. The result itself may take ten times as long to arrive.
+        idle_timeout_s: seconds of silence after which a stream ends with `Unavailable`; None for never. The server
+            sends a sign of life every 5 s. Request and result may take ten times as long to travel.
 
     Raises:
         OSError: `root_certificates` cannot be read.
@@ -92,7 +91,7 @@ class Client:
             prompt: for models that take one.
             timeout_s: seconds, retries included, after which the client gives up with `DeadlineExceeded`; None for
                 never.
-            request_id: names the request in Triton's log, its traces and its errors.
+            request_id: names the request in Triton's traces, its verbose log and its own errors.
             **fields: any of `INPUTS`; those that are None or left out get the model's defaults.
 
         Raises:

@@ -10,6 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent  # of this package
 REPOSITORY = ROOT / "model_repository"
 
 
+def python_path() -> str:
+    """`PYTHONPATH` for a process that imports this package: its folder, before what the environment names."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
 def lock_file(server_pid: int, name: str) -> Path:
     """A file by which the processes of one Triton server take turns at something; it goes with the server.
 

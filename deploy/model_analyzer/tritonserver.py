@@ -9,13 +9,12 @@ import os
 import sys
 
 from plugin.ops.installation import ServerError, find_installation
-from plugin.paths import ROOT
+from plugin.paths import python_path
 
 try:
     found = find_installation()
 except ServerError as error:
     sys.exit(str(error))
 backends = [f"--backend-directory={found.backends}"] if found.backends else []
-modules = ":".join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-environment = {**os.environ, **found.environment, "PYTHONPATH": modules}
+environment = {**os.environ, **found.environment, "PYTHONPATH": python_path()}
 os.execve(found.binary, [str(found.binary), *backends, *sys.argv[1:]], environment)

@@ -16,7 +16,7 @@ from plugin.ops.guard import GuardConfig, address, grpc_socket, http_socket, met
 from plugin.ops.http_server import listen
 from plugin.ops.installation import Installation, ServerError
 from plugin.ops.options import Options
-from plugin.paths import ROOT
+from plugin.paths import python_path
 from plugin.repository import called_models, models_to_download
 
 __all__ = [
@@ -151,9 +151,8 @@ def command(config: ServerConfig, installation: Installation, sockets: Path) -> 
     if installation.backends:
         _check_spaces(config.model_repository, installation.backends)
         arguments.append(f"--backend-directory={installation.backends}")
-    python_path = ":".join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}  # their warnings drown the server's log
-    environment = {**quiet, **os.environ, **installation.environment, "PYTHONPATH": python_path}
+    environment = {**quiet, **os.environ, **installation.environment, "PYTHONPATH": python_path()}
     environment.pop("AIP_MODE", None)  # with it Triton opens Vertex AI's port, which no guard stands before
     return [*arguments, *config.options.rest], environment
 

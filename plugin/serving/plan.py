@@ -158,7 +158,8 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
     transformer = getattr(pipe, "transformer", None) or pipe.transformer_2
     config = {name: value for name, value in transformer.config.items() if name[0] != "_"}
     vae = {"_class_name": type(pipe.vae).__name__, **pipe.vae.config}
-    boundary, both = pipe.config.get("boundary_ratio"), pipe.components.get("transformer_2") and pipe.transformer
+    boundary = pipe.config.get("boundary_ratio")
+    both = None not in (pipe.components.get("transformer"), pipe.components.get("transformer_2"))
     return Architecture(
         type(transformer).__name__,
         config,

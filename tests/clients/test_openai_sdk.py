@@ -532,7 +532,7 @@ def test_any_other_is_replaced(url, given):
     assert ask(url, "GET", "/healthz", X_Request_Id=given)[1]["x-request-id"].startswith("req_")
 
 
-def test_triton_s_log_and_traces_name_it_too():
+def test_triton_is_told_it_too():
     calls: list[Call] = []
 
     def noting(call: Call) -> Iterator[Step | Picture]:

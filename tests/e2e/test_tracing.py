@@ -183,17 +183,18 @@ def test_a_plain_call_is_one_tree_from_the_callers_span_to_the_steps(traced):
 
 def test_a_stream_through_the_front_is_part_of_its_callers_trace(traced):
     server, received = traced
-    body = json.dumps({"prompt": "red apple, 3d", "seed": 7}).encode()
+    body, named = json.dumps({"prompt": "red apple, 3d", "seed": 7}).encode(), {"X-Request-Id": "mine"}
     with running_front(server.grpc_url) as url:
 
         def ask(header: dict[str, str]) -> None:
             request = urllib.request.Request(
-                f"{url}/v1/images/generations", body, {**header, "Content-Type": "application/json"}
+                f"{url}/v1/images/generations", body, {**header, **named, "Content-Type": "application/json"}
             )
             urllib.request.urlopen(request, timeout=60).close()
 
         spans = spans_over_grpc(received, 20, ask)
     assert [spans[name].parent for name in ("InferRequest", "generate")] == [PARENT, spans["swan_stream"].id]
+    assert spans["swan_stream"].attributes["triton.request_id"] == "mine"
 
 
 def test_requests_that_fail_have_a_failed_span(traced):

@@ -45,7 +45,7 @@ export interface CallOptions {
    * life every 5 s. Request and result may take ten times as long to travel.
    */
   idleTimeoutMs?: number;
-  /** Names the request in Triton's log, its traces and its errors. */
+  /** Names the request in Triton's traces, its verbose log and its own errors. */
   requestId?: string;
 }
 

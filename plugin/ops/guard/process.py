@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import IO
 
 from plugin.ops.guard import GuardConfig
-from plugin.paths import ROOT
+from plugin.paths import python_path
 
 _STOP_S = 5.0
 
@@ -23,10 +23,9 @@ class GuardProcess:
     """
 
     def __init__(self, config: GuardConfig, output: IO[bytes] | None = None) -> None:
-        python_path = ":".join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "plugin.ops.guard"],
-            env={**os.environ, "PYTHONPATH": python_path},
+            env={**os.environ, "PYTHONPATH": python_path()},
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
