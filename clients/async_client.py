@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from clients.endpoint import Endpoint, credentials
 from clients.fields import request_inputs
 from clients.messages import (
+    DESCRIBE_PARAMETER,
     STREAM_PARAMETERS,
     Generation,
     GenerationError,
@@ -30,6 +31,7 @@ from clients.messages import (
     typed_error,
 )
 from clients.patience import IDLE_TIMEOUT_S, Silence, Tries
+from clients.pictures import MOST_PICTURES
 
 
 class AsyncClient:
@@ -80,7 +82,7 @@ class AsyncClient:
 
         Cancelling the task cancels the request.
         """
-        inputs = request_inputs(prompt=prompt, **fields)
+        inputs = await _inputs(prompt=prompt, **fields)
         tries = Tries(self._retries, timeout_s)
         while True:
             try:
@@ -115,7 +117,7 @@ class AsyncClient:
         Closing the iterator early, or cancelling the task, cancels the request. `break` leaves the iterator open until
         Python collects it: use `contextlib.aclosing` to close it at once.
         """
-        inputs = request_inputs(prompt=prompt, **fields)
+        inputs = await _inputs(prompt=prompt, **fields)
         tries = Tries(self._retries, timeout_s)
         idle_s = self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s
         while True:
@@ -160,6 +162,18 @@ class AsyncClient:
             raise typed_error(str(error.status()), str(error.message()), self._url) from None
         return {name: value.string_value for name, value in answer.config.parameters.items()}
 
+    async def description(self) -> dict[str, Any]:
+        """What the model makes of pictures, as `Client.description` tells it.
+
+        Raises:
+            GenerationError: an unknown model, or no server.
+        """
+        silence = Silence(self._model, self._idle_timeout_s)
+        updates = self._stream_once([], None, {}, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
+        *_, answer = [update async for update in updates]
+        assert isinstance(answer, Generation), "a stream ends with a result or an error"
+        return answer.report
+
     async def _stream_once(
         self,
         inputs: list[sync_triton.InferInput],
@@ -167,12 +181,13 @@ class AsyncClient:
         headers: Mapping[str, str],
         request_id: str,
         silence: Silence,
+        parameters: Mapping[str, bool] = STREAM_PARAMETERS,
     ) -> AsyncGenerator[Progress | Generation, None]:
         request = {
             "model_name": f"{self._model}_stream",
             "inputs": inputs,
             "request_id": request_id,
-            "parameters": STREAM_PARAMETERS,
+            "parameters": parameters,
         }
         answers = self._client.stream_infer(
             _only(request), stream_timeout=timeout_s, headers={**self._headers, **headers}
@@ -203,6 +218,13 @@ class AsyncClient:
         if last is None:
             raise GenerationError(f"{self._model}_stream ended without a picture")
         yield outcome_of(last, self._url)
+
+
+async def _inputs(**fields: Any) -> list[sync_triton.InferInput]:
+    """The tensors of a request; pictures are read in a thread, because other requests wait for this one."""
+    if any(fields.get(name) is not None for name in MOST_PICTURES):
+        return await asyncio.to_thread(request_inputs, **fields)
+    return request_inputs(**fields)
 
 
 async def _only(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

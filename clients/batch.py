@@ -14,6 +14,7 @@ from typing import Any
 from clients.async_client import AsyncClient
 from clients.lines import read_lines
 from clients.messages import INPUTS, Generation, GenerationError
+from clients.pictures import MOST_PICTURES, is_data_url
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,17 @@ class BatchItem:
         prompt, label = self.fields.get("prompt"), self.fields.get("class_label")
         if isinstance(prompt, str):
             return prompt.encode(errors="replace").decode()  # JSON can name half of a character
-        return f"class {label}" if isinstance(label, int) else ""
+        if isinstance(label, int):
+            return f"class {label}"
+        picture = _first_path(self.fields)
+        return picture.name if picture else ""
 
 
 def read_batch(path: Path, defaults: Mapping[str, Any]) -> list[BatchItem]:
     """The requests of a file: on each line a prompt, or a JSON object of fields. Empty lines and comments are skipped.
 
     Args:
-        path: of the file, in UTF-8.
+        path: of the file, in UTF-8. Paths of pictures on its lines begin at its folder.
         defaults: fields of every request; those of its line replace them.
 
     Raises:
@@ -46,13 +50,38 @@ def read_batch(path: Path, defaults: Mapping[str, Any]) -> list[BatchItem]:
     """
     items: list[BatchItem] = []
     for line, text in read_lines(path):
-        fields = _fields(text, f"{path}:{line}")
-        words = re.sub(r"\W+", "-", str(fields.get("prompt", fields.get("class_label", "")))).strip("-").lower()[:40]
-        stem = f"{len(items) + 1:04}-{words}".rstrip("-")
+        fields = _located(_fields(text, f"{path}:{line}"), path.parent)
+        stem = f"{len(items) + 1:04}-{_words(fields)}".rstrip("-")
         items.append(BatchItem(line, {**defaults, **fields}, stem))
     if not items:
         raise ValueError(f"{path} has no request, must have at least one line with a prompt")
     return items
+
+
+def _words(fields: Mapping[str, Any]) -> str:
+    """What a file's name says of its request."""
+    picture = _first_path(fields)
+    subject = fields.get("prompt", fields.get("class_label", picture.stem if picture else ""))
+    return re.sub(r"\W+", "-", str(subject)).strip("-").lower()[:40]
+
+
+def _first_path(fields: Mapping[str, Any]) -> Path | None:
+    value = fields.get("input_image")
+    first = value[0] if isinstance(value, list) and value else value
+    return first if isinstance(first, Path) else None
+
+
+def _located(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields with the paths of pictures from where the process runs; other values are left for their check."""
+
+    def located(value: Any) -> Any:
+        return folder / value if isinstance(value, str) and not is_data_url(value) else value
+
+    given = {name: fields[name] for name in MOST_PICTURES if name in fields}
+    return fields | {
+        name: [located(each) for each in value] if isinstance(value, list) else located(value)
+        for name, value in given.items()
+    }
 
 
 def _fields(text: str, place: str) -> dict[str, Any]:

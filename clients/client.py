@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 from clients.endpoint import Endpoint, credentials
 from clients.fields import request_inputs
 from clients.messages import (
+    DESCRIBE_PARAMETER,
     STREAM_PARAMETERS,
     Generation,
     GenerationError,
@@ -92,7 +93,8 @@ class Client:
             timeout_s: seconds, retries included, after which the client gives up with `DeadlineExceeded`; None for
                 never.
             request_id: names the request in Triton's traces, its verbose log and its own errors.
-            **fields: any of `INPUTS`; those that are None or left out get the model's defaults.
+            **fields: any of `INPUTS`; those that are None or left out get the model's defaults. `input_image` and
+                `mask_image` take what `clients.pictures.picture_files` does: paths, bytes, Pillow's images, arrays.
 
         Raises:
             TypeError: an unknown field.
@@ -149,8 +151,28 @@ class Client:
                 pause = tries.pause_s(refusal)
             time.sleep(pause)
 
+    def description(self) -> dict[str, Any]:
+        """What the model makes of pictures: `{"pipeline": …, "tasks": […]}`.
+
+        Each task has the name of its `pipeline` in diffusers, how many pictures it takes
+        (`"input_image": {"min": 1, "max": 1}`), whether it takes a mask (`mask_image`), and its default `strength`,
+        None where it has none.
+
+        Raises:
+            GenerationError: an unknown model, or no server.
+        """
+        silence = Silence(self._model, self._idle_timeout_s)
+        *_, answer = self._stream_once([], None, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
+        assert isinstance(answer, Generation), "a stream ends with a result or an error"
+        return answer.report
+
     def _stream_once(
-        self, inputs: list[triton.InferInput], timeout_s: float | None, request_id: str, silence: Silence
+        self,
+        inputs: list[triton.InferInput],
+        timeout_s: float | None,
+        request_id: str,
+        silence: Silence,
+        parameters: Mapping[str, bool] = STREAM_PARAMETERS,
     ) -> Generator[Progress | Generation, None, None]:
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         client = self._connected()  # a tritonclient carries one stream at a time
@@ -164,7 +186,7 @@ class Client:
                     f"{self._model}_stream",
                     inputs,
                     request_id=request_id,
-                    parameters=STREAM_PARAMETERS,
+                    parameters=parameters,
                     enable_empty_final_response=True,
                 )
             while not finished:

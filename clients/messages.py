@@ -30,6 +30,9 @@ INPUTS = {
     "height": "INT32",
     "width": "INT32",
     "num_frames": "INT32",
+    "input_image": "BYTES",
+    "mask_image": "BYTES",
+    "strength": "FP32",
     "cache_preset": "BYTES",
     "cache_interval": "INT32",
     "cache_order": "INT32",
@@ -51,6 +54,8 @@ ERROR_REPORT_PARAMETER = "taylorseer_error_report"
 # Asks for a sign of life on a stream: the request's step at once, and again at least every 5 s. Its silence then tells
 # that the process that had the request has ended.
 HEARTBEAT_PARAMETER = "taylorseer_heartbeat"
+# Asks a stream model what it can do in place of a picture; the answer is the report.
+DESCRIBE_PARAMETER = "taylorseer_describe"
 STREAM_PARAMETERS = {ERROR_REPORT_PARAMETER: True, HEARTBEAT_PARAMETER: True}
 _STATUS = {"INVALID_ARG": "INVALID_ARGUMENT"}  # Triton's name: gRPC's
 

@@ -208,6 +208,7 @@ class ModelConfig:
             deadline_ms=read["deadline_ms"],
             response_format=ResponseFormat.RAW,
             preview=False,
+            strength=read["strength"],
         )
         limits = Limits(**{each.name: read[each.name] for each in fields(Limits)})
         source = PipelineSource(**{each.name: read[each.name] for each in fields(PipelineSource)})

@@ -5,43 +5,26 @@ Light to import: the process of the plain model and the help of the command line
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from plugin.limits import Limits
+from plugin.values import (
+    MAX_NAME_BYTES,
+    CacheSetting,
+    Choice,
+    Flag,
+    Frames,
+    Integer,
+    Number,
+    PictureFiles,
+    ResponseFormat,
+    Side,
+    Text,
+    Values,
+)
 
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 24 * 3600 * 1000
 MAX_PRIORITY = 60  # seconds
-_MAX_NAME_BYTES = 64
-_MAX_SCHEDULE_BYTES = 8192  # a schedule can name many steps
-
-Bound = int | Callable[["Limits"], int]  # the same for every model, or one of the model's limits
-
-
-class ResponseFormat(Enum):
-    """How the picture travels: as pixels, or as a base64 file."""
-
-    RAW = "raw"
-    B64_JSON = "b64_json"
-
-
-class Values(Protocol):
-    """What a field may hold."""
-
-    def allowed(self, limits: Limits) -> str:
-        """The range in words that follow "must be"."""
-
-    def read(self, value: Any, limits: Limits) -> Any:
-        """The value of a request, from what its tensor holds: bytes for text, int, float or bool.
-
-        Raises:
-            ValueError: it is not allowed. The message continues the field's name: "is 9, must be from 0 to 8".
-        """
 
 
 @dataclass(frozen=True)
@@ -63,129 +46,6 @@ class Field:
     meaning: str
     option: str | None = None
     shape: tuple[int, ...] = (1,)
-
-
-@dataclass(frozen=True)
-class Text:
-    """UTF-8 text of a bounded length."""
-
-    max_bytes: Bound
-
-    def allowed(self, limits: Limits) -> str:
-        return f"at most {_of(self.max_bytes, limits)} bytes of UTF-8"
-
-    def read(self, value: bytes, limits: Limits) -> str:
-        if len(value) > _of(self.max_bytes, limits):
-            raise ValueError(f"is {len(value)} bytes long, must be {self.allowed(limits)}")
-        try:
-            text = value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"is invalid at byte {error.start}, must be UTF-8 text") from None
-        if "\0" in text:
-            raise ValueError("has a NUL character, must be UTF-8 text without one")
-        return text
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One member of an enum, by its value."""
-
-    of: type[Enum]
-
-    def allowed(self, limits: Limits) -> str:
-        return f"one of: {', '.join(each.value for each in self.of)}"
-
-    def read(self, value: bytes, limits: Limits) -> Enum:
-        text = Text(_MAX_NAME_BYTES).read(value, limits)
-        try:
-            return self.of(text)
-        except ValueError:
-            raise ValueError(f"is {text!r}, must be {self.allowed(limits)}") from None
-
-
-@dataclass(frozen=True)
-class Integer:
-    """An integer in a range, both ends included."""
-
-    low: Bound
-    high: Bound
-
-    def allowed(self, limits: Limits) -> str:
-        return f"from {_of(self.low, limits)} to {_of(self.high, limits)}"
-
-    def read(self, value: int, limits: Limits) -> int:
-        if not _of(self.low, limits) <= value <= _of(self.high, limits):
-            raise ValueError(f"is {value}, must be {self.allowed(limits)}")
-        return int(value)
-
-
-@dataclass(frozen=True)
-class Number:
-    """A finite number in a range, both ends included."""
-
-    low: float
-    high: float
-
-    def allowed(self, limits: Limits) -> str:
-        return f"a finite number from {self.low} to {self.high}"
-
-    def read(self, value: float, limits: Limits) -> float:
-        if not (math.isfinite(value) and self.low <= value <= self.high):
-            raise ValueError(f"is {float(value)}, must be {self.allowed(limits)}")
-        return float(value)
-
-
-class Side:
-    """Height or width in pixels, as the model can make them."""
-
-    def allowed(self, limits: Limits) -> str:
-        return f"a multiple of {limits.size_multiple} from {limits.min_size} to {limits.max_size}"
-
-    def read(self, value: int, limits: Limits) -> int:
-        if not limits.min_size <= value <= limits.max_size or value % limits.size_multiple:
-            raise ValueError(f"is {value}, must be {self.allowed(limits)}")
-        return int(value)
-
-
-class Frames:
-    """A number of frames, as the model's autoencoder can make them."""
-
-    def allowed(self, limits: Limits) -> str:
-        if limits.max_frames == 1:
-            return "1: this model makes pictures"
-        return f"1 + a multiple of {limits.frames_multiple} from 1 to {limits.max_frames}"
-
-    def read(self, value: int, limits: Limits) -> int:
-        if not 1 <= value <= limits.max_frames or (value - 1) % limits.frames_multiple:
-            raise ValueError(f"is {value}, must be {self.allowed(limits)}")
-        return int(value)
-
-
-class Flag:
-    """True or false."""
-
-    def allowed(self, limits: Limits) -> str:
-        return "true or false"
-
-    def read(self, value: bool, limits: Limits) -> bool:
-        return bool(value)
-
-
-@dataclass(frozen=True)
-class CacheSetting:
-    """A setting of `taylorseer.CacheConfig`, which checks the value itself."""
-
-    range: str
-
-    def allowed(self, limits: Limits) -> str:
-        return self.range
-
-    def read(self, value: Any, limits: Limits) -> Any:
-        return Text(_MAX_SCHEDULE_BYTES).read(value, limits) if isinstance(value, bytes) else value
-
-
-def _of(bound: Bound, limits: Limits) -> int:
-    return bound(limits) if callable(bound) else bound
 
 
 _PROMPT = Text(lambda limits: limits.max_prompt_bytes)
@@ -222,7 +82,29 @@ FIELDS: tuple[Field, ...] = (
     Field("width", "TYPE_INT32", Side(), "Width in pixels.", "--width"),
     Field("num_frames", "TYPE_INT32", Frames(), "Frames of a video.", "--num-frames"),
     Field(
-        "cache_preset", "TYPE_STRING", Text(_MAX_NAME_BYTES), "Cache settings by name, for example paper.", "--preset"
+        "input_image",
+        "TYPE_STRING",
+        PictureFiles(lambda limits: max(limits.max_pictures, limits.max_frames)),
+        "The picture to start from, or several; which ones a model takes follows from its pipeline.",
+        "--image",
+        shape=(-1,),
+    ),
+    Field(
+        "mask_image",
+        "TYPE_STRING",
+        PictureFiles(),
+        "What to paint anew in input_image: white is painted, black is kept.",
+        "--mask",
+    ),
+    Field(
+        "strength",
+        "TYPE_FP32",
+        Number(0.0, 1.0),
+        "How much of input_image changes: the share of the steps that run. 1 keeps nothing of it.",
+        "--strength",
+    ),
+    Field(
+        "cache_preset", "TYPE_STRING", Text(MAX_NAME_BYTES), "Cache settings by name, for example paper.", "--preset"
     ),
     Field(
         "cache_interval",

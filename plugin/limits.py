@@ -20,6 +20,10 @@ class Limits:
         frames_multiple: a video has 1 + a multiple of it frames, as its autoencoder compresses time.
         takes_prompt: True for models of a prompt, False for models of a class label.
         num_classes: labels of models of a class label.
+        max_pictures: most files of input_image; the frames of a video may be files of their own.
+        max_picture_bytes: largest picture file.
+        max_picture_pixels: most pixels of a picture file, all frames of an animation together.
+        max_followed_pixels: most pixels of a result whose size follows from its picture; 0 for no limit but max_size.
     """
 
     max_steps: int = MAX_STEPS
@@ -31,3 +35,7 @@ class Limits:
     frames_multiple: int = 4
     takes_prompt: bool = True
     num_classes: int = 1000
+    max_pictures: int = 16
+    max_picture_bytes: int = 20 << 20
+    max_picture_pixels: int = 50_000_000
+    max_followed_pixels: int = 0

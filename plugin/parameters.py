@@ -182,6 +182,9 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
         "height": Parameter(_integer(1), 1024, "Height in pixels of a request that does not say."),
         "width": Parameter(_integer(1), 1024, "Width in pixels of a request that does not say."),
         "num_frames": Parameter(_integer(1), 1, "Frames of a request that does not say."),
+        "strength": Parameter(
+            _number, None, "Strength of a request with a picture that does not say; not set, the pipeline's own."
+        ),
         "fps": Parameter(_integer(1), 16, "Frames per second of a video's file."),
         "deadline_ms": Parameter(_integer(1), None, "Deadline in milliseconds of a request that does not say."),
         "cache_preset": Parameter(str, "default", "The preset of a request that sets no field of the cache."),
@@ -228,5 +231,17 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
             _boolean, Limits.takes_prompt, "true for models of a prompt, false for models of a class label."
         ),
         "num_classes": Parameter(_integer(1), Limits.num_classes, "Class labels of a model that takes them."),
+        "max_pictures": Parameter(_integer(1), Limits.max_pictures, "Most files of input_image."),
+        "max_picture_bytes": Parameter(_integer(1), Limits.max_picture_bytes, "Largest picture file in bytes."),
+        "max_picture_pixels": Parameter(
+            _integer(1),
+            Limits.max_picture_pixels,
+            "Most pixels of a picture file, all frames of an animation together.",
+        ),
+        "max_followed_pixels": Parameter(
+            _integer(0),
+            Limits.max_followed_pixels,
+            "Most pixels of a result whose size follows from its picture; 0 for no limit but max_size.",
+        ),
     }
 )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 from plugin.errors import InvalidRequest as InvalidRequest
 from plugin.fields import FIELDS, Field
-from plugin.fields import ResponseFormat as ResponseFormat
 from plugin.limits import Limits
+from plugin.picture_fields import PictureFields
+from plugin.pictures import Picture
+from plugin.tasks import Task
+from plugin.values import ResponseFormat as ResponseFormat
 from taylorseer import CacheConfig
 
 _CACHE = "cache_"  # begins the names of fields that set the cache
+_FROM_TEXT = (Task("this model"),)  # of a model of which nothing is known: no pictures
 
 
 class StretchedBy(Enum):
@@ -44,6 +48,10 @@ class GenerationRequest:
         priority: -60 to 60; the request is queued, also at the engine, as if it had arrived this many seconds earlier.
             So none waits forever.
         stretched_by: why the cache's interval is longer than the client asked for; None if it is not.
+        task: what it is made with; None for the pipeline as it was loaded, without pictures.
+        pictures: the files of input_image, as many as the task takes; a video's frames may be files of their own.
+        mask: of the same size as the first of them, or None.
+        strength: 0 to 1, above 0; None where the task has none.
     """
 
     prompt: str | None
@@ -62,6 +70,20 @@ class GenerationRequest:
     preview: bool
     priority: int = 0
     stretched_by: StretchedBy | None = None
+    task: Task | None = None
+    pictures: tuple[Picture, ...] = ()
+    mask: Picture | None = None
+    strength: float | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """The denoising steps that run: with a strength below 1, the last ones of the schedule."""
+        return self.task.steps(self.num_inference_steps, self.strength) if self.task else self.num_inference_steps
+
+    @property
+    def file_bytes(self) -> int:
+        """Of the files that came with it."""
+        return sum(len(each.file) for each in (*self.pictures, *([self.mask] if self.mask else [])))
 
 
 def parse_request(
@@ -70,17 +92,19 @@ def parse_request(
     limits: Limits,
     random_seed: int,
     presets: Mapping[str, CacheConfig] | None = None,
+    tasks: Sequence[Task] | None = None,
 ) -> GenerationRequest:
     """The request that a client's values make, with the model's defaults for the fields that they leave out.
 
     Args:
-        values: by name in `FIELDS`; text as bytes, numbers as int or float. None counts as left out, and so does a
-            prompt or negative prompt of blanks alone.
+        values: by name in `FIELDS`; text as bytes, pictures as a list of bytes, numbers as int or float. None counts as
+            left out, and so does a prompt or negative prompt of blanks alone.
         defaults: the model's defaults.
         limits: what the model accepts; numbers of `defaults` are held to them too.
         random_seed: the seed of a request that gives none.
         presets: the model's cache settings by name, from which `cache_preset` chooses. A request that chooses none but
             sets some cache fields itself starts from "default"; one that does neither gets those of `defaults`.
+        tasks: what the model's pipeline can do with pictures; None for a model that takes none.
 
     Raises:
         InvalidRequest: a value is missing or out of its range.
@@ -91,7 +115,18 @@ def parse_request(
     asked = numbers | {"seed": random_seed} | given
     read = {field.name: _read(field, asked[field.name], limits) for field in FIELDS if field.name in asked}
     of_cache = {name: read.pop(name) for name in [*read] if name.startswith(_CACHE)}
-    return replace(defaults, **read, cache=_cache(of_cache, defaults.cache, presets or {}))
+    pictures, masks = (
+        tuple(Picture.of(name, file, limits) for file in read.pop(name, ())) for name in ("input_image", "mask_image")
+    )
+    fields = PictureFields(
+        {name: read[name] for name in given if name in read},
+        read["num_inference_steps"],
+        defaults.strength,
+        pictures,
+        masks[0] if masks else None,
+    )
+    cache = _cache(of_cache, defaults.cache, presets or {})
+    return replace(defaults, **{**read, "cache": cache, **fields.resolve(tasks or _FROM_TEXT, limits)})
 
 
 def _is_blank(name: str, value: Any) -> bool:

@@ -24,6 +24,7 @@ KEY_PARAMETER = "taylorseer_key"  # the key under which the request of a plain c
 CANCEL_PARAMETER = "taylorseer_cancel"  # cancels the request whose key is its value
 QUIET_PARAMETER = "taylorseer_quiet"  # present where heartbeats are wanted in place of progress
 UNKNOWN_PARAMETER = "taylorseer_unknown"  # a JSON list of names: what a plain call had that nobody reads
+DESCRIBE_PARAMETER = "taylorseer_describe"  # is answered at once with a report of what the model can do
 TRACE_PARAMETER = "taylorseer_trace"  # the trace context of a plain call, W3C headers in JSON
 
 # A stream that carries it hears from its request at once, and then at least every few seconds: a client can tell a long

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from starlette.exceptions import HTTPException
 
 from clients.async_client import AsyncClient
 from clients.messages import GenerationError
-from clients.openai_api import generations, models
+from clients.openai_api import edits, generations, models
 from clients.openai_api.edge import Edge
 from clients.openai_api.errors import generation_error, validation_error
+from clients.openai_api.fetching import Place
 from clients.openai_api.front import Front, FrontOf
+from clients.openai_api.held import Room
 from clients.openai_api.not_served import http_error
 
 WEB = Path(__file__).parents[1] / "web"
@@ -31,9 +33,14 @@ def create_app(
     timeout_s: float | None = None,
     root_certificates: Path | None = None,
     aliases: Mapping[str, str] | None = None,
+    fetch_from: Sequence[str] = (),
 ) -> FastAPI:
-    """The ASGI application; arguments and errors as of `Front`."""
-    front = Front(triton, default_model, api_key, timeout_s, root_certificates, dict(aliases or {}))
+    """The ASGI application; arguments and errors as of `Front`.
+
+    `fetch_from` has the URLs that addresses of pictures must begin with.
+    """
+    places = tuple(map(Place.of, fetch_from))
+    front = Front(triton, default_model, api_key, timeout_s, root_certificates, dict(aliases or {}), places)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -44,12 +51,12 @@ def create_app(
 
     app = FastAPI(title="triton-taylorseer", lifespan=life, docs_url=None, redoc_url=None)
     app.state.front = front
-    app.add_middleware(Edge)
+    app.add_middleware(Edge, room=Room())
     app.exception_handler(GenerationError)(generation_error)
     app.exception_handler(RequestValidationError)(validation_error)
     app.exception_handler(HTTPException)(http_error)
     app.include_router(models.health)
-    for router in (models.router, generations.router):
+    for router in (models.router, generations.router, edits.router):
         app.include_router(router, prefix="/v1", dependencies=[Depends(_authorised)])
     app.mount("/", StaticFiles(directory=WEB, html=True))
     return app

@@ -51,26 +51,23 @@ def error_object(status: int, message: str, code: str, param: str | None = None)
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
-def told(error: GenerationError, sized: bool) -> tuple[int, str, str, str | None]:
+def told(error: GenerationError, kind: type[ImageRequest], sized: bool) -> tuple[int, str, str, str | None]:
     """Status, message, code and field of a request's error.
 
     Args:
         error: what ended the request.
-        sized: whether it had a `size`; what is wrong with its height is then wrong with that field.
+        kind: of request.
+        sized: whether it had a `size`.
     """
-    status, code = next((status, code) for kind, status, code in _KINDS if isinstance(error, kind))
-    first_word = str(error).partition(" ")[0].rstrip(",")
-    if isinstance(error, UnknownModel):
-        first_word = "model"
-    if sized and first_word in ("height", "width"):
-        first_word = "size"
-    return status, str(error), code, first_word if first_word in ImageRequest.model_fields else None
+    status, code = next((status, code) for each, status, code in _KINDS if isinstance(error, each))
+    first_word = "model" if isinstance(error, UnknownModel) else str(error).partition(" ")[0].rstrip(",")
+    return status, str(error), code, kind.param_of(first_word, sized)
 
 
 def generation_error(request: Request, error: Exception) -> Json:
     """The answer to a request that Triton has refused, or that failed there."""
     assert isinstance(error, GenerationError)
-    status, message, code, param = told(error, getattr(request.state, "sized", False))
+    status, message, code, param = told(error, _kind_of(request), getattr(request.state, "sized", False))
     headers = {}
     if isinstance(error, Unavailable):
         seconds = error.retry_after_s or 1.0
@@ -79,7 +76,7 @@ def generation_error(request: Request, error: Exception) -> Json:
     return error_answer(status, message, code, param, headers)
 
 
-def validation_error(_: Request, error: Exception) -> Json:
+def validation_error(request: Request, error: Exception) -> Json:
     """The answer to a body with a wrong field; the first one is told."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
@@ -90,14 +87,30 @@ def validation_error(_: Request, error: Exception) -> Json:
         return error_answer(400, NO_OBJECT, "invalid_value")
     name = place[0]
     if first["type"] == "extra_forbidden":
-        message = f"{name[:100]} is not a field, must be one of: {', '.join(sorted(ImageRequest.model_fields))}"
+        message = f"{name[:100]} is not a field, must be one of: {', '.join(sorted(_kind_of(request).model_fields))}"
     else:
         message = f"{name} is {_shown(first.get('input'))}, {_rule(first['msg'])}"
     return error_answer(400, message, "invalid_value", name)
 
 
+def _kind_of(request: Request) -> type[ImageRequest]:
+    """The kind of request that an address takes; set where it is not the usual one."""
+    return getattr(request.state, "kind", ImageRequest)
+
+
 def _shown(value: Any) -> str:
-    return json.dumps(value, default=str)[:100]
+    return json.dumps(_shortened(value), default=str)[:100]
+
+
+def _shortened(value: Any) -> Any:
+    """Without what is cut off anyway: pictures are megabytes."""
+    if isinstance(value, bytes):
+        return f"a file of {len(value)} bytes"
+    if isinstance(value, list):
+        return [_shortened(each) for each in value[:20]]
+    if isinstance(value, dict):
+        return {name[:100]: _shortened(each) for name, each in [*value.items()][:20]}
+    return value[:100] if isinstance(value, str) else value
 
 
 def _rule(message: str) -> str:

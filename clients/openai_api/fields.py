@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from clients.messages import INPUTS, InvalidArgument
+from clients.openai_api.pictures import picture_file, picture_files
 
 MAX_PICTURES = 10  # of one request, as in OpenAI's API
 _LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -55,6 +56,10 @@ _PYTHON: dict[str, Any] = {
     "FP32": Annotated[FiniteFloat, BeforeValidator(_no_truth), AfterValidator(_check_float)],
     "BOOL": bool,
 }
+_PICTURES: dict[str, Any] = {
+    "input_image": Annotated[Any, BeforeValidator(picture_files)],
+    "mask_image": Annotated[Any, BeforeValidator(picture_file)],
+}
 _Count = Annotated[int, BeforeValidator(_no_truth)]
 
 
@@ -62,6 +67,7 @@ class _OpenAIFields(BaseModel):
     """The fields of OpenAI's images API. Those that have no meaning here may hold anything."""
 
     model_config = ConfigDict(extra="forbid")
+    events: ClassVar[str] = "image_generation"  # begins the types of a stream's events
 
     prompt: str | None = None
     model: str | None = Field(None, description="None or empty for the default model")
@@ -99,6 +105,18 @@ class _OpenAIFields(BaseModel):
         if not re.fullmatch(r"auto|[0-9]{1,5}x[0-9]{1,5}", size):
             raise ValueError("must be auto, or width and height in pixels, as 64x96")
         return size
+
+    @classmethod
+    def param_of(cls, name: str, sized: bool) -> str | None:
+        """The field that a sentence of the model is about.
+
+        Args:
+            name: with which it begins.
+            sized: whether the request had a `size`; what is wrong with its height is then wrong with that field.
+        """
+        if sized and name in ("height", "width"):
+            name = "size"
+        return name if name in cls.model_fields else None
 
     @property
     def wants_previews(self) -> bool:
@@ -145,7 +163,7 @@ else:
         "ImageRequest",
         __base__=_OpenAIFields,
         **{
-            name: (_PYTHON[kind] | None, None)
+            name: (_PICTURES.get(name, _PYTHON[kind] | None), None)
             for name, kind in INPUTS.items()
             if name not in _OpenAIFields.model_fields
         },

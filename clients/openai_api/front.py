@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from fastapi import Depends, Request
 from clients.async_client import AsyncClient
 from clients.endpoint import Endpoint, credentials
 from clients.messages import Generation, Progress, Unavailable, UnknownModel
+from clients.openai_api.fetching import Place
 from clients.openai_api.refusals import Places
 from clients.patience import seconds
 
@@ -30,9 +32,11 @@ class Front:
         timeout_s: seconds that a request may take; None for no limit but its own `deadline_ms`.
         root_certificates: a file with the authorities to trust, in PEM; it means TLS.
         aliases: other names of models, for clients that send a name of their own -> the model.
+        fetch_from: where pictures may be fetched from.
         server: a client for calls that are not about one model; set while the application runs.
         clients: one for each model that was asked for.
         places: of each model, promised to those it has refused.
+        masks: keeps more than two masks from being read at once; one may take 400 MB.
 
     Raises:
         ValueError: `triton`, `timeout_s` or `root_certificates` is no such thing.
@@ -44,9 +48,11 @@ class Front:
     timeout_s: float | None
     root_certificates: Path | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    fetch_from: tuple[Place, ...] = ()
     server: AsyncClient | None = None
     clients: dict[str, AsyncClient] = field(default_factory=dict)
     places: dict[str, Places] = field(default_factory=dict)
+    masks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     def __post_init__(self) -> None:
         seconds("timeout_s", self.timeout_s)

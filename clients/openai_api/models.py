@@ -7,8 +7,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from clients.async_client import AsyncClient
+from clients.messages import GenerationError
 from clients.openai_api.answers import Json
 from clients.openai_api.front import Front, FrontOf
+
+_DESCRIBED_S = 5.0  # a model that hangs is listed nevertheless
 
 health = APIRouter()
 router = APIRouter()
@@ -22,7 +26,7 @@ async def healthz(front: FrontOf) -> Json:
 
 @router.get("/models")
 async def listed(front: FrontOf) -> Json:
-    """The served models, as OpenAI lists them, each with its `parameters` in Triton."""
+    """The served models, as OpenAI lists them, each with its `parameters` in Triton and its `tasks`."""
     names = await front.models()
     return Json({"object": "list", "data": await asyncio.gather(*(_described(front, name, name) for name in names))})
 
@@ -34,5 +38,16 @@ async def retrieved(name: str, front: FrontOf) -> Json:
 
 
 async def _described(front: Front, name: str, model: str) -> dict[str, Any]:
-    parameters = await front.client(model).parameters()
-    return {"id": name, "object": "model", "created": 0, "owned_by": "triton", "parameters": parameters}
+    client = front.client(model)
+    parameters, tasks = await asyncio.gather(client.parameters(), _tasks(client))
+    own = {"parameters": parameters, "tasks": tasks}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "triton", **own}
+
+
+async def _tasks(client: AsyncClient) -> list[dict[str, Any]]:
+    """What the model can do with pictures; nothing where it does not tell."""
+    try:
+        async with asyncio.timeout(_DESCRIBED_S):
+            return (await client.description()).get("tasks", [])
+    except (GenerationError, TimeoutError):
+        return []

@@ -9,17 +9,15 @@ from starlette.routing import Match, Mount
 from clients.openai_api.answers import Json
 from clients.openai_api.errors import NO_OBJECT, error_answer
 
-SERVED = "POST /v1/images/generations, GET /v1/models, GET /v1/models/{id} and GET /healthz"
-_NO_PICTURES = "requests carry no pictures; POST /v1/images/generations makes them from text"
+SERVED = "POST /v1/images/generations, POST /v1/images/edits, GET /v1/models, GET /v1/models/{id} and GET /healthz"
 # The beginning of a path: why it is not served
 _REASONS = {
-    "/v1/images/edits": _NO_PICTURES,
-    "/v1/images/variations": _NO_PICTURES,
+    "/v1/images/variations": "POST /v1/images/edits makes pictures from a picture and a prompt",
     "/v1/videos": "POST /v1/images/generations makes a video with a model of videos",
     "/metrics": "metrics are on Triton's own port for them, 8002 unless `serve` was given another",
 }
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_CODES = {401: "invalid_api_key", 413: "too_large"}
+_CODES = {401: "invalid_api_key", 413: "too_large", 503: "unavailable"}
 
 
 def http_error(request: Request, error: Exception) -> Json:

@@ -54,15 +54,15 @@ async def _events(body: ImageRequest, updates: Updates, upcoming: _Upcoming, req
             update = upcoming.result()
             if isinstance(update, Generation):
                 # In a thread: a large picture takes a moment to encode, a video seconds.
-                yield _event("completed", await asyncio.to_thread(completed, update, body))
+                yield _event(body, "completed", await asyncio.to_thread(completed, update, body))
                 return
             if body.progress:
-                yield _event("progress", {"step": update.step, "num_steps": update.num_steps})
+                yield _event(body, "progress", {"step": update.step, "num_steps": update.num_steps})
             if picture := await previews.due(update):
-                yield _event("partial_image", picture)
+                yield _event(body, "partial_image", picture)
             upcoming = asyncio.ensure_future(anext(updates))
     except GenerationError as error:
-        content = {**error_object(*told(error, body.size != "auto")), "request_id": request_id}
+        content = {**error_object(*told(error, type(body), body.size != "auto")), "request_id": request_id}
         yield f"event: error\ndata: {dumped({'type': 'error', 'error': content})}\n\n"
     finally:
         await _close(updates, upcoming)
@@ -98,6 +98,6 @@ async def _close(updates: Updates, upcoming: _Upcoming) -> None:
     await updates.aclose()
 
 
-def _event(name: str, data: dict[str, Any]) -> str:
-    kind = f"image_generation.{name}"
+def _event(body: ImageRequest, name: str, data: dict[str, Any]) -> str:
+    kind = f"{body.events}.{name}"
     return f"event: {kind}\ndata: {dumped({'type': kind, 'created_at': int(time.time())} | data)}\n\n"

@@ -24,6 +24,14 @@ Alias = Annotated[
         help="Another name of a model, for clients that send a name of their own. May be repeated.",
     ),
 ]
+FetchFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="Where pictures may be fetched from: what their addresses must begin with. May be repeated. "
+        "Default: nowhere.",
+    ),
+]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Longest time that a request may take. Default: no limit.")
 ]
@@ -36,6 +44,7 @@ def front(
     model: Model = None,
     timeout: Timeout = None,
     alias: Alias = None,
+    fetch_from: FetchFrom = None,
     ca: Ca = None,
 ) -> None:
     """Serves OpenAI's images API and a web page in front of a running Triton.
@@ -46,6 +55,7 @@ def front(
 
       triton-taylorseer front
       triton-taylorseer front --alias gpt-image-2=emoji
+      triton-taylorseer front --fetch-from https://cdn.example.com/pictures/
       TAYLORSEER_API_KEY=secret triton-taylorseer front --host 0.0.0.0
     """
     from clients.openai_api import create_app
@@ -56,7 +66,13 @@ def front(
         say("note: every client that reaches this port can use it; set TAYLORSEER_API_KEY to ask for a key")
     try:
         application = create_app(
-            triton, default_model=model, api_key=api_key, timeout_s=timeout, root_certificates=ca, aliases=aliases
+            triton,
+            default_model=model,
+            api_key=api_key,
+            timeout_s=timeout,
+            root_certificates=ca,
+            aliases=aliases,
+            fetch_from=fetch_from or (),
         )
     except (OSError, ValueError) as error:
         fail(error)

@@ -15,6 +15,11 @@ from plugin.cli.terminal import StepsBar, fail
 Prompt = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="What to show; models that take a class label take no prompt.")
 ]
+_MEANINGS = {
+    "input_image": "Picture to start from; repeatable. A video or an animated GIF stands for its frames.",
+    "mask_image": "Picture of what to paint anew in --image: white is painted, black is kept.",
+    "strength": "How much of --image changes: the share of the steps that run. 1 keeps nothing of it.",
+}
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -45,7 +50,7 @@ JsonLines = Annotated[
 ]
 
 
-@with_fields()
+@with_fields(meanings=_MEANINGS)
 def generate(
     fields: dict[str, Any],
     prompt: Prompt = None,
@@ -70,6 +75,7 @@ def generate(
 
       triton-taylorseer generate "red apple, 3d" --seed 7 -o apple.png
       triton-taylorseer generate "red apple, 3d" --interval 6 --order 2
+      triton-taylorseer generate "red apple, noto" --image apple.png --strength 0.6
       triton-taylorseer generate --batch prompts.txt -o pictures
     """
     if no_cache:
@@ -78,14 +84,16 @@ def generate(
     if batch is not None:
         if prompt is not None or preview:
             fail("--batch cannot be combined with a prompt or --preview")
-        generate_batch(batch, output or Path("out"), fields, connection, jobs, timeout, json_lines)
+        generate_batch(batch, output or Path("out"), fields | _files(fields), connection, jobs, timeout, json_lines)
         return
     if output is not None:
         check_output(output)
-    generate_one(prompt, output, fields, connection, timeout, preview, json_lines)
+    title = prompt or _title(fields)
+    generate_one(title, prompt, output, fields | _files(fields), connection, timeout, preview, json_lines)
 
 
 def generate_one(
+    title: str,
     prompt: str | None,
     output: Path | None,
     fields: dict[str, Any],
@@ -99,7 +107,7 @@ def generate_one(
 
     try:
         with Client(**connection.arguments) as client, StepsBar(preview) as bar:
-            bar.begin(prompt or f"class {fields['class_label']}", fields["num_inference_steps"])
+            bar.begin(title, fields["num_inference_steps"])
             for update in client.stream(prompt, **fields, preview=preview or None, timeout_s=timeout_s):
                 if isinstance(update, Generation):
                     result = update
@@ -113,6 +121,24 @@ def generate_one(
     except (GenerationError, OSError, ValueError) as error:
         fail(error)
     announce(output, result, json_lines)
+
+
+def _title(fields: dict[str, Any]) -> str:
+    """What a request without a prompt shows."""
+    label, pictures = fields["class_label"], fields["input_image"]
+    return pictures[0].name if pictures and label is None else f"class {label}"
+
+
+def _files(fields: dict[str, Any]) -> dict[str, Any]:
+    """The pictures, read once for all requests, and before any is sent."""
+    from clients import InvalidArgument
+    from clients.pictures import MOST_PICTURES, picture_files
+
+    given = {name: fields[name] for name in MOST_PICTURES if fields[name] is not None}
+    try:
+        return {name: picture_files(name, paths) for name, paths in given.items()}
+    except InvalidArgument as error:
+        fail(error)
 
 
 def _without_cache(interval: int | None) -> int:

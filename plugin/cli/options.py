@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from plugin.fields import FIELDS, Field
+from plugin.values import PictureFiles
 
 LOCALHOST = "127.0.0.1"
 TRITON = "localhost:8001"
@@ -70,7 +71,8 @@ def with_fields(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options of some request fields.
 
-    The command has a parameter `fields`, which gets a dict of all these fields: name -> value, None if not given.
+    The command has a parameter `fields`, which gets a dict of all these fields: name -> value, None if not given. Of
+    pictures it gets paths; an option of a field of any length can be repeated, and gives a list.
 
     Args:
         *names: of fields in `FIELDS` that have an option; none for all of them.
@@ -83,7 +85,8 @@ def with_fields(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def called(**arguments: Any) -> None:
-            fields = {field.name: arguments.pop(parameter) for parameter, field in parameters.items()}
+            given = {field.name: arguments.pop(parameter) for parameter, field in parameters.items()}
+            fields = {name: None if value == [] else value for name, value in given.items()}
             command(**arguments, fields=fields)
 
         own = inspect.signature(command, eval_str=True).parameters.values()
@@ -102,9 +105,8 @@ def _parameter(field: Field) -> str:
 
 
 def _option(field: Field, meaning: str) -> inspect.Parameter:
-    kind, metavar = _TYPES[field.type]
+    kind, metavar = (Path, "FILE") if isinstance(field.values, PictureFiles) else _TYPES[field.type]
     panel = "Cache" if field.name.startswith("cache_") else "Request"
     option = typer.Option(field.option, help=meaning, metavar=metavar, rich_help_panel=panel)
-    return inspect.Parameter(
-        _parameter(field), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-    )
+    annotation = Annotated[(list[kind] if field.shape == (-1,) else kind) | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(_parameter(field), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

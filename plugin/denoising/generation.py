@@ -12,6 +12,7 @@ import torch
 
 from plugin.denoising.events import NoEvents, Pixels, RunEvents
 from plugin.denoising.host import PipelineHost
+from plugin.denoising.picture_arguments import call_arguments, pipeline_class_of
 from plugin.denoising.run import RunReporter
 from plugin.denoising.warnings import warnings_of
 from plugin.request import GenerationRequest
@@ -105,15 +106,16 @@ def generate(
 
     Raises:
         Cancelled, DeadlinePassed: raised by `events`.
+        InvalidRequest: a picture is damaged.
         NotFinite: the decoded picture has NaN in it.
     """
     started = time.perf_counter()
     reporter = RunReporter(host.family, request, events or NoEvents(), preview_interval, host.packer is not None)
-    pipe, run = host.prepare(request.cache, reporter, ticket=reporter)
+    pipe, run = host.prepare(request.cache, reporter, pipeline_class_of(request.task, host.pipe), ticket=reporter)
     reporter.follow(pipe, run)
     try:
         output = pipe(
-            **host.family.call_arguments(request, max_sequence_length),
+            **call_arguments(host.family, request, max_sequence_length),
             num_inference_steps=request.num_inference_steps,
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="np",

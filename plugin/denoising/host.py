@@ -202,9 +202,9 @@ class PipelineHost:
             wanted = inspect.signature(pipeline_class.__init__).parameters
             # Its own options too, for example the boundary between Wan2.2's experts; config names components as well.
             parts = {**self._shared.config, **self._shared.components}
-            self._variants[pipeline_class] = pipeline_class(**{name: parts[name] for name in parts if name in wanted})
-            variant = self._variants[pipeline_class]
+            variant = pipeline_class(**{name: parts[name] for name in parts if name in wanted})
             check_class(variant)
             variant.set_progress_bar_config(**getattr(self._shared, "_progress_bar_config", {}))
             variant.__dict__.update(refusals(variant))
+            self._variants[pipeline_class] = variant  # once it is whole: other threads take it at once
         return self._variants[pipeline_class]

@@ -9,6 +9,7 @@ from typing import Any
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import LockedTokenizer
 from plugin.request import GenerationRequest
+from plugin.sizing import is_stretched
 from taylorseer import CacheSession
 
 FEW_STEPS = 10  # in shorter runs a warning says what that means for forecasts: docs/quality.md has the figures
@@ -32,6 +33,7 @@ def warnings_of(
         *_cut(host.pipe, "negative_prompt", request.negative_prompt, max_sequence_length),
         *_without_effect(host, request),
         *_too_short(session),
+        *_stretched(request),
     ]
 
 
@@ -65,6 +67,19 @@ def _without_effect(host: PipelineHost, request: GenerationRequest) -> Iterator[
             f"negative_prompt changes nothing where guidance_scale is {request.guidance_scale:g}: "
             "guidance_scale must be above 1"
         )
+
+
+def _stretched(request: GenerationRequest) -> Iterator[str]:
+    """Where a picture is resized to a result of another shape; what is appended keeps its own."""
+    if request.task is None or request.task.appended:
+        return
+    for each in request.pictures[:2]:
+        if is_stretched(each.width, each.height, request.width, request.height):
+            yield (
+                f"{each.name} is {each.width} x {each.height} and was stretched to {request.width} x {request.height}: "
+                "crop it, or ask for a height and width of its ratio"
+            )
+            return
 
 
 def _too_short(session: CacheSession) -> Iterator[str]:

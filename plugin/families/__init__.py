@@ -23,7 +23,7 @@ def family_of(transformer: nn.Module) -> Family:
     Raises:
         TypeError: no family serves this class; the message lists those that are served.
     """
-    return family_class(type(transformer).__name__)(transformer)
+    return family_class(type(transformer).__name__).of(transformer)
 
 
 def family_class(transformer: str) -> type[Family]:

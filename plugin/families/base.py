@@ -48,6 +48,11 @@ class Family(ABC):
         self.transformer = transformer
         self._timesteps: dict[tuple[object, ...], torch.Tensor] = {}  # (dtype, *timesteps) -> their embedding
 
+    @classmethod
+    def of(cls, transformer: nn.Module) -> Family:
+        """The family of one transformer; a subclass where its configuration asks for another split."""
+        return cls(transformer)
+
     # Cached, because every request reads them: on the module, each read walks all submodules.
 
     @cached_property
@@ -206,13 +211,24 @@ class Family(ABC):
         """
 
     @classmethod
+    def appended_tokens(cls, width: int, height: int, compression: tuple[int, int]) -> int:
+        """The tokens of a picture that the pipeline appends to those of the result, for tasks that do that.
+
+        Args:
+            width, height: of the picture, in pixels.
+            compression: of the autoencoder, in time and in space.
+        """
+        raise NotImplementedError(f"{cls.name} appends no tokens")
+
+    @classmethod
     @abstractmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
         """The length of each dynamic axis of `block_axes` but the batch, by name.
 
         Args:
             tokens: of the picture or video.
-            text_tokens: of the text that the pipeline gives the transformer, `max_sequence_length`.
+            text_tokens: of the text that the pipeline gives the transformer, and of pictures that it encodes with it.
+            frames: of the latents.
         """
 
     @classmethod

@@ -123,7 +123,7 @@ class DiTFamily(Family):
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
     @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
         return {"image_tokens": tokens}
 
     @classmethod

@@ -20,6 +20,7 @@ from plugin.families.base import (
     once,
     refuse_adapters,
 )
+from plugin.request import GenerationRequest
 
 _NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
 
@@ -150,9 +151,18 @@ class FluxFamily(EmbeddedGuidanceFamily):
     def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         return self.transformer.proj_out(self.transformer.norm_out(features, condition))  # (B, I, out_channels)
 
+    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
+        """Kontext takes the ratio of height and width alone, at the area of one megapixel or another that is given."""
+        arguments = super().call_arguments(request, max_sequence_length)
+        if request.task is None or request.task.pipeline != "FluxKontextPipeline":
+            return arguments
+        return arguments | {"max_area": request.height * request.width}
+
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         side = 2 * pipe.vae_scale_factor  # pixels of a token
-        own = latents[:1, : (height // side) * (width // side)]  # Kontext appends the tokens of its reference picture
+        config = pipe.transformer.config
+        # Kontext appends the tokens of its picture; Fill and Control append channels.
+        own = latents[:1, : (height // side) * (width // side), : config.out_channels or config.in_channels]
         unpacked = pipe._unpack_latents(own, height, width, pipe.vae_scale_factor)  # (1, C, H, W)
         return unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
 
@@ -162,7 +172,17 @@ class FluxFamily(EmbeddedGuidanceFamily):
         return (height // 2) * (width // 2), config["num_attention_heads"] * config["attention_head_dim"]
 
     @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+    def appended_tokens(cls, width: int, height: int, compression: tuple[int, int]) -> int:
+        """Kontext resizes a picture to the one of its training sizes whose ratio is nearest (FluxKontextPipeline of
+        diffusers 0.42.0)."""
+        from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS  # takes seconds
+
+        side = 2 * compression[1]  # pixels of a token
+        _, width, height = min((abs(width / height - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
+        return (width // side) * (height // side)
+
+    @classmethod
+    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
         return {"image_tokens": tokens, "text_tokens": text_tokens, "all_tokens": tokens + text_tokens}
 
     @classmethod

@@ -223,7 +223,7 @@ class HiDreamFamily(Family):
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
     @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
         """T5's text and the last Llama state go from block to block, and each block adds a Llama state."""
         return {
             "image_tokens": tokens,

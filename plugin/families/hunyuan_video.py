@@ -1,7 +1,7 @@
-"""HunyuanVideo, text to video: whatever runs on diffusers' HunyuanVideoTransformer3DModel.
+"""HunyuanVideo, text and image to video: whatever runs on diffusers' HunyuanVideoTransformer3DModel.
 
-Letters: B batch, F H W latent frames, height and width, I tokens of the video, T text tokens, D inner width, R rotary
-width (attention_head_dim).
+Letters: B batch, F H W latent frames, height and width, I tokens of the video, J of them in its first frame, T text
+tokens, D inner width, R rotary width (attention_head_dim).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Inputs, once, refuse_adapters
+from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Family, Inputs, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 
@@ -36,24 +36,41 @@ class HunyuanVideoBlockStack(nn.Module):
         attention_mask: torch.Tensor,
         rotary_cos: torch.Tensor,
         rotary_sin: torch.Tensor,
+        token_replace_emb: torch.Tensor | None = None,
+        first_rotary_cos: torch.Tensor | None = None,
+        first_rotary_sin: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The video's tokens after the last block.
+
+        The last three arguments are those of transformers whose first frame is the picture that the video begins with
+        (image_condition_type "token_replace"). The length of the first frame is read from its rotary table: an exported
+        stack has no other argument that knows it.
 
         Args:
             hidden_states: (B, I, D) embedded tokens of the video.
             encoder_hidden_states: (B, T, D) embedded text tokens.
             temb: (B, D) timestep, guidance and pooled text embedding.
             attention_mask: (B, 1, 1, I+T) bool, False for the text's padding.
-            rotary_cos: (I, R) float32, shared by the batch.
-            rotary_sin: (I, R) float32, shared by the batch.
+            rotary_cos: (I, R) float32, shared by the batch; (I-J, R) where the first frame's are apart.
+            rotary_sin: the same.
+            token_replace_emb: (B, D) modulation of the first frame.
+            first_rotary_cos: (J, R) float32, shared by the batch.
+            first_rotary_sin: the same.
 
         Returns:
             (B, I, D) in the dtype of the hidden states.
         """
+        first_tokens = None
+        if first_rotary_cos is not None and first_rotary_sin is not None:
+            first_tokens = first_rotary_cos.shape[0]
+            rotary_cos = torch.cat([first_rotary_cos, rotary_cos])  # (I, R)
+            rotary_sin = torch.cat([first_rotary_sin, rotary_sin])
+            # For the export, where lengths are symbols: the blocks cut the tokens where the first frame ends.
+            hidden_states = hidden_states.reshape(hidden_states.shape[0], rotary_cos.shape[0], hidden_states.shape[2])
         rotary = (rotary_cos, rotary_sin)
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             hidden_states, encoder_hidden_states = block(
-                hidden_states, encoder_hidden_states, temb, attention_mask, rotary
+                hidden_states, encoder_hidden_states, temb, attention_mask, rotary, token_replace_emb, first_tokens
             )
         return hidden_states
 
@@ -61,9 +78,6 @@ class HunyuanVideoBlockStack(nn.Module):
 class HunyuanVideoFamily(EmbeddedGuidanceFamily):
     """HunyuanVideo (structure of diffusers 0.42.0, models/transformers/transformer_hunyuan_video.py, guarded by the
     parity tests).
-
-    Raises:
-        TypeError: the transformer is one of image to video that replaces the tokens of the first frame.
     """
 
     name = "hunyuan_video"
@@ -78,10 +92,10 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
     output_axes: ClassVar = {0: "batch", 1: "video_tokens"}
     random_arguments: ClassVar = ("hidden_states", "encoder_hidden_states", "temb")
 
-    def __init__(self, transformer: nn.Module) -> None:
-        if transformer.config.image_condition_type == "token_replace":
-            raise TypeError("image_condition_type is 'token_replace', must be None or 'latent_concat'")
-        super().__init__(transformer)
+    @classmethod
+    def of(cls, transformer: nn.Module) -> Family:
+        replaced = transformer.config.image_condition_type == "token_replace"
+        return FirstFrameFamily(transformer) if replaced else cls(transformer)
 
     def block_stack(self) -> nn.Module:
         return HunyuanVideoBlockStack(self.transformer)
@@ -159,7 +173,8 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
         return super().call_arguments(request, max_sequence_length) | {"num_frames": request.num_frames}
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        return latents[:1, :, :1] / pipe.vae.config.scaling_factor
+        own = latents[:1, : pipe.vae.config.latent_channels, :1]  # image to video appends the picture's channels
+        return own / pipe.vae.config.scaling_factor
 
     @classmethod
     def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:
@@ -167,8 +182,15 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
     @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
-        return {"video_tokens": tokens, "text_tokens": text_tokens, "all_tokens": tokens + text_tokens}
+    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
+        first = tokens // frames
+        return {
+            "video_tokens": tokens,
+            "text_tokens": text_tokens,
+            "all_tokens": tokens + text_tokens,
+            "first_tokens": first,
+            "later_tokens": tokens - first,
+        }
 
     @classmethod
     def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
@@ -184,3 +206,53 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
 def _patch(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """(frames, height, width) of a token, in latents."""
     return config["patch_size_t"], config["patch_size"], config["patch_size"]
+
+
+class FirstFrameFamily(HunyuanVideoFamily):
+    """Transformers of image to video whose first frame is the picture (image_condition_type "token_replace"): it has a
+    modulation of its own, and the block stack three arguments more."""
+
+    block_axes: ClassVar = {
+        **HunyuanVideoFamily.block_axes,
+        "rotary_cos": {0: "later_tokens"},
+        "rotary_sin": {0: "later_tokens"},
+        "token_replace_emb": {0: "batch"},
+        "first_rotary_cos": {0: "first_tokens"},
+        "first_rotary_sin": {0: "first_tokens"},
+    }
+    random_arguments: ClassVar = (*HunyuanVideoFamily.random_arguments, "token_replace_emb")
+
+    def example_inputs(self) -> BlockInputs:
+        inputs = super().example_inputs()
+        first_tokens = inputs["hidden_states"].shape[1] // 4
+        return _parted(inputs, first_tokens) | {"token_replace_emb": torch.randn_like(inputs["temb"])}
+
+    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
+        blocks = super().embed(inputs, condition, constants)
+        first_tokens = blocks["hidden_states"].shape[1] // (
+            inputs["hidden_states"].shape[2] // self.transformer.config.patch_size_t
+        )
+        return _parted(blocks, first_tokens) | {"token_replace_emb": self._token_replace_emb(inputs, constants)}
+
+    def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Of the last frame: the first one is the picture that the request brought."""
+        return super().preview_latents(pipe, latents[:, :, -1:], height, width)
+
+    def _token_replace_emb(self, inputs: Inputs, constants: Constants) -> torch.Tensor:
+        """(B, D): what HunyuanVideoConditionEmbedding computes for the first frame, which has no noise at any step."""
+        embed, pooled, timestep = self.transformer.time_text_embed, inputs["pooled_projections"], inputs["timestep"]
+        text = once(constants, "text", (pooled,), lambda: embed.text_embedder(pooled))
+        start = once(
+            constants,
+            "start",
+            (timestep.shape, timestep.dtype, pooled.dtype),
+            lambda: embed.timestep_embedder(embed.time_proj(torch.zeros_like(timestep)).to(dtype=pooled.dtype)),
+        )
+        return start + text
+
+
+def _parted(blocks: BlockInputs, first_tokens: int) -> BlockInputs:
+    """The arguments with the rotary tables (I, R) in two parts: of the first frame, and of the later ones."""
+    rotary = {name: blocks[name] for name in ("rotary_cos", "rotary_sin")}
+    first = {f"first_{name}": table[:first_tokens] for name, table in rotary.items()}
+    return {**blocks, **{name: table[first_tokens:] for name, table in rotary.items()}, **first}

@@ -165,7 +165,7 @@ class WanFamily(Family):
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
     @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int) -> dict[str, int]:
+    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
         return {"video_tokens": tokens, "text_tokens": text_tokens}
 
     @classmethod

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from plugin.errors import Outcome, RequestError, Unavailable
 
+MAX_CARRIED_BYTES = 512 << 20  # of the files of all requests in the queue
+
 
 class QueueFull(Unavailable):
     """No more requests may wait; the message says how many there are and when to try again."""
@@ -24,12 +26,16 @@ class Admitted(Protocol):
 
     Attributes:
         nbytes: what it will hold while it runs.
+        carried_bytes: what it holds while it is queued: the files that came with it.
         due: queue key: `time.monotonic()` at arrival less the priority; the smallest goes first.
         began: `time.monotonic()` when it was admitted, which admission sets; None while it is queued.
     """
 
     @property
     def nbytes(self) -> int: ...
+
+    @property
+    def carried_bytes(self) -> int: ...
 
     @property
     def due(self) -> float: ...
@@ -84,18 +90,25 @@ class Admission:
 
         Raises:
             TooLarge: it needs more than the whole budget.
-            QueueFull: the queue is full.
+            QueueFull: the queue is full, or the files in it take too much memory.
         """
         if request.nbytes > self.budget_bytes:
             raise TooLarge(
-                f"height, width, num_frames and cache_order make a request of {_mib(request.nbytes)}, must be at most "
-                f"{_mib(self.budget_bytes)}, the memory_budget_mib of this model"
+                f"height, width, num_frames, cache_order and input_image make a request of {_mib(request.nbytes)}, "
+                f"must be at most {_mib(self.budget_bytes)}, the memory_budget_mib of this model"
             )
         with self._lock:
-            if len(self._queue) >= self.max_waiting and not (self._fits(request) and not self._queue):
+            may_start = self._fits(request) and not self._queue
+            if len(self._queue) >= self.max_waiting and not may_start:
                 raise QueueFull(
                     f"{len(self._active)} requests are in flight and {len(self._queue)} wait, which is all this model "
                     f"takes: try again in {self._retry_s():.1f} s"
+                )
+            carried = sum(each.carried_bytes for each in self._queue) + request.carried_bytes
+            if carried > MAX_CARRIED_BYTES and request.carried_bytes and not may_start:
+                raise QueueFull(
+                    f"the pictures of {len(self._queue)} requests that wait take all the memory there is for them: try "
+                    f"again in {self._retry_s():.1f} s"
                 )
             self._queue.append(request)
             self._queue.sort(key=lambda each: each.due)

@@ -77,8 +77,8 @@ class CostModel:
         costs = self.of(request, alone=alone)
         if costs is None:
             return None
-        full = request.cache.most_full_steps(request.num_inference_steps)
-        return costs.seconds(full, request.num_inference_steps)
+        full = request.cache.most_full_steps(request.num_steps)
+        return costs.seconds(full, request.num_steps)
 
     def of(self, request: GenerationRequest, *, alone: bool = False) -> Costs | None:
         """The parts of what a request of this size is expected to take; None before one of its size has ended."""
@@ -88,7 +88,7 @@ class CostModel:
 
 def _key(request: GenerationRequest) -> tuple[object, ...]:
     guided = request.guidance_scale > 1, request.negative_prompt is not None
-    return request.height, request.width, request.num_frames, *guided
+    return request.height, request.width, request.num_frames, *guided, request.task, len(request.pictures)
 
 
 def _each(of: Callable[[float, float], float], one: Costs, other: Costs) -> Costs:

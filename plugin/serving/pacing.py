@@ -58,7 +58,7 @@ def meet_deadline(
     known = None if request.deadline_ms is None else costs.of(request, alone=alone)
     if known is None or request.deadline_ms is None:
         return request
-    num_steps = request.num_inference_steps
+    num_steps = request.num_steps
     allowed = known.most_full_steps((request.deadline_ms / 1000 - wait_s) / _MARGIN, num_steps)
     if allowed < num_steps:
         allowed -= added
@@ -92,12 +92,12 @@ def shorten_queue(request: GenerationRequest, policy: LoadPolicy, waiting: int) 
 
 def _count(request: GenerationRequest, interval: int) -> int:
     """The fewest full steps of the request with an interval; fewer with a larger one."""
-    return _stretched(request, interval, StretchedBy.DEADLINE).cache.num_full_steps(request.num_inference_steps)
+    return _stretched(request, interval, StretchedBy.DEADLINE).cache.num_full_steps(request.num_steps)
 
 
 def _with_at_most(request: GenerationRequest, full: int) -> GenerationRequest:
     """The request whose audits add no full step beyond that many; its schedule has fewer."""
-    if request.cache.most_full_steps(request.num_inference_steps) <= full:
+    if request.cache.most_full_steps(request.num_steps) <= full:
         return request
     return replace(request, cache=replace(request.cache, max_full_steps=full))
 

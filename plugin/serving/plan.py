@@ -10,10 +10,12 @@ from typing import Any
 
 from plugin.config import ModelConfig
 from plugin.families import family_class
+from plugin.pictures import stitched_size
 from plugin.request import GenerationRequest, parse_request
 from plugin.serving.defaults import arguments_of, text_tokens_of
 from plugin.serving.experts import Experts
 from plugin.serving.published import PUBLISHED, Architecture
+from plugin.tasks import Several
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # the name in DiT's published folders
@@ -33,6 +35,7 @@ class Plan:
         anchor_bytes: size of one anchor of one branch.
         module_anchor_bytes: its size if every module were cached, as TaylorSeer's own code does.
         pixels: of the picture, or of all frames of the video.
+        picture_bytes: what the request's own pictures need: their pixels as decoded, and as tensors.
     """
 
     num_steps: int
@@ -44,12 +47,14 @@ class Plan:
     anchor_bytes: int
     module_anchor_bytes: int
     pixels: int
+    picture_bytes: int = 0
 
     @property
     def working_bytes(self) -> int:
         """About what the request holds besides its anchors: of each branch the blocks' input, a forecast and the
-        difference of an audit; the decoded pixels as float32 tensor, as array and scaled, and as bytes."""
-        return 3 * self.branches * self.anchor_bytes + 3 * self.pixels * (4 + 4 + 4 + 1)
+        difference of an audit; the decoded pixels as float32 tensor, as array and scaled, and as bytes; its own
+        pictures."""
+        return 3 * self.branches * self.anchor_bytes + 3 * self.pixels * (4 + 4 + 4 + 1) + self.picture_bytes
 
     @property
     def cache_bytes(self) -> int:
@@ -83,7 +88,7 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
     dtype = dict(config.source.component_dtypes).get("transformer", config.source.dtype)
     element_bytes = _ELEMENT_BYTES[dtype]
     return Plan(
-        num_steps=request.num_inference_steps,
+        num_steps=request.num_steps,
         full_steps=_full_steps(architecture, request),
         branches=family.guidance_branches(request),
         anchors=request.cache.order + 1 if request.cache.enabled else 0,
@@ -92,13 +97,16 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
         anchor_bytes=tokens * width * element_bytes,
         module_anchor_bytes=family.module_features(options, tokens, text_tokens) * element_bytes,
         pixels=request.num_frames * request.height * request.width,
+        picture_bytes=_picture_bytes(request),
     )
 
 
 def axis_sizes(config: ModelConfig, architecture: Architecture, request: GenerationRequest) -> dict[str, int]:
     """The length of each dynamic axis of a request's block inputs but the batch, as `Family.axis_sizes` names them."""
+    family = family_class(architecture.transformer)
     tokens, _, text_tokens = feature_of(config, architecture, request)
-    return family_class(architecture.transformer).axis_sizes(tokens, text_tokens)
+    frames, _, _ = family.latent_size(architecture.config, request, architecture.compression)
+    return family.axis_sizes(tokens, text_tokens, frames)
 
 
 def example_request(config: ModelConfig, **fields: Any) -> GenerationRequest:
@@ -143,14 +151,20 @@ def architecture_of(pipeline: str) -> Architecture:
         _compression(_read(folder / "vae" / "config.json")),
         text_tokens_of(index["_class_name"]),
         experts=_experts_of(folder, index),
+        pipeline=index["_class_name"],
+        expand_timesteps=bool(index.get("expand_timesteps")),
     )
 
 
 def feature_of(config: ModelConfig, architecture: Architecture, request: GenerationRequest) -> tuple[int, int, int]:
-    """Tokens and width of the feature of one guidance branch, and the tokens of text beside it."""
+    """Tokens and width of the feature of one guidance branch, and the tokens of text beside it, with those of a picture
+    that is encoded with it."""
     family, options = family_class(architecture.transformer), architecture.config
     tokens, width = family.feature_shape(options, family.latent_size(options, request, architecture.compression))
-    return tokens, width, config.max_sequence_length or architecture.text_tokens
+    if request.task is not None and request.task.appended:
+        size = stitched_size([(each.width, each.height) for each in request.pictures])
+        tokens += family.appended_tokens(*size, architecture.compression)
+    return tokens, width, (config.max_sequence_length or architecture.text_tokens) + architecture.picture_tokens
 
 
 def architecture_of_pipe(pipe: Any) -> Architecture:
@@ -166,11 +180,20 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
         _compression(vae),
         text_tokens_of(type(pipe).__name__),
         experts=Experts(boundary, pipe.scheduler.to_json_string()) if boundary and both else None,
+        pipeline=type(pipe).__name__,
+        expand_timesteps=bool(pipe.config.get("expand_timesteps")),
     )
 
 
+def _picture_bytes(request: GenerationRequest) -> int:
+    files = [*request.pictures, *([request.mask] if request.mask else [])]
+    frames = request.num_frames if request.task and request.task.several is Several.FRAMES else len(files)
+    # Once resized, each is an array and three tensors of float32 on the way to the autoencoder.
+    return sum(each.decoded_bytes for each in files) + frames * request.height * request.width * 3 * 4 * 4
+
+
 def _full_steps(architecture: Architecture, request: GenerationRequest) -> tuple[int, ...]:
-    num_steps = request.num_inference_steps
+    num_steps = request.num_steps
     full = request.cache.full_steps(num_steps)
     takeover = architecture.experts.takeover(num_steps) if architecture.experts else None
     return full if takeover is None else tuple(sorted({*full, takeover}))

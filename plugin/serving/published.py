@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from plugin.serving.defaults import arguments_of
 from plugin.serving.experts import Experts
+from plugin.tasks import Task, Traits, tasks_of
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Architecture:
         text_tokens: tokens of text that the pipeline gives the transformer by default.
         parameters: how many the transformer has, as its authors count them; None where that is not known.
         experts: where a second transformer takes over; None where there is one.
+        pipeline: the name of the pipeline's class in diffusers.
+        expand_timesteps: whether it has a timestep for each token.
+        picture_tokens: tokens of an encoded picture that the transformer is given with the text.
     """
 
     transformer: str
@@ -30,6 +34,20 @@ class Architecture:
     text_tokens: int
     parameters: float | None = None
     experts: Experts | None = None
+    pipeline: str = ""
+    expand_timesteps: bool = False
+    picture_tokens: int = 0
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What the pipeline can do with pictures."""
+        traits = Traits(
+            self.experts is not None,
+            self.expand_timesteps,
+            self.options.get("image_dim") is not None,
+            self.options.get("pos_embed_seq_len") is not None,
+        )
+        return tasks_of(self.pipeline, traits)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -50,36 +68,68 @@ _HIDREAM = Architecture(
     compression=(1, 8),
     text_tokens=128,
     parameters=17e9,
+    pipeline="HiDreamImagePipeline",
 )
+
+_FLUX = Architecture(
+    "FluxTransformer2DModel",
+    {"guidance_embeds": True},
+    compression=(1, 8),
+    text_tokens=512,
+    parameters=11.9e9,
+    pipeline="FluxPipeline",
+)
+_HUNYUAN = Architecture(
+    "HunyuanVideoTransformer3DModel",
+    {},
+    compression=(4, 8),
+    text_tokens=256,
+    parameters=12.8e9,
+    pipeline="HunyuanVideoPipeline",
+)
+_WAN = Architecture(
+    "WanTransformer3DModel", {}, compression=(4, 8), text_tokens=512, parameters=14.3e9, pipeline="WanPipeline"
+)
+_WAN_I2V = replace(
+    _WAN,
+    options={"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120},
+    parameters=16.4e9,
+    pipeline="WanImageToVideoPipeline",
+    picture_tokens=257,  # of CLIP's encoder
+)
+_WAN_FLF2V = replace(_WAN_I2V, options={**_WAN_I2V.options, "pos_embed_seq_len": 2 * 257}, picture_tokens=2 * 257)
 
 PUBLISHED: Mapping[str, Architecture] = MappingProxyType(
     {
-        "black-forest-labs/FLUX.1-dev": Architecture(
-            "FluxTransformer2DModel",
-            {"guidance_embeds": True},
-            compression=(1, 8),
-            text_tokens=512,
-            parameters=11.9e9,
-        ),
-        "black-forest-labs/FLUX.1-schnell": Architecture(
-            "FluxTransformer2DModel", {}, compression=(1, 8), text_tokens=512, parameters=11.9e9
+        "black-forest-labs/FLUX.1-dev": _FLUX,
+        "black-forest-labs/FLUX.1-schnell": replace(_FLUX, options={}),
+        "black-forest-labs/FLUX.1-Kontext-dev": replace(_FLUX, pipeline="FluxKontextPipeline"),
+        "black-forest-labs/FLUX.1-Fill-dev": replace(
+            _FLUX,
+            options={**_FLUX.options, "in_channels": 384, "out_channels": 64},
+            pipeline="FluxFillPipeline",
         ),
         "facebook/DiT-XL-2-256": Architecture(
-            "DiTTransformer2DModel", {"out_channels": 8}, compression=(1, 8), text_tokens=0, parameters=675e6
+            "DiTTransformer2DModel",
+            {"out_channels": 8},
+            compression=(1, 8),
+            text_tokens=0,
+            parameters=675e6,
+            pipeline="DiTPipeline",
         ),
-        "hunyuanvideo-community/HunyuanVideo": Architecture(
-            "HunyuanVideoTransformer3DModel", {}, compression=(4, 8), text_tokens=256, parameters=12.8e9
+        "hunyuanvideo-community/HunyuanVideo": _HUNYUAN,
+        "hunyuanvideo-community/HunyuanVideo-I2V": replace(
+            _HUNYUAN,
+            options={"image_condition_type": "token_replace"},
+            pipeline="HunyuanVideoImageToVideoPipeline",
         ),
-        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Architecture(
-            "WanTransformer3DModel",
-            {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-            compression=(4, 8),
-            text_tokens=512,
-            parameters=1.42e9,
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": replace(
+            _WAN, options={"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, parameters=1.42e9
         ),
-        "Wan-AI/Wan2.1-T2V-14B-Diffusers": Architecture(
-            "WanTransformer3DModel", {}, compression=(4, 8), text_tokens=512, parameters=14.3e9
-        ),
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers": _WAN,
+        "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": _WAN_I2V,
+        "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": _WAN_I2V,
+        "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers": _WAN_FLF2V,
         "HiDream-ai/HiDream-I1-Full": _HIDREAM,
         "HiDream-ai/HiDream-I1-Dev": _HIDREAM,
         "HiDream-ai/HiDream-I1-Fast": _HIDREAM,

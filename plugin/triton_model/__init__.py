@@ -1,8 +1,9 @@
 """What runs inside Triton's Python backend; the only folder that imports its module.
 
-In reading order: `stream` (accepts and runs requests), `job` (one request), `answers` (what is sent, and when the model
-has failed), `settings`, `loading`, `front` (the plain model), `block_stack` and `model_call` (engine triton),
-`responses` (the wire), `reporting`, `metrics`, `tracing`, `instance`, `backend` (Triton's objects).
+In reading order: `stream` (accepts and runs requests), `inputs` and `intake` (how they come in), `job` (one request),
+`answers` (what is sent, and when the model has failed), `settings`, `loading`, `front` (the plain model), `block_stack`
+and `model_call` (engine triton), `responses` (the wire), `reporting`, `metrics`, `tracing`, `instance`, `backend`
+(Triton's objects).
 
 `from plugin.triton_model import StreamModel` imports what that model needs and no more: the plain model's process never
 loads torch.

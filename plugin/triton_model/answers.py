@@ -18,7 +18,7 @@ from plugin.strict_json import to_json
 from plugin.triton_model.backend import ResponseSender
 from plugin.triton_model.job import Job
 from plugin.triton_model.reporting import Reporting
-from plugin.triton_model.responses import FINAL
+from plugin.triton_model.responses import FINAL, data_response
 
 _HEARTBEAT_S = 0.1  # how often a plain call hears from its request, and gauges are set
 _SIGN_OF_LIFE_S = 5.0  # how often a stream that wants heartbeats hears from its request at least
@@ -81,6 +81,12 @@ class Answers:
 
     def pong(self, sender: ResponseSender) -> None:
         """Answers a ping, from the thread that answers all."""
+        self._outbox.put(partial(sender.send, flags=FINAL))
+
+    def tell(self, sender: ResponseSender, report: str) -> None:
+        """Answers a question about the model with a report, from the same thread."""
+        response = data_response({"report": report, "step": 0, "num_steps": 0})
+        self._outbox.put(partial(sender.send, response))
         self._outbox.put(partial(sender.send, flags=FINAL))
 
     def post(self, job: Job) -> None:

@@ -105,11 +105,16 @@ class Job(RunEvents):
 
     def __post_init__(self) -> None:
         self.due = time.monotonic() - self.request.priority
-        self._step = 0, self.request.num_inference_steps
+        self._step = 0, self.request.num_steps
 
     def start(self) -> None:
         """Admission says that it may begin."""
         self.on_start(self)
+
+    @property
+    def carried_bytes(self) -> int:
+        """The files that came with the request."""
+        return self.request.file_bytes
 
     # What the run reports, in the worker's thread.
 

@@ -16,14 +16,17 @@ import triton_python_backend_utils as pb_utils
 
 from plugin.denoising.media import encode
 from plugin.errors import Outcome, Unavailable
-from plugin.request import GenerationRequest, InvalidRequest, ResponseFormat, parse_request
+from plugin.request import GenerationRequest, ResponseFormat, parse_request
 from plugin.serving.admission import Admission
 from plugin.serving.costs import CostModel
 from plugin.serving.pacing import LoadPolicy, meet_deadline, shorten_queue
 from plugin.serving.plan import architecture_of_pipe, plan_request
-from plugin.tensors import CANCEL_PARAMETER, PING_PARAMETER, STREAM_OUTPUTS
+from plugin.strict_json import to_json
+from plugin.tensors import CANCEL_PARAMETER, DESCRIBE_PARAMETER, PING_PARAMETER, STREAM_OUTPUTS
 from plugin.triton_model.answers import Answers
-from plugin.triton_model.backend import Request, ResponseSender, Tensor, TritonConfig
+from plugin.triton_model.backend import Request, ResponseSender, TritonConfig
+from plugin.triton_model.inputs import file_bytes_of, values_of
+from plugin.triton_model.intake import Intake
 from plugin.triton_model.job import Job, Manner
 from plugin.triton_model.reporting import Reporting
 from plugin.triton_model.responses import FINAL, asked_format, error_response, parameters_of, with_tensors
@@ -61,16 +64,19 @@ class StreamModel:
         # Not at the head: `auto_complete_config` is called in a process of its own first, which would load diffusers,
         # several seconds of work, for nothing.
         from plugin.denoising.generation import generate
+        from plugin.denoising.picture_arguments import prepare_tasks
 
         self._generate = generate
         self.host = self.load_host()
         self._architecture = architecture_of_pipe(self.host.pipe)
+        prepare_tasks(self.host, self._architecture.tasks)
         self._costs = CostModel()
         config, budget = self.config, budget_bytes(self.config, args)
         self._load_policy = LoadPolicy(config.stretch_from_waiting, config.max_waiting, config.max_cache_interval)
         self.admission = Admission(config.max_in_flight, config.max_waiting, budget)
         pb_utils.Logger.log_info(f"{self.name}: {budget / 2**20:,.0f} MiB for requests in flight")
         self._workers = ThreadPoolExecutor(config.max_in_flight, thread_name_prefix=self.name)
+        self._intake = Intake(self.name)
         self.answers = Answers(
             self.name,
             self.admission,
@@ -102,15 +108,14 @@ class StreamModel:
                 parameters = parameters_of(request)
                 manner = Manner.of(parameters, request.trace())
                 if not self._control(parameters, sender):
-                    self._accept(request, manner, sender, arrived)
+                    self._take_in(request, manner, sender, arrived)
             except Exception as error:
-                sender.send(error_response(error, manner.errors_as_report))
-                sender.send(flags=FINAL)
-                self.answers.refuse(error, manner.trace_context, arrived)
+                self._refuse(error, manner, sender, arrived)
 
     def finalize(self) -> None:
         """Ends the requests in flight and the threads."""
         answers = self.answers
+        self._intake.close()
         answers.cancel()
         answers.sweep_queue()
         self._workers.shutdown(wait=not answers.stuck)
@@ -137,10 +142,40 @@ class StreamModel:
         if PING_PARAMETER in parameters:
             self.answers.pong(sender)
             return True
+        if DESCRIBE_PARAMETER in parameters:
+            self.answers.tell(sender, to_json(self._description()))
+            return True
         return False
 
-    def _accept(self, request: Request, manner: Manner, sender: ResponseSender, arrived: float) -> None:
-        answers, job = self.answers, self._job(self._parse(request), manner, sender, arrived)
+    def _description(self) -> dict[str, Any]:
+        most = max(self.config.limits.max_pictures, self.config.limits.max_frames)
+        tasks = [task.describe(most) for task in self._architecture.tasks]
+        return {"pipeline": self._architecture.pipeline, "tasks": tasks}
+
+    def _take_in(self, request: Request, manner: Manner, sender: ResponseSender, arrived: float) -> None:
+        """Accepts a request, in the intake's thread where it brings files."""
+        values = values_of(request)
+        values |= asked_format(values.get("response_format"), request.requested_output_names())
+        if nbytes := file_bytes_of(values):
+            self._intake.submit(nbytes, lambda: self._accept_or_refuse(values, manner, sender, arrived))
+        else:
+            self._accept(values, manner, sender, arrived)
+
+    def _accept_or_refuse(
+        self, values: Mapping[str, Any], manner: Manner, sender: ResponseSender, arrived: float
+    ) -> None:
+        try:
+            self._accept(values, manner, sender, arrived)
+        except Exception as error:
+            self._refuse(error, manner, sender, arrived)
+
+    def _refuse(self, error: Exception, manner: Manner, sender: ResponseSender, arrived: float) -> None:
+        sender.send(error_response(error, manner.errors_as_report))
+        sender.send(flags=FINAL)
+        self.answers.refuse(error, manner.trace_context, arrived)
+
+    def _accept(self, values: Mapping[str, Any], manner: Manner, sender: ResponseSender, arrived: float) -> None:
+        answers, job = self.answers, self._job(self._parse(values), manner, sender, arrived)
         answers.jobs.add(job)  # before it enters, which may start it at once
         try:
             self.admission.enter(job)
@@ -171,10 +206,9 @@ class StreamModel:
             on_news=self.answers.post,
         )
 
-    def _parse(self, request: Request) -> GenerationRequest:
-        config, values = self.config, {tensor.name(): _scalar(tensor) for tensor in request.inputs()}
-        values |= asked_format(values.get("response_format"), request.requested_output_names())
-        return parse_request(values, config.defaults, config.limits, secrets.randbelow(2**31), config.presets)
+    def _parse(self, values: Mapping[str, Any]) -> GenerationRequest:
+        config, seed = self.config, secrets.randbelow(2**31)
+        return parse_request(values, config.defaults, config.limits, seed, config.presets, self._architecture.tasks)
 
     def _run(self, job: Job) -> None:
         """One request from its slot to its answer; nothing that happens here leaves it without one."""
@@ -202,14 +236,6 @@ class StreamModel:
             self._costs.observe(job.request, job.steps, time.perf_counter() - began)
         self.admission.leave(job)
         job.end(outputs, failure)
-
-
-def _scalar(tensor: Tensor) -> Any:
-    """The one value of an input of shape [1]; text stays bytes."""
-    values = tensor.as_numpy()
-    if values.shape != (1,):
-        raise InvalidRequest(f"{tensor.name()} has shape {list(values.shape)}, must be [1]")
-    return values[0] if values.dtype == object else values[0].item()
 
 
 def _outputs(request: GenerationRequest, generation: Generation) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def test_the_client_knows_every_field_of_the_models():
 
 @pytest.mark.parametrize("way", ["plain", "stream"])
 def test_fields_arrive_by_name_dtype_and_value(client, way):
-    fields = {name: VALUES[dtype] for name, dtype in FIELDS.items() if name not in ("num_frames", "prompt")}
+    others = ("num_frames", "prompt", "input_image", "mask_image")
+    fields = {name: VALUES[dtype] for name, dtype in FIELDS.items() if name not in others}
     fields["num_inference_steps"] = 4
     if way == "plain":
         generation = client.generate("red apple", **fields)
@@ -68,6 +69,21 @@ def test_fields_arrive_by_name_dtype_and_value(client, way):
         *_, generation = client.stream("red apple", **fields)
     expected = {name: [DTYPES[FIELDS[name]], [1], value] for name, value in fields.items()}
     assert generation.report["received"] == {**expected, "prompt": ["object", [1], "red apple"]}
+
+
+@pytest.mark.parametrize("way", ["plain", "stream"])
+def test_pictures_arrive_as_their_files_one_after_another(client, way):
+    files = [b"\x89PNG\0", b"\xff\xd8", b"\x89PNG\0"]
+    fields = {"input_image": files, "mask_image": b"\x89PNG", "strength": 0.5}
+    if way == "plain":
+        generation = client.generate(**fields)
+    else:
+        *_, generation = client.stream(**fields)
+    assert generation.report["received"] == {
+        "input_image": ["object", [3], [file.hex() for file in files]],
+        "mask_image": ["object", [1], ["89504e47"]],
+        "strength": ["float32", [1], 0.5],
+    }
 
 
 def test_the_request_s_id_arrives(client):

@@ -85,9 +85,22 @@ def test_a_picture_arrives_as_it_is(client):
 def test_size_and_every_field_reach_the_model(client):
     fields = {name: {"STRING": "text", "FP32": 0.5, "BOOL": True}.get(kind, 3) for name, kind in FIELDS.items()}
     own = {name: fields[name] for name in fields if name not in ("prompt", "height", "width", "preview", "num_frames")}
-    answer = client.images.generate(prompt="red apple", model="echo", size="64x96", extra_body=own)
+    pictures = {"input_image": ["data:image/png;base64,AAEC", "AwQ="], "mask_image": "BQY="}
+    answer = client.images.generate(prompt="red apple", model="echo", size="64x96", extra_body=own | pictures)
     received = {name: value for name, (_, _, value) in answer.data[0].report["received"].items()}
-    assert received == {**own, "prompt": "red apple", "width": 64, "height": 96}
+    files = {"input_image": ["000102", "0304"], "mask_image": ["0506"]}
+    assert received == {**own, "prompt": "red apple", "width": 64, "height": 96, **files}
+
+
+def test_the_pictures_of_an_edit_reach_the_model(client):
+    answer = client.images.edit(
+        prompt="red apple", model="echo", image=[b"\x00\x01\x02", b"\x03\x04"], extra_body={"strength": 0.5}
+    )
+    received = answer.data[0].report["received"]
+    assert received["input_image"] == ["object", [2], ["000102", "0304"]]
+    assert received["strength"] == ["float32", [1], 0.5]
+    *_, last = client.images.edit(prompt="red apple", image=b"\x05", stream=True, partial_images=1)
+    assert last.report["received"]["input_image"][2] == ["05"]
 
 
 @pytest.mark.parametrize("output_format", ["jpeg", "webp"])
@@ -252,6 +265,7 @@ def test_with_a_key_only_who_has_it_is_served(echo):
             status, answered, content = ask(url, "GET", "/v1/models", **headers)
             assert (status, json.loads(content)["error"]["code"]) == (401, "invalid_api_key")
             assert answered["www-authenticate"] == "Bearer"
+        assert ask(url, "POST", "/v1/images/edits", b"image")[0] == 401, "without a look at the body"
         assert ask(url, "GET", "/")[0] == 200, "the page itself asks for the key"
         assert ask(url, "GET", "/healthz")[0] == 200
         with openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0) as client:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from clients.messages import encoded_image
 from tests.support.fake_triton import Call, Failure, Picture, Step, fake_triton, four_steps
 from tests.support.front import running_front
+from tests.support.npm import check_pinned, installed, told_by
 from tests.support.paths import ROOT
 
 SOURCE = ROOT / "tests/support/npm_openai"
-OLDEST_NODE = 20  # the client asks for 22, and works with Debian's
+FILES = [base64.b64encode(encoded_image(np.full((1, 4, 6, 3), shade, np.uint8))).decode() for shade in (10, 20, 30)]
 FAILURES = {
+    "torn": Failure("INVALID_ARG", "input_image cannot be read, must be a whole picture: it is cut off"),
     "small": Failure("INVALID_ARG", "height is 1024, must be a multiple of 8 from 32 to 128"),
     "late": Failure("CANCELLED", "DEADLINE: deadline_ms of 5 cannot be met"),
     "full": Failure("UNAVAILABLE", "2 requests are in flight and 1 wait: try again in 0.1 s"),
@@ -33,6 +35,7 @@ const counted = (address, ...more) => {
   return fetch(address, ...more);
 };
 const client = new OpenAI({ baseURL: process.argv[2] + "/v1", apiKey: "none", maxRetries: 1, fetch: counted });
+const file = async (base64) => OpenAI.toFile(Buffer.from(base64, "base64"), "a.png", { type: "image/png" });
 const tell = (value) => console.log(JSON.stringify(value));
 const refused = async (call) => {
   sent = 0;
@@ -48,16 +51,7 @@ const refused = async (call) => {
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the client is installed."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        pytest.skip("npm is not installed (Debian: apt-get install npm)")
-    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.removeprefix("v").split(".")[0]) < OLDEST_NODE:
-        pytest.skip(f"node is {version.strip()}, must be {OLDEST_NODE} or later")
-    folder = tmp_path_factory.mktemp("npm") / "openai"
-    shutil.copytree(SOURCE, folder)
-    installed = subprocess.run(["npm", "ci"], cwd=folder, capture_output=True, text=True, timeout=300)
-    assert installed.returncode == 0, installed.stderr
-    return folder
+    return installed(SOURCE, tmp_path_factory.mktemp("npm") / "openai")
 
 
 def behaviour(call: Call) -> Iterator[Step | Picture | Failure]:
@@ -75,11 +69,7 @@ def url() -> Iterator[str]:
 
 def run(package: Path, url: str, program: str) -> Any:
     """What a program tells that has the client's names."""
-    path = package / "program.mjs"
-    path.write_text(PROGRAM + program)
-    ran = subprocess.run(["node", str(path), url], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
+    return told_by(package, PROGRAM + program, url)
 
 
 def size_of(file: str) -> tuple[int, int]:
@@ -114,6 +104,42 @@ def test_it_streams(package, url):
     assert [event["type"].rpartition(".")[2] for event in events] == ["partial_image", "partial_image", "completed"]
     assert [event.get("partial_image_index") for event in events] == [0, 1, None]
     assert all(size_of(event["b64_json"]) == (6, 4) for event in events)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_it_edits_one_picture_and_several(package, url, count):
+    answer = run(
+        package,
+        url,
+        f"""
+        const files = await Promise.all({json.dumps(FILES[:count])}.map(file));
+        const image = files.length > 1 ? files : files[0];
+        const own = {{ seed: 7, strength: 0.5, cache_schedule: "0 4" }};
+        tell(await client.images.edit({{ prompt: "star", image, n: 2, stream: false, size: "64x96", ...own }}));
+        """,
+    )
+    received = {"prompt": "star", "width": 64, "height": 96, "strength": 0.5, "cache_schedule": "0 4"}
+    assert [each["report"]["received"] for each in answer["data"]] == [
+        {**received, "seed": seed, "input_image": FILES[:count]} for seed in (7, 8)
+    ]
+
+
+def test_it_edits_with_a_mask_as_a_stream(package, url):
+    events = run(
+        package,
+        url,
+        f"""
+        const [image, mask] = await Promise.all({json.dumps(FILES[:2])}.map(file));
+        const events = [];
+        const stream = await client.images.edit({{ prompt: "star", image, mask, stream: true, partial_images: 2 }});
+        for await (const event of stream) events.push(event);
+        tell(events);
+        """,
+    )
+    assert [event["type"] for event in events] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    assert all(size_of(event["b64_json"]) == (6, 4) for event in events)
+    received = events[-1]["report"]["received"]
+    assert (received["input_image"], received["mask_image"]) == (FILES[:1], FILES[1:2])
 
 
 def test_it_retrieves_models_by_name_and_alias(package, url):
@@ -160,8 +186,16 @@ def test_it_retrieves_models_by_name_and_alias(package, url):
             ("NotFoundError", 404, "not_found", None, 1, "POST /v1/chat/completions is not served"),
         ),
         (
-            'images.edit({ prompt: "a", image: await OpenAI.toFile(Buffer.alloc(8 << 20), "a.png") })',
-            ("NotFoundError", 404, "not_found", None, 1, "POST /v1/images/edits is not served"),
+            'images.edit({ prompt: "torn", image: await file("AAAA") })',
+            ("BadRequestError", 400, "invalid_value", "image", 1, "input_image cannot be read"),
+        ),
+        (
+            'images.edit({ prompt: "star", image: await OpenAI.toFile(Buffer.alloc(33 << 20), "a.png") })',
+            ("APIError", 413, "too_large", None, 1, "the body is larger than 33554432 bytes"),
+        ),
+        (
+            'images.createVariation({ image: await OpenAI.toFile(Buffer.alloc(8 << 20), "a.png") })',
+            ("NotFoundError", 404, "not_found", None, 1, "POST /v1/images/variations is not served"),
         ),
     ],
 )
@@ -176,9 +210,4 @@ def test_its_errors_have_status_code_field_and_id_and_are_sent_again_only_where_
 
 
 def test_the_package_is_pinned_and_no_registry_is_named():
-    project, lock = (json.loads((SOURCE / f"package{part}.json").read_text()) for part in ("", "-lock"))
-    assert lock["packages"][""]["dependencies"] == project["dependencies"]
-    entry = lock["packages"]["node_modules/openai"]
-    assert entry["version"] == project["dependencies"]["openai"]
-    assert entry["integrity"].startswith("sha512-")
-    assert "resolved" not in entry
+    check_pinned(SOURCE, "openai")

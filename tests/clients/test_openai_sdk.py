@@ -276,7 +276,7 @@ def test_a_report_that_is_no_json_arrives_as_json(client, url):
 
 # What is not served
 
-NO_PICTURES = "is not served: requests carry no pictures; POST /v1/images/generations makes them from text"
+EDITS = "is not served: POST /v1/images/edits makes pictures from a picture and a prompt"
 A_VIDEO = "is not served: POST /v1/images/generations makes a video with a model of videos"
 OTHER = f"is not served: served are {SERVED}"
 
@@ -284,8 +284,10 @@ OTHER = f"is not served: served are {SERVED}"
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda c: c.images.edit(image=b"x" * (8 << 20), prompt="a"), f"POST /v1/images/edits {NO_PICTURES}"),
-        (lambda c: c.post("/images/variations", cast_to=object), f"POST /v1/images/variations {NO_PICTURES}"),
+        (
+            lambda c: c.post("/images/variations", body={"image": "x" * (8 << 20)}, cast_to=object),
+            f"POST /v1/images/variations {EDITS}",
+        ),
         (lambda c: c.post("/videos", body={"prompt": "a"}, cast_to=object), f"POST /v1/videos {A_VIDEO}"),
         (lambda c: c.get("/videos/video_1/content", cast_to=object), f"GET /v1/videos/video_1/content {A_VIDEO}"),
         (lambda c: c.chat.completions.create(model="a", messages=[]), f"POST /v1/chat/completions {OTHER}"),

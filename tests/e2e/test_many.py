@@ -57,7 +57,7 @@ def many(triton: Triton) -> Triton:
 
 
 def some_requests(count: int, seed: int) -> list[dict[str, Any]]:
-    """Requests of mixed sizes, steps, cache settings, guidance and priorities."""
+    """Requests of mixed sizes, steps, cache settings, guidance and priorities, with pictures and without."""
     chance = random.Random(seed)
     requests = []
     for number in range(count):
@@ -77,8 +77,22 @@ def some_requests(count: int, seed: int) -> list[dict[str, Any]]:
             request["negative_prompt"] = "blurry"
         if chance.random() < 0.2:
             request |= {"cache_interval": 6, "cache_max_error": 0.05, "cache_max_full_steps": 12}
+        if chance.random() < 0.5:
+            request |= pictures(chance, height, width)
         requests.append(request)
     return requests
+
+
+def pictures(chance: random.Random, height: int, width: int) -> dict[str, Any]:
+    """The fields of a request with a picture, of its own size or another one, and perhaps a mask."""
+    shape = (height, width) if chance.random() < 0.7 else chance.choice(SIZES)
+    pixels = np.random.default_rng(chance.randrange(100)).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    fields: dict[str, Any] = {"input_image": pixels, "strength": chance.choice((0.3, 0.6, 0.85, 1.0))}
+    if chance.random() < 0.4:
+        fields["mask_image"] = np.arange(shape[1])[None, :].repeat(shape[0], 0) > shape[1] // 2
+    if chance.random() < 0.4:
+        fields |= {"height": None, "width": None}  # then the picture decides
+    return fields
 
 
 def all_at_once(client: Client, requests: list[dict[str, Any]]) -> list[Generation]:
@@ -90,7 +104,9 @@ def all_at_once(client: Client, requests: list[dict[str, Any]]) -> list[Generati
 def test_mixed_requests_at_once_are_what_each_is_alone(many: Triton, model: str, levels: int) -> None:
     """The same bits where every call has as many rows. Elsewhere the engine's kernels may round otherwise at another
     batch: 1e-6 of the features, which moves a pixel by a level or two of 255."""
-    requests = some_requests(24, seed=1)
+    requests = some_requests(32, seed=1)
+    assert 8 <= sum("input_image" in each for each in requests) <= 24
+    assert any("mask_image" in each for each in requests)
     with many.client(model) as client:
         alone = [client.generate(**request) for request in requests]
         before = many.wait_until_idle(model)

@@ -131,6 +131,13 @@ def test_fields_are_typed(package: Package):
         const client = new Client();
         await client.generate({ prompt: "star", seed: 7, deadline_ms: 9000 });
         await client.generate({ seed: 7n, preview: true });
+        const file = new Uint8Array(8);
+        await client.generate({ input_image: file, mask_image: file, strength: 0.5 });
+        await client.generate({ input_image: [file, Buffer.from("")] });
+        // @ts-expect-error: a path is no picture
+        await client.generate({ input_image: "apple.png" });
+        // @ts-expect-error: one mask
+        await client.generate({ mask_image: [file] });
         // @ts-expect-error: an error where there is none
         await client.generate({ seed: "seven" });
         // @ts-expect-error
@@ -152,6 +159,22 @@ def test_the_command_line_makes_the_picture_of_the_python_client(package: Packag
     with triton.client() as client:
         expected = client.generate("red apple, 3d", seed=7)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "apple.png")), expected.image[0])
+
+
+def test_the_command_line_begins_with_a_picture_as_the_python_client_does(
+    package: Package, triton: Triton, tmp_path: Path
+):
+    apple, mask = tmp_path / "apple.png", tmp_path / "mask.png"
+    with triton.client() as client:
+        client.generate("red apple, 3d", seed=7, num_inference_steps=12).save(apple)
+    Image.fromarray(np.tile(np.uint8([[0, 255]]), (64, 32))).save(mask)
+    options = ["--input-image", str(apple), "--mask-image", str(mask), "--strength", "0.5", "--seed", "7"]
+    edited = ["-o", str(tmp_path / "edited.png"), "--url", triton.grpc_url]
+    ran = package.start("red apple, noto", *options, *edited)
+    assert ran.returncode == 0, ran.stderr
+    with triton.client() as client:
+        expected = client.generate("red apple, noto", seed=7, input_image=apple, mask_image=mask, strength=0.5)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "edited.png")), expected.image[0])
 
 
 def test_a_stream_tells_steps_and_previews_then_the_picture(package: Package, triton: Triton):
@@ -255,6 +278,9 @@ def test_calls_take_turns_between_the_servers_of_a_name(package: Package, triton
         (["a", "--model", "unicorn"], "unicorn_stream"),
         (["a", "--url", "localhost:1"], "no server answers at localhost:1: start one with `triton-taylorseer serve`"),
         (["a", "b"], "one prompt is wanted, 2 were given: quote it"),
+        (["a", "--input-image", "no.png"], "input_image is 'no.png', must be a file that can be read (ENOENT)"),
+        (["a", "--mask-image", "src"], "mask_image is 'src', must be a file that can be read (EISDIR)"),
+        (["a", "--strength", "half"], "strength is 'half', must be a number"),
         (["a", "-o", "a.gif"], "path is a.gif, must end in .png: the result has 1 frame"),
     ],
 )
@@ -311,6 +337,61 @@ def test_what_cannot_be_sent_is_refused_before_it_is(package: Package):
         "INVALID_ARGUMENT guidance_scale is 1e+308, must be a number that 32 bits hold",
         "INVALID_ARGUMENT cache_max_error is 1e-60, must be a number that 32 bits hold",
         "CANCELLED cancelled before it was sent",
+    ]
+
+
+def test_pictures_that_cannot_be_sent_are_refused_before_they_are(package: Package):
+    program = """
+        const nowhere = new client.Client({ url: "localhost:1" });
+        const tell = (error) => console.log(error.code, error.message);
+        const file = new Uint8Array(10 ** 6);
+        const wrong = [{ input_image: "a.png" }, { input_image: [] }, { input_image: [file, 7] },
+                       { mask_image: [file] }, { mask_image: "x".repeat(10 ** 6) }, { strength: "0.5" }];
+        for (const fields of wrong)
+          await nowhere.generate(fields).catch(tell);
+        nowhere.close();
+    """
+    one, several = "must be the bytes of a picture file", "must be the bytes of a picture file, or an array of them"
+    assert package.run(program).splitlines() == [
+        f"INVALID_ARGUMENT input_image is 'a.png', {several}",
+        f"INVALID_ARGUMENT input_image is empty, {several}",
+        f"INVALID_ARGUMENT input_image is 7, {several}",
+        f"INVALID_ARGUMENT mask_image is [ [Uint8Array] ], {one}",
+        f"INVALID_ARGUMENT mask_image is '{'x' * 60}'... 999940 more characters, {one}",
+        "INVALID_ARGUMENT strength is 0.5, must be a number",
+    ]
+
+
+def test_pictures_are_sent_as_their_files(package: Package, tmp_path: Path):
+    files = {"a.png": b"\x89PNG\0\xff", "b.png": b"another", "m.png": b"a mask"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    asked = []
+
+    def behaviour(call: Call) -> Iterator[Picture]:
+        asked.append(
+            {name: call.fields[name] for name in ("input_image", "mask_image", "strength") if name in call.fields}
+        )
+        yield RESULT
+
+    with fake_triton(behaviour) as url:
+        options = ["--input-image", "a.png", "--input-image", "b.png", "--mask-image", "m.png", "--strength", "0.25"]
+        command = package.command("star", *options, "--url", url)
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0, ran.stderr
+        package.run(
+            f"""
+            const triton = new client.Client({{ url: "{url}" }});
+            const longer = Buffer.from("before a picture after");
+            await triton.generate({{ input_image: longer.subarray(7, 16) }});
+            await triton.generate({{ input_image: [longer.subarray(7, 16), new Uint8Array([0, 255])] }});
+            triton.close();
+            """
+        )
+    assert asked == [
+        {"input_image": [files["a.png"], files["b.png"]], "mask_image": [files["m.png"]], "strength": 0.25},
+        {"input_image": [b"a picture"]},
+        {"input_image": [b"a picture", b"\0\xff"]},
     ]
 
 

@@ -10,10 +10,11 @@ import pytest
 
 import clients.messages
 from plugin.config import ModelConfig
-from plugin.fields import FIELDS, CacheSetting, Integer
+from plugin.fields import FIELDS
 from plugin.limits import Limits
 from plugin.request import InvalidRequest, parse_request
 from plugin.tensors import INPUTS
+from plugin.values import CacheSetting, Integer
 from tests.support.documents import tables_of
 from tests.support.paths import REPOSITORY, ROOT
 
@@ -25,7 +26,7 @@ def test_the_inputs_are_the_fields_in_their_order():
     assert list(INPUTS) == [field.name for field in FIELDS]
     assert list(INPUTS)[:4] == ["prompt", "negative_prompt", "class_label", "seed"]
     assert list(INPUTS)[-4:] == ["deadline_ms", "priority", "response_format", "preview"]
-    assert len(INPUTS) == 24
+    assert len(INPUTS) == 27
     assert INPUTS["class_label"] == "TYPE_INT64"
     assert INPUTS["guidance_scale"] == "TYPE_FP32"
 

@@ -40,7 +40,16 @@ def test_every_field_of_the_settings_has_its_parameter():
     of_config = {each.name for each in fields(ModelConfig)} - {"source", "defaults", "presets", "limits"}
     of_others = {each.name for record in (PipelineSource, Limits) for each in fields(record)}
     of_cache = {f"cache_{each.name}" for each in fields(CacheConfig)}
-    of_requests = {"num_inference_steps", "guidance_scale", "height", "width", "num_frames", "fps", "deadline_ms"}
+    of_requests = {
+        "num_inference_steps",
+        "guidance_scale",
+        "height",
+        "width",
+        "num_frames",
+        "fps",
+        "deadline_ms",
+        "strength",
+    }
     assert set(PARAMETERS) == of_config | of_others | of_cache | of_requests | {"cache_preset"}
 
 

@@ -31,6 +31,9 @@ class AsyncioClient:
     def generate(self, *given: Any, **fields: Any) -> Generation:
         return self.runner.run(self.client.generate(*given, **fields))
 
+    def description(self) -> dict[str, Any]:
+        return self.runner.run(self.client.description())
+
     def stream(self, *given: Any, **fields: Any) -> Generator[Progress | Generation]:
         updates = self.client.stream(*given, **fields)
         try:

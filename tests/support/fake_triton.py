@@ -17,7 +17,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as protocol
 
-from clients.messages import encoded_image
+from clients.messages import DESCRIBE_PARAMETER, encoded_image
 
 _THREADS = 64  # a stream keeps one
 _ASKS_FOR_AN_END = "triton_enable_empty_final_response"
@@ -28,6 +28,8 @@ _READ: dict[str, Callable[[bytes], Any]] = {
     "FP32": lambda raw: struct.unpack("<f", raw)[0],
     "BOOL": lambda raw: raw != b"\0",
 }
+_PICTURES = ("input_image", "mask_image")
+DESCRIPTION: Mapping[str, Any] = MappingProxyType({"pipeline": "FluxPipeline", "tasks": []})
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
 
 
@@ -58,7 +60,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Call:
-    """One request to a stream model."""
+    """One request to a stream model; pictures are lists of files."""
 
     model: str
     fields: dict[str, Any]
@@ -71,19 +73,31 @@ Behaviour = Callable[[Call], Iterator[Step | Picture | Failure]]
 
 
 def four_steps(call: Call) -> Iterator[Step | Picture]:
-    """Progress, a preview at each step where they are asked for, then a picture whose report has what was asked."""
+    """Progress, a preview at each step where they are asked for, then a picture whose report has what was asked.
+
+    Picture files are in it in base64.
+    """
     for step in range(1, 5):
         yield Step(step, 4, np.full((4, 6, 3), step, np.uint8) if call.fields.get("preview") else None)
     frames = call.fields.get("num_frames", 1)
     image = np.zeros((frames, 16, 16, 3), np.uint8) if frames > 1 else PICTURE
-    yield Picture({"seed": 3, "fps": 8, "model": call.model, "received": call.fields}, image)
+    files = {name: [base64.b64encode(file).decode() for file in call.fields.get(name, ())] for name in _PICTURES}
+    received = call.fields | {name: texts for name, texts in files.items() if texts}
+    yield Picture({"seed": 3, "fps": 8, "model": call.model, "received": received}, image)
 
 
 class _Servicer(protocol.GRPCInferenceServiceServicer):
-    def __init__(self, models: Sequence[str], behaviour: Behaviour, parameters: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        models: Sequence[str],
+        behaviour: Behaviour,
+        parameters: Mapping[str, str],
+        description: Mapping[str, Any] | Failure,
+    ) -> None:
         self._models = models
         self._behaviour = behaviour
         self._parameters = parameters
+        self._description = description
 
     def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
         names = [name for model in self._models for name in (model, f"{model}_stream")]
@@ -103,18 +117,28 @@ class _Servicer(protocol.GRPCInferenceServiceServicer):
             fields = _fields_of(request)
             headers = {each.key: each.value for each in context.invocation_metadata()}
             parameters = frozenset(request.parameters)
-            for update in self._behaviour(Call(request.model_name, fields, request.id, headers, parameters)):
+            call = Call(request.model_name, fields, request.id, headers, parameters)
+            behaviour = self._describe if DESCRIBE_PARAMETER in parameters else self._behaviour
+            for update in behaviour(call):
                 yield _response(update)
             if request.parameters[_ASKS_FOR_AN_END].bool_param:
                 yield _end()
+
+    def _describe(self, _: Call) -> Iterator[Picture | Failure]:
+        told = self._description
+        yield told if isinstance(told, Failure) else Picture(dict(told))
 
 
 def _fields_of(request: Any) -> dict[str, Any]:
     """Name -> value of each input; they come as bytes or as lists of their type."""
     if request.raw_input_contents:
         given = zip(request.inputs, request.raw_input_contents, strict=True)
-        return {tensor.name: _READ[tensor.datatype](raw) for tensor, raw in given}
-    values = {tensor.name: tensor.contents.ListFields()[0][1][0] for tensor in request.inputs}
+        return {
+            tensor.name: [*_texts(raw)] if tensor.name in _PICTURES else _READ[tensor.datatype](raw)
+            for tensor, raw in given
+        }
+    lists = {tensor.name: [*tensor.contents.ListFields()[0][1]] for tensor in request.inputs}
+    values = {name: values if name in _PICTURES else values[0] for name, values in lists.items()}
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
@@ -128,6 +152,14 @@ def _end() -> Any:
 def _text(content: bytes) -> bytes:
     """One string, as a tensor holds it."""
     return struct.pack("<I", len(content)) + content
+
+
+def _texts(raw: bytes) -> Iterator[bytes]:
+    """The strings of a tensor."""
+    while raw:
+        end = 4 + struct.unpack("<I", raw[:4])[0]
+        yield raw[4:end]
+        raw = raw[end:]
 
 
 def _response(update: Step | Picture | Failure) -> Any:
@@ -160,10 +192,12 @@ def fake_triton(
     credentials: grpc.ServerCredentials | None = None,
     host: str = "127.0.0.1",
     parameters: Mapping[str, str] = MappingProxyType({"max_size": "128"}),
+    description: Mapping[str, Any] | Failure = DESCRIPTION,
 ) -> Iterator[str]:
-    """The gRPC address of a server with some models; `behaviour` says what a stream answers."""
-    server = grpc.server(ThreadPoolExecutor(_THREADS))
-    protocol.add_GRPCInferenceServiceServicer_to_server(_Servicer(models, behaviour, parameters), server)
+    """The gRPC address of a server with some models; `behaviour` says what a stream answers, `description` what the
+    models can do with pictures."""
+    server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.max_receive_message_length", -1)])
+    protocol.add_GRPCInferenceServiceServicer_to_server(_Servicer(models, behaviour, parameters, description), server)
     address = f"{host}:0"
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()

@@ -1,4 +1,4 @@
-"""A front in a thread, for tests."""
+"""A front in a thread, for tests; and any other application."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from clients.openai_api import create_app
 from plugin.ops.http_server import server_settings
@@ -18,8 +19,15 @@ from plugin.ops.server import free_ports
 @contextmanager
 def running_front(triton: str, **options: Any) -> Iterator[str]:
     """The URL of a front for a Triton's gRPC endpoint; options as of `create_app`."""
+    with running_app(create_app(triton, **options)) as url:
+        yield url
+
+
+@contextmanager
+def running_app(app: ASGIApp) -> Iterator[str]:
+    """The URL of an application."""
     (port,) = free_ports(1)
-    server = uvicorn.Server(server_settings(create_app(triton, **options), port=port, timeout_graceful_shutdown=2))
+    server = uvicorn.Server(server_settings(app, port=port, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run)
     thread.start()
     deadline = time.monotonic() + 20

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from plugin.fields import FIELDS as REQUEST_FIELDS
 from plugin.tensors import INPUTS
 
 # The client leaves the response format at raw.
 FIELDS = {name: kind.removeprefix("TYPE_") for name, kind in INPUTS.items() if name != "response_format"}
+_LENGTHS = {field.name: field.shape[0] for field in REQUEST_FIELDS}
 _OUTPUTS = """
   { name: "image", data_type: TYPE_UINT8, dims: [ -1, -1, -1, 3 ] },
   { name: "report", data_type: TYPE_STRING, dims: [ 1 ] }"""
@@ -58,14 +60,16 @@ def error_of(values):
     return None
 
 
+def told(name, value):
+    if name in ("input_image", "mask_image"):
+        return [each.hex() for each in value]
+    return value[0].decode() if value.dtype == object else value[0].item()
+
+
 def result(values, steps):
     values.pop("error as report", None)
     request_id = values.pop("request id")
-    text = {"prompt", "negative_prompt", "cache_preset", "cache_predictor", "cache_schedule", "cache_coordinate"}
-    received = {
-        name: [str(value.dtype), list(value.shape), value[0].decode() if name in text else value[0].item()]
-        for name, value in values.items()
-    }
+    received = {name: [str(value.dtype), list(value.shape), told(name, value)] for name, value in values.items()}
     report = {"num_steps": steps, "full_steps": [0, 5], "total_s": 0.25, "seed": 3, "fps": 8, "received": received}
     report["id"] = request_id
     frames = int(values["num_frames"][0]) if "num_frames" in values else 1
@@ -174,7 +178,7 @@ def write_model(folder: Path, name: str, code: str, inputs: dict[str, str], outp
     (folder / name / "1").mkdir(parents=True)
     (folder / name / "1/model.py").write_text(code)
     declared = ",\n".join(
-        f'  {{ name: "{field}", data_type: TYPE_{dtype}, dims: [ 1 ], optional: true }}'
+        f'  {{ name: "{field}", data_type: TYPE_{dtype}, dims: [ {_LENGTHS.get(field, 1)} ], optional: true }}'
         for field, dtype in inputs.items()
     )
     (folder / name / "config.pbtxt").write_text(

@@ -1,5 +1,6 @@
 /** The command line: npm start -- "red apple, 3d" -o apple.png */
 
+import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 
 import { Client, FIELDS, type FieldName, type Fields, Generation, GenerationError } from "./client.js";
@@ -7,10 +8,14 @@ import { Client, FIELDS, type FieldName, type Fields, Generation, GenerationErro
 const USAGE = `npm start -- PROMPT [-o FILE] [--url HOST:PORT] [--model NAME] [--FIELD VALUE]…
 
 Makes a picture (or, with a model of videos, an MP4) and shows its progress; Ctrl-C cancels it.
-FIELD is any input of the model, as --seed 7 or --cache-interval 1: ${Object.keys(FIELDS).join(", ")}.`;
+FIELD is any input of the model, as --seed 7 or --cache-interval 1: ${Object.keys(FIELDS).join(", ")}.
+Pictures are files, as --input-image apple.png, which can be repeated.`;
 
 const fieldOptions = Object.fromEntries(
-  Object.keys(FIELDS).map((name) => [name.replaceAll("_", "-"), { type: "string" as const }]),
+  Object.keys(FIELDS).map((name) => [
+    name.replaceAll("_", "-"),
+    { type: "string" as const, multiple: name === "input_image" },
+  ]),
 );
 
 function readArguments(given: string[]) {
@@ -27,11 +32,24 @@ function readArguments(given: string[]) {
   });
   if (positionals.length > 1) throw new TypeError(`one prompt is wanted, ${positionals.length} were given: quote it`);
   const fields = Object.keys(FIELDS).flatMap((name) => {
-    const text = (values as Record<string, unknown>)[name.replaceAll("_", "-")];
-    return typeof text === "string" ? [[name, valueOf(name as FieldName, text)] as const] : [];
+    const given = (values as Record<string, unknown>)[name.replaceAll("_", "-")] as string | string[] | undefined;
+    return given === undefined ? [] : [[name, fieldOf(name as FieldName, given)] as const];
   });
   const prompt = positionals.map((text) => ["prompt", text] as const);
   return { ...values, fields: Object.fromEntries([...prompt, ...fields]) as Fields };
+}
+
+function fieldOf(name: FieldName, given: string | string[]): unknown {
+  if (Array.isArray(given)) return given.map((path) => fileOf(name, path));
+  return name === "mask_image" ? fileOf(name, given) : valueOf(name, given);
+}
+
+function fileOf(name: FieldName, path: string): Uint8Array {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    throw new TypeError(`${name} is '${path}', must be a file that can be read (${(error as { code?: string }).code})`);
+  }
 }
 
 function valueOf(name: FieldName, text: string): string | number | bigint | boolean {

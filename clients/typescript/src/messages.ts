@@ -1,6 +1,7 @@
 /** Fields, results and errors, and their encoding in Triton's messages. */
 
 import { writeFile } from "node:fs/promises";
+import { inspect } from "node:util";
 
 import { status } from "@grpc/grpc-js";
 
@@ -11,7 +12,7 @@ import {
   ModelInferResponse,
 } from "./generated/grpc_service.js";
 
-/** The inputs of a served model and their Triton types; each has shape [1]. */
+/** The inputs of a served model and their Triton types; each has shape [1], but for input_image: [n]. */
 export const FIELDS = {
   prompt: "BYTES",
   negative_prompt: "BYTES",
@@ -22,6 +23,9 @@ export const FIELDS = {
   height: "INT32",
   width: "INT32",
   num_frames: "INT32",
+  input_image: "BYTES",
+  mask_image: "BYTES",
+  strength: "FP32",
   cache_preset: "BYTES",
   cache_interval: "INT32",
   cache_order: "INT32",
@@ -46,10 +50,18 @@ interface Values {
   BOOL: boolean;
 }
 
+/** The fields that take picture files, each as its bytes: PNG, JPEG or WebP. */
+interface Pictures {
+  input_image: Uint8Array | readonly Uint8Array[];
+  mask_image: Uint8Array;
+}
+
 export type FieldName = keyof typeof FIELDS;
 
 /** A request; fields that are left out get the model's defaults. docs/reference.md has their ranges. */
-export type Fields = { [name in FieldName]?: Values[(typeof FIELDS)[name]] };
+export type Fields = {
+  [name in FieldName]?: name extends keyof Pictures ? Pictures[name] : Values[(typeof FIELDS)[name]];
+};
 
 /** RGB, row by row: `height * width * 3` bytes. */
 export interface Pixels {
@@ -148,8 +160,8 @@ export function requestOf(model: string, fields: Fields): ModelInferRequest {
   });
 }
 
-function tensor(name: string, datatype: string, contents: Partial<InferTensorContents>) {
-  return ModelInferRequest_InferInputTensor.fromPartial({ name, datatype, shape: [1n], contents });
+function tensor(name: string, datatype: string, contents: Partial<InferTensorContents>, length = 1) {
+  return ModelInferRequest_InferInputTensor.fromPartial({ name, datatype, shape: [BigInt(length)], contents });
 }
 
 function tensorOf(name: string, value: unknown): ModelInferRequest_InferInputTensor {
@@ -157,6 +169,10 @@ function tensorOf(name: string, value: unknown): ModelInferRequest_InferInputTen
     throw invalid(`'${name}' is not a field, must be one of: ${Object.keys(FIELDS).join(", ")}`);
   }
   const type = FIELDS[name as FieldName];
+  if (name === "input_image" || name === "mask_image") {
+    const files = filesOf(name, value);
+    return tensor(name, type, { bytesContents: files }, files.length);
+  }
   switch (type) {
     case "BYTES":
       if (typeof value !== "string") throw invalid(`${name} is ${value}, must be text`);
@@ -176,6 +192,18 @@ function tensorOf(name: string, value: unknown): ModelInferRequest_InferInputTen
       return tensor(name, type, { boolContents: [value] });
   }
 }
+
+function filesOf(name: keyof Pictures, value: unknown): Buffer[] {
+  const files: unknown[] = name === "input_image" && Array.isArray(value) ? value : [value];
+  const wanted = `the bytes of a picture file${name === "input_image" ? ", or an array of them" : ""}`;
+  if (files.length === 0) throw invalid(`${name} is empty, must be ${wanted}`);
+  return files.map((file) => {
+    if (file instanceof Uint8Array) return Buffer.from(file.buffer, file.byteOffset, file.byteLength);
+    throw invalid(`${name} is ${inspect(file, BRIEF)}, must be ${wanted}`);
+  });
+}
+
+const BRIEF = { depth: 0, maxArrayLength: 3, maxStringLength: 60, breakLength: Infinity };
 
 function integer(name: string, value: unknown, bits: number): bigint {
   const exact = typeof value === "bigint" || Number.isSafeInteger(value) ? BigInt(value as bigint | number) : undefined;

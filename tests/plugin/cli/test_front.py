@@ -35,6 +35,18 @@ def test_an_alias_needs_a_name_and_a_model(served, alias):
     assert not served
 
 
+def test_it_fetches_from_where_it_is_told(served):
+    places = ["https://cdn.example.com/pictures/", "http://10.0.0.1:8080/"]
+    code, _ = run("front", "--fetch-from", places[0], "--fetch-from", places[1])
+    assert code == 0
+    assert [str(place.start) for place in served[0].state.front.fetch_from] == places
+
+
+def test_and_by_itself_from_nowhere(served):
+    run("front")
+    assert served[0].state.front.fetch_from == ()
+
+
 @pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1:9000"), ("::1", "[::1]:9000")])
 def test_it_tells_its_address_as_browsers_take_it(served, host, address):
     _, output = run("front", "--host", host)
@@ -49,6 +61,7 @@ def test_it_tells_its_address_as_browsers_take_it(served, host, address):
         (["--timeout", "-1"], "timeout_s is -1.0, must be a number of seconds of at least 0, or None"),
         (["--ca", str(KEY)], "must be a file with certificates in PEM"),
         (["--ca", "nowhere.pem"], "nowhere.pem"),
+        (["--fetch-from", "https://cdn.example.com/a"], "fetch_from is https://cdn.example.com/a, must be http:// or"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_it_starts(served, arguments, sentence):

@@ -42,6 +42,9 @@ def test_every_option_is_sent(server, tmp_path, monkeypatch):
     options = ["--negative-prompt", "pear", "--seed", 4, "--steps", 7, "--guidance-scale", 1.5, "--height", 32]
     options += ["--width", 48, "--order", 2, "--warmup", 3, "--predictor", "newton", "--schedule", "even"]
     options += ["--max-error", 0.5, "--deadline-ms", 9000, "--timeout", 60, "-o", tmp_path / "a.png"]
+    for name, content in {"a": b"a picture", "b": b"another", "m": b"a mask"}.items():
+        (tmp_path / name).write_bytes(content)
+    options += ["--image", tmp_path / "a", "--image", tmp_path / "b", "--mask", tmp_path / "m", "--strength", 0.25]
     assert generate(server, "apple", *options, "--interval", 6, "--class-label", 3, "--preset", "paper")[0] == 0
     assert asked == {
         "negative_prompt": "pear",
@@ -52,6 +55,9 @@ def test_every_option_is_sent(server, tmp_path, monkeypatch):
         "height": 32,
         "width": 48,
         "num_frames": None,
+        "input_image": [b"a picture", b"another"],
+        "mask_image": [b"a mask"],
+        "strength": 0.25,
         "cache_preset": "paper",
         "cache_interval": 6,
         "cache_order": 2,

@@ -24,6 +24,7 @@ class Entry:
     due: float
     start: Callable[[], None]
     began: float | None = None
+    carried_bytes: int = 0
 
 
 class Door:

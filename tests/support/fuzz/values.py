@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import random
 from typing import Any
 
 from hypothesis import strategies as st
+from PIL import Image
 
 from plugin.fields import FIELDS
 
@@ -14,6 +17,16 @@ def seldom(share: float) -> st.SearchStrategy[bool]:
     """True in about that share of the examples; repeated values of `sampled_from` are no weights to Hypothesis."""
     return st.integers(0, 2**64 - 1).map(lambda number: random.Random(number).random() < share)
 
+
+def _picture(kind: str) -> str:
+    """A picture of 48 x 48 pixels in base64."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((48, 48)).convert("RGB").save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+_WHOLE = [_picture(kind) for kind in ("PNG", "JPEG", "WEBP")]
+PICTURES = [*_WHOLE, f"data:image/png;base64,{_WHOLE[0]}", _WHOLE[0][: len(_WHOLE[0]) // 8 * 4], "no picture"]
 
 SOUND: dict[str, st.SearchStrategy[Any]] = {
     "prompt": st.sampled_from(["star", "red apple, 3d", "pizza, noto", "x", "é 🍎 \u202e"]),
@@ -25,6 +38,9 @@ SOUND: dict[str, st.SearchStrategy[Any]] = {
     "height": st.sampled_from([32, 48, 64]),
     "width": st.sampled_from([32, 48, 64]),
     "num_frames": st.just(1),
+    "input_image": st.sampled_from(PICTURES),
+    "mask_image": st.sampled_from(PICTURES[:2]),
+    "strength": st.floats(0, 1, width=32),
     "cache_preset": st.sampled_from(["default", "paper"]),
     "cache_interval": st.integers(1, 10),
     "cache_order": st.integers(0, 8),
@@ -60,6 +76,8 @@ def fields(draw: Any) -> dict[str, Any]:
     """A request of little work: sound, or in a fourth of all cases with up to two fields that are not."""
     names = [name for name in SOUND if name not in ("prompt", "num_inference_steps", "class_label")]
     chosen = draw(st.lists(st.sampled_from(names), max_size=5, unique=True))
+    if "input_image" not in chosen:
+        chosen = [name for name in chosen if name not in ("mask_image", "strength")]
     request = {name: draw(SOUND[name]) for name in ("prompt", "num_inference_steps", *chosen)}
     return request | (draw(st.dictionaries(NAMES, EXTREME, max_size=2)) if draw(seldom(0.25)) else {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -12,25 +13,35 @@ from tests.support.tiny.text import clip_text_model, clip_tokenizer, t5_text_mod
 
 
 def tiny_flux(
-    folder: Path, *, guidance_embeds: bool = True, dtype: torch.dtype = torch.float32, dynamic_shift: bool = True
-) -> FluxPipeline:
-    """A FluxPipeline of random weights: 2 double and 3 single blocks, 8x autoencoder, 4 latent channels.
+    folder: Path,
+    *,
+    guidance_embeds: bool = True,
+    dtype: torch.dtype = torch.float32,
+    dynamic_shift: bool = True,
+    pipeline_class: type[Any] = FluxPipeline,
+    in_channels: int = 16,
+    levels: int = 2,
+) -> Any:
+    """A FLUX pipeline of random weights: 2 double and 3 single blocks, 4 latent channels.
 
     Args:
         folder: an empty folder for the tokenizers' files.
         guidance_embeds: True for the shape of FLUX.1-dev, False for that of FLUX.1-schnell.
         dtype: of all weights.
         dynamic_shift: the scheduler's shift depends on the size, as FLUX.1-dev's does.
+        pipeline_class: of the pipeline.
+        in_channels: of the transformer's tokens, 16 of latents and what a pipeline appends to them.
+        levels: of the autoencoder, each of which but the first halves height and width.
     """
     torch.manual_seed(0)
-    pipe = FluxPipeline(
+    pipe = pipeline_class(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic_shift),
         vae=AutoencoderKL(
             in_channels=3,
             out_channels=3,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=(8,) * levels,
             norm_num_groups=4,
             latent_channels=4,
             use_quant_conv=False,
@@ -44,7 +55,8 @@ def tiny_flux(
         tokenizer_2=t5_tokenizer(folder),
         transformer=FluxTransformer2DModel(
             patch_size=1,
-            in_channels=16,
+            in_channels=in_channels,
+            out_channels=16,
             num_layers=2,
             num_single_layers=3,
             attention_head_dim=16,

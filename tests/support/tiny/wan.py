@@ -46,7 +46,12 @@ def tiny_wan(
 
 
 def tiny_wan_image_to_video(
-    folder: Path, *, image_encoder: bool, dtype: torch.dtype = torch.float32, boundary_ratio: float | None = None
+    folder: Path,
+    *,
+    image_encoder: bool,
+    dtype: torch.dtype = torch.float32,
+    boundary_ratio: float | None = None,
+    pictures: int = 1,
 ) -> WanImageToVideoPipeline:
     """A WanImageToVideoPipeline of random weights, whose transformer takes the picture as further channels.
 
@@ -55,6 +60,7 @@ def tiny_wan_image_to_video(
         image_encoder: the transformer attends to the picture too, as Wan2.1's does and Wan2.2's does not.
         dtype: of all weights.
         boundary_ratio: where the second of two experts takes over, as in Wan2.2; None for one transformer.
+        pictures: that the transformer attends to: 2 for first and last frame, as Wan2.1's model of these.
     """
     vision = CLIPVisionConfig(
         hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
@@ -62,7 +68,7 @@ def tiny_wan_image_to_video(
     image_dim = vision.hidden_size if image_encoder else None
     pipe = WanImageToVideoPipeline(
         **_components(folder),
-        transformer=_transformer(in_channels=36, image_dim=image_dim),
+        transformer=_transformer(36, image_dim, pos_embed_seq_len=2 * 5 if pictures == 2 else None),
         transformer_2=None if boundary_ratio is None else _transformer(in_channels=36, image_dim=image_dim),
         image_encoder=CLIPVisionModel(vision).eval() if image_encoder else None,
         image_processor=CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
@@ -86,7 +92,9 @@ def _components(folder: Path) -> dict[str, Any]:
     }
 
 
-def _transformer(in_channels: int = 16, image_dim: int | None = None) -> WanTransformer3DModel:
+def _transformer(
+    in_channels: int = 16, image_dim: int | None = None, pos_embed_seq_len: int | None = None
+) -> WanTransformer3DModel:
     return WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -97,6 +105,7 @@ def _transformer(in_channels: int = 16, image_dim: int | None = None) -> WanTran
         ffn_dim=48,
         num_layers=3,
         image_dim=image_dim,
+        pos_embed_seq_len=pos_embed_seq_len,
         added_kv_proj_dim=None if image_dim is None else 32,
     ).eval()
 

@@ -1,0 +1,72 @@
+"""What a request for an edit may hold: pictures and a mask, and all that a request for pictures may."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
+
+from clients.messages import InvalidArgument
+from clients.openai_api.fields import ImageRequest
+from clients.openai_api.pictures import MAX_PICTURES, Address, picture, pictures
+
+_NAMES = {"input_image": "image", "mask_image": "mask"}  # the model's: OpenAI's
+
+
+def _no_markup(_: Any) -> None:
+    raise ValueError("must be left out: no model here draws what is sketched on a picture")
+
+
+class EditRequest(ImageRequest):
+    """The fields of OpenAI's edits. `image` and `images` are the same, and so is the model's own `input_image`."""
+
+    events: ClassVar[str] = "image_edit"
+
+    image: Annotated[Any, BeforeValidator(pictures)] = None
+    images: Annotated[Any, BeforeValidator(pictures)] = None
+    mask: Annotated[Any, BeforeValidator(picture)] = None
+    markup: Annotated[Any, BeforeValidator(_no_markup)] = None
+
+    @classmethod
+    def param_of(cls, name: str, sized: bool) -> str | None:
+        return super().param_of(_NAMES.get(name, name), sized)
+
+    def given_pictures(self) -> list[bytes | Address]:
+        """The pictures, under whatever name they came.
+
+        Raises:
+            InvalidArgument: there are none, or some under two names.
+        """
+        given = self._only_one_of("image", "images", "input_image")
+        if given is None:
+            raise InvalidArgument(
+                f"image is missing, must be 1 to {MAX_PICTURES} pictures: "
+                "files of multipart/form-data, or base64 or data URLs in JSON"
+            )
+        return given
+
+    def given_mask(self) -> bytes | Address | None:
+        """OpenAI's mask, or None.
+
+        Raises:
+            InvalidArgument: the model's own `mask_image` is given too.
+        """
+        self._only_one_of("mask", "mask_image")
+        return self.mask
+
+    def with_files(self, files: list[bytes], mask: bytes | None) -> EditRequest:
+        """The request with the models' inputs in place of OpenAI's.
+
+        Args:
+            files: the pictures.
+            mask: white where the picture is edited; None for the one that the request has in `mask_image`, if any.
+        """
+        own = self._input("mask_image")
+        return self.model_copy(update={"input_image": files, "mask_image": own if mask is None else mask})
+
+    def _only_one_of(self, *names: str) -> Any:
+        given = [name for name in names if self._input(name) is not None]
+        if len(given) > 1:
+            one, other = given[:2]
+            raise InvalidArgument(f"{other} is given beside {one}, must be left out: only one of them applies")
+        return self._input(given[0]) if given else None

@@ -1,0 +1,65 @@
+"""The arguments of a pipeline's call: those of its family, and the request's pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import diffusers
+from diffusers import DiffusionPipeline
+
+from plugin.denoising.host import PipelineHost
+from plugin.families.base import Family
+from plugin.pictures import stitched
+from plugin.request import GenerationRequest
+from plugin.tasks import Several, Task
+from taylorseer import CacheConfig
+
+
+def pipeline_class_of(task: Task | None, loaded: DiffusionPipeline) -> type[DiffusionPipeline] | None:
+    """The class that does a task; None for the one that is loaded."""
+    if task is None or task.pipeline == type(loaded).__name__:
+        return None
+    return getattr(diffusers, task.pipeline)
+
+
+def prepare_tasks(host: PipelineHost, tasks: Sequence[Task]) -> None:
+    """Makes the pipelines of a model's tasks once, so that what they lack is seen when the model is loaded."""
+    for task in tasks:
+        host.pipeline_for(CacheConfig(), pipeline_class=pipeline_class_of(task, host.pipe))
+
+
+def call_arguments(family: Family, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
+    """The arguments of the call for a request, but for those that are the same in every pipeline.
+
+    Its pictures are decoded here: RGB and upright, of the size they have. The pipeline resizes them itself.
+
+    Raises:
+        InvalidRequest: a picture is damaged.
+    """
+    arguments, task = family.call_arguments(request, max_sequence_length), request.task
+    if task is None:
+        return arguments
+    if not task.negative_prompt:
+        arguments.pop("negative_prompt", None)
+    if not task.num_frames:
+        arguments.pop("num_frames", None)
+    if task.strength is not None:
+        arguments["strength"] = request.strength
+    if request.mask is not None:
+        arguments["mask_image"] = request.mask.decode_mask()
+    return arguments | _pictures(request)
+
+
+def _pictures(request: GenerationRequest) -> dict[str, Any]:
+    """The decoded pictures by the call's arguments."""
+    task, pictures = request.task, request.pictures
+    if task is None or not task.pictures:
+        return {}
+    if task.several is Several.FRAMES:
+        decoded = [frame for each in pictures for frame in each.decode_frames(request.num_frames)]
+        return {task.pictures[-1]: decoded[: request.num_frames]}
+    stills = [each.decode() for each in pictures]
+    if task.several is Several.STITCHED and len(stills) > 1:
+        stills = [stitched(stills)]
+    return dict(zip(task.pictures, stills, strict=True))

@@ -1,0 +1,161 @@
+"""What a model does with the pictures of a request: its tasks, each one pipeline class of diffusers.
+
+Written down, because diffusers takes seconds to import and a plan must not wait for it. The tests of this module
+compare each line with diffusers' own signatures, and the relatives of a class with its tables
+(`AutoPipelineForImage2Image`, `AutoPipelineForInpainting` and those of videos, diffusers 0.42.0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Several(Enum):
+    """How a task takes more pictures than its pipeline has arguments for."""
+
+    STITCHED = "stitched"  # side by side, as one picture
+    FRAMES = "frames"  # one video
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one pipeline class makes of a request.
+
+    Attributes:
+        pipeline: the class's name in diffusers.
+        pictures: the arguments of its call that take pictures, one for each file of `input_image`, in order.
+        several: how the last of them takes more than one file; None where it takes one.
+        mask: whether it needs a mask, its argument `mask_image`.
+        strength: the default of its argument of that name; None where it has none and runs all steps.
+        whole_steps: whether it rounds the steps that `strength` leaves down before it counts them, as Wan's does.
+        negative_prompt: whether it has an argument of that name.
+        num_frames: the same.
+        appended: whether its pictures become tokens of their own, which the transformer sees beside the result's.
+    """
+
+    pipeline: str
+    pictures: tuple[str, ...] = ()
+    several: Several | None = None
+    mask: bool = False
+    strength: float | None = None
+    whole_steps: bool = False
+    negative_prompt: bool = True
+    num_frames: bool = False
+    appended: bool = False
+
+    def takes(self, pictures: int, mask: bool) -> bool:
+        """Whether it can be done with that many pictures, and with a mask or without one."""
+        most = float("inf") if self.several else len(self.pictures)
+        return len(self.pictures) <= pictures <= most and mask == self.mask
+
+    def steps(self, num_inference_steps: int, strength: float | None) -> int:
+        """How many of the schedule's steps run (`get_timesteps` of diffusers' pipelines); 0 where strength leaves none.
+
+        Args:
+            num_inference_steps: of the schedule.
+            strength: 0 to 1, or None for the default.
+        """
+        if self.strength is None:
+            return num_inference_steps
+        kept = num_inference_steps * (self.strength if strength is None else strength)
+        if self.whole_steps:
+            kept = int(kept)
+        return num_inference_steps - int(num_inference_steps - min(kept, num_inference_steps))
+
+    def describe(self, max_pictures: int) -> dict[str, Any]:
+        """For clients: how many pictures it takes, whether with a mask, and its default strength."""
+        most = max_pictures if self.several else len(self.pictures)
+        return {
+            "pipeline": self.pipeline,
+            "input_image": {"min": len(self.pictures), "max": most},
+            "mask_image": self.mask,
+            "strength": self.strength,
+        }
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What of a loaded pipeline decides which tasks of its class it can do.
+
+    Attributes:
+        experts: it has two transformers.
+        expand_timesteps: it has a timestep for each token, as Wan2.2 TI2V-5B.
+        sees_pictures: its transformer attends to an encoded picture, as Wan2.1's of image to video.
+        sees_two: to two of them, as Wan2.1's of first and last frame.
+    """
+
+    experts: bool = False
+    expand_timesteps: bool = False
+    sees_pictures: bool = False
+    sees_two: bool = False
+
+
+@dataclass(frozen=True)
+class _Row:
+    task: Task
+    applies: Callable[[Traits], bool] = field(default=lambda _: True)
+
+
+def tasks_of(pipeline_class: str, traits: Traits | None = None) -> tuple[Task, ...]:
+    """The tasks of a pipeline: those of its class and of the classes that run on the same components.
+
+    Args:
+        pipeline_class: the name of the class that is loaded.
+        traits: of the pipeline; None for one that has none of them.
+    """
+    rows = _TASKS.get(pipeline_class, (_Row(Task(pipeline_class)),))
+    return tuple(row.task for row in rows if row.applies(traits or Traits()))
+
+
+def most_pictures(tasks: Sequence[Task], max_pictures: int) -> int:
+    """The most pictures that one of the tasks takes."""
+    return max(task.describe(max_pictures)["input_image"]["max"] for task in tasks)
+
+
+_IMAGE = ("image",)
+_FLUX = (
+    _Row(Task("FluxPipeline")),
+    _Row(Task("FluxImg2ImgPipeline", _IMAGE, strength=0.6)),
+    _Row(Task("FluxInpaintPipeline", _IMAGE, mask=True, strength=0.6)),
+)
+_CONTROL, _BOTH = ("control_image",), ("image", "control_image")
+_VIDEO_TO_VIDEO = Task("WanVideoToVideoPipeline", ("video",), Several.FRAMES, strength=0.8, whole_steps=True)
+_WAN_IMAGE = Task("WanImageToVideoPipeline", _IMAGE, num_frames=True)
+
+_TASKS: dict[str, tuple[_Row, ...]] = {
+    "FluxPipeline": _FLUX,
+    "FluxImg2ImgPipeline": _FLUX,
+    "FluxInpaintPipeline": _FLUX,
+    "FluxFillPipeline": (_Row(Task("FluxFillPipeline", _IMAGE, mask=True, strength=1.0, negative_prompt=False)),),
+    "FluxKontextPipeline": (
+        _Row(Task("FluxKontextPipeline")),
+        _Row(Task("FluxKontextPipeline", _IMAGE, Several.STITCHED, appended=True)),
+    ),
+    "FluxControlPipeline": (
+        _Row(Task("FluxControlPipeline", _CONTROL, negative_prompt=False)),
+        _Row(Task("FluxControlImg2ImgPipeline", _BOTH, strength=0.6, negative_prompt=False)),
+        _Row(Task("FluxControlInpaintPipeline", _BOTH, mask=True, strength=0.6, negative_prompt=False)),
+    ),
+    "DiTPipeline": (_Row(Task("DiTPipeline", negative_prompt=False)),),
+    "HunyuanVideoPipeline": (_Row(Task("HunyuanVideoPipeline", num_frames=True)),),
+    "HunyuanVideoImageToVideoPipeline": (_Row(Task("HunyuanVideoImageToVideoPipeline", _IMAGE, num_frames=True)),),
+    "HunyuanSkyreelsImageToVideoPipeline": (
+        _Row(Task("HunyuanSkyreelsImageToVideoPipeline", _IMAGE, num_frames=True)),
+    ),
+    "WanPipeline": (
+        _Row(Task("WanPipeline", num_frames=True)),
+        _Row(_VIDEO_TO_VIDEO, lambda of: not of.experts and not of.expand_timesteps),
+        _Row(_WAN_IMAGE, lambda of: of.expand_timesteps),
+    ),
+    "WanVideoToVideoPipeline": (_Row(Task("WanPipeline", num_frames=True)), _Row(_VIDEO_TO_VIDEO)),
+    "WanImageToVideoPipeline": (
+        _Row(_WAN_IMAGE, lambda of: not of.sees_two),
+        _Row(
+            Task("WanImageToVideoPipeline", ("image", "last_image"), num_frames=True),
+            lambda of: of.sees_two or not (of.sees_pictures or of.expand_timesteps),
+        ),
+    ),
+}

@@ -1,0 +1,229 @@
+"""Requests with pictures: the cache off is bit for bit what plain diffusers makes of them, on it is the recursion."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plugin.config import ModelConfig
+from plugin.denoising.generation import Generation, generate
+from plugin.denoising.host import PipelineHost
+from plugin.request import GenerationRequest, parse_request
+from plugin.serving.plan import Architecture, architecture_of, architecture_of_pipe, plan_request
+from taylorseer import CacheConfig, full_steps
+from tests.support.recursion import Recursion
+from tests.support.tiny.pictures import CASES, PictureCase, left_half, picture, plain
+
+STEPS, SEED = 7, 3
+# As wide as high, wide and high; each is a multiple of 32, and none has the tokens of another.
+SIZES = ((32, 32), (96, 32), (32, 64))
+ON = {"cache_interval": 3, "cache_order": 1, "cache_warmup_steps": 2}
+
+
+class Loaded:
+    """A tiny pipeline, hosted, and its settings."""
+
+    def __init__(self, case: PictureCase, folder: Path) -> None:
+        self.case = case
+        self.pipe = case.make(folder)
+        self.host = PipelineHost(self.pipe)
+        self.config = ModelConfig.from_parameters({"pipeline": "hub/id", **case.parameters}, Path())
+        self.architecture: Architecture = architecture_of_pipe(self.pipe)
+
+    def pictures(self, width: int, height: int) -> list[Image.Image]:
+        return [picture(width, height, seed) for seed in range(self.case.pictures)]
+
+    def request(self, width: int, height: int, strength: float | None, **fields: Any) -> GenerationRequest:
+        given: dict[str, Any] = {
+            "prompt": b"a red apple",
+            "seed": SEED,
+            "num_inference_steps": STEPS,
+            "strength": strength,
+            "input_image": [png(each) for each in self.pictures(width, height)],
+            "mask_image": [png(left_half(width, height))] if self.case.mask else None,
+            "num_frames": self.case.num_frames,
+            **fields,
+        }
+        config = self.config
+        return parse_request(given, config.defaults, config.limits, 0, config.presets, self.architecture.tasks)
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        return generate(self.host, request, max_sequence_length=self.config.max_sequence_length)
+
+    def plain(self, width: int, height: int, strength: float | None, **more: Any) -> Any:
+        """What diffusers returns for the same request, called as its documentation has it."""
+        case, defaults = self.case, self.config.defaults
+        arguments = {
+            **case.arguments(self.pictures(width, height)),
+            "prompt": "a red apple",
+            "guidance_scale": defaults.guidance_scale,
+            "height": height,
+            "width": width,
+            "num_inference_steps": STEPS,
+            "max_sequence_length": self.config.max_sequence_length,
+            "generator": torch.Generator().manual_seed(SEED),
+            "output_type": "np",
+        }
+        if case.mask:
+            arguments["mask_image"] = left_half(width, height)
+        if strength is not None:
+            arguments["strength"] = strength
+        if case.num_frames > 1 and "VideoToVideo" not in case.pipeline:
+            arguments["num_frames"] = case.num_frames
+        if "Kontext" in case.pipeline:
+            arguments["max_area"] = height * width
+        return plain(self.pipe, case.pipeline)(**{**arguments, **more})[0]
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def levels(pixels: Any) -> np.ndarray:
+    """(frames, height, width, 3) uint8 of pixels from 0 to 1, with or without a batch axis of 1 before."""
+    pixels = np.asarray(pixels)
+    return (pixels.reshape(-1, *pixels.shape[-3:]) * 255).round().astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made: dict[str, Loaded] = {}
+
+    def get(name: str) -> Loaded:
+        if name not in made:
+            made[name] = Loaded(CASES[name], tmp_path_factory.mktemp("tiny"))
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_cache_off_is_bit_for_bit_plain_diffusers_at_three_sizes_and_strengths(loaded, name):
+    model = loaded(name)
+    for (width, height), strength in itertools.product(SIZES, model.case.strengths):
+        result = model.generate(model.request(width, height, strength, cache_interval=1))
+        expected = levels(model.plain(width, height, strength))
+        assert result.image.shape == expected.shape
+        assert np.array_equal(result.image, expected), (width, height, strength)
+        assert result.image.std() > 1, "random weights give noise, not one grey"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_cache_on_has_the_steps_of_the_shortened_run_and_the_bytes_of_the_plan(loaded, name):
+    model = loaded(name)
+    for strength in model.case.strengths:
+        request = model.request(64, 32, strength, num_inference_steps=10, **ON)
+        planned = plan_request(model.config, model.architecture, request)
+        report = model.generate(request).report
+        steps = 10 if strength is None else steps_of(model, strength, 10)
+        assert report.num_steps == planned.num_steps == steps
+        assert tuple(report.full_steps) == planned.full_steps
+        experts = model.architecture.experts
+        takeover = {experts.takeover(10)} if experts else set()  # Wan2.2's second expert begins with a full step
+        assert set(report.full_steps) - takeover == set(full_steps(steps, 3, 2)) - takeover
+        assert report.cache_bytes == planned.cache_bytes
+        assert report.engine_calls == model.case.calls * len(report.full_steps)
+
+
+def steps_of(model: Loaded, strength: float, steps: int) -> int:
+    """How many steps diffusers' own pipeline runs, counted at the end of each."""
+    seen: list[int] = []
+
+    def count(_: Any, step: int, *__: Any) -> dict[str, Any]:
+        seen.append(step)
+        return {}
+
+    model.plain(64, 32, strength, num_inference_steps=steps, callback_on_step_end=count)
+    return len(seen)
+
+
+@pytest.mark.parametrize("name", ["flux image to image", "wan video to video"])
+def test_every_strength_has_as_many_steps_as_diffusers_runs(loaded, name):
+    """The two ways in which diffusers' pipelines round."""
+    model = loaded(name)
+    task = model.request(32, 32, 1.0).task
+    for strength in (0.1, 0.25, 0.33, 0.5, 0.55, 0.66, 0.75, 0.9, 0.99):
+        assert steps_of(model, strength, 11) == task.steps(11, strength), strength
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_batches_are_bit_for_bit_too(loaded, name):
+    """Two results of one call, in process; some pipelines of diffusers cannot make two, and then ours says the same."""
+    model, strength = loaded(name), CASES[name].strengths[0]
+    served = copy.copy(model)
+    served.pipe = model.host.pipeline_for(
+        CacheConfig(interval=1), pipeline_class=getattr(diffusers, model.case.pipeline)
+    )
+    results = [both(each, strength) for each in (model, served)]
+    if "flux" in name:
+        assert len(results[0]) == 2
+    assert all(np.array_equal(*pair) for pair in zip(*results, strict=True))
+
+
+def both(model: Loaded, strength: float | None) -> Any:
+    count = "num_videos_per_prompt" if model.case.num_frames > 1 else "num_images_per_prompt"
+    try:
+        return model.plain(64, 32, strength, **{count: 2})
+    except RuntimeError as error:
+        return [np.array(str(error))]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("wan2.2 image")])
+def test_the_forecast_is_the_recursion(loaded, name):
+    """What a forecast step puts in place of the blocks' output, against the recursion in float64: within float32's
+    rounding of a sum of features. (Where two experts share a run, test_wan.py has it.)"""
+    model, strength = loaded(name), CASES[name].strengths[-1]
+    family, features = model.host.family, []
+    finish = family.finish
+
+    def recorded(inputs: Any, feature: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        features.append(feature.double())
+        return finish(inputs, feature, condition)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(family, "finish", recorded)
+        report = model.generate(model.request(64, 32, strength, **ON)).report
+    calls = model.case.calls
+    for branch in range(calls):
+        recursion = Recursion(order=1, warmup_steps=2)
+        for step, feature in enumerate(features[branch::calls]):
+            if step in report.full_steps:
+                recursion.full(step, feature)
+            else:
+                error = (recursion.forecast(step) - feature).abs().max()
+                assert error <= 1e-5 * feature.abs().max(), (step, branch)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    "name", ["flux image to image", "flux kontext", "wan image to video", "hunyuan video, first frame"]
+)
+def test_onnx_runtime_is_within_its_tolerance(loaded, name, engine_cache):
+    """One level of 255, where rounding to levels tips over: float32 sums in another order."""
+    expected = loaded(name)
+    model = copy.copy(expected)
+    model.host = PipelineHost(model.pipe, "onnxruntime", cache_dir=engine_cache)
+    for width, height in SIZES[:2]:
+        request = model.request(width, height, model.case.strengths[0], cache_interval=1)
+        got, wanted = (each.generate(request).image.astype(int) for each in (model, expected))
+        assert np.abs(got - wanted).max() <= 1
+        assert np.abs(got - wanted).mean() < 0.01
+
+
+def test_a_saved_pipeline_has_the_same_tasks_as_the_loaded_one(loaded, tmp_path):
+    for name in CASES:
+        model = loaded(name)
+        folder = tmp_path / "".join(filter(str.isalnum, name))
+        model.pipe.save_pretrained(folder)
+        assert architecture_of(str(folder)).tasks == model.architecture.tasks, name
