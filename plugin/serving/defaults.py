@@ -67,6 +67,28 @@ TEXT_TOKENS: Mapping[str, int] = MappingProxyType(
 )
 
 
+# Of the picture that HunyuanVideoImageToVideoPipeline encodes with the text: every second or fourth of 576, less one
+# token of the text (diffusers 0.42.0, `_get_llama_prompt_embeds`).
+_SEEN_TOKENS = {"latent_concat": 576 // 2 - 1, "token_replace": 576 // 4 - 1}
+
+
+def picture_tokens_of(
+    condition: str | None = None, two_pictures: int | None = None, encoder: Mapping[str, Any] | None = None
+) -> int:
+    """The tokens of an encoded picture that a transformer is given with those of the text.
+
+    Args:
+        condition: the transformer's `image_condition_type`, of HunyuanVideo.
+        two_pictures: its `pos_embed_seq_len`: the tokens of first and last frame, of Wan.
+        encoder: the configuration of the pipeline's image encoder, of Wan; None where it has none.
+    """
+    if condition is not None:
+        return _SEEN_TOKENS[condition]
+    if two_pictures is not None:
+        return two_pictures
+    return (encoder["image_size"] // encoder["patch_size"]) ** 2 + 1 if encoder else 0
+
+
 def arguments_of(class_name: str) -> Mapping[str, Any]:
     """The defaults of a class's arguments: those in `ARGUMENTS`, or all of a class that is not there."""
     if class_name in ARGUMENTS:

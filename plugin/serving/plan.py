@@ -12,7 +12,7 @@ from plugin.config import ModelConfig
 from plugin.families import family_class
 from plugin.pictures import stitched_size
 from plugin.request import GenerationRequest, parse_request
-from plugin.serving.defaults import arguments_of, text_tokens_of
+from plugin.serving.defaults import arguments_of, picture_tokens_of, text_tokens_of
 from plugin.serving.experts import Experts
 from plugin.serving.published import PUBLISHED, Architecture
 from plugin.tasks import Several
@@ -144,7 +144,7 @@ def architecture_of(pipeline: str) -> Architecture:
     second_alone = (folder / "transformer_2").is_dir() and not (folder / "transformer").is_dir()  # as Wan2.2 may be
     transformer = _read(folder / ("transformer_2" if second_alone else "transformer") / "config.json")
     class_name = transformer["_class_name"]
-    index = _read(folder / "model_index.json")
+    index, encoder = _read(folder / "model_index.json"), folder / "image_encoder" / "config.json"
     return Architecture(
         _PREDECESSORS.get(class_name, class_name),
         {name: value for name, value in transformer.items() if name[0] != "_"},
@@ -153,6 +153,11 @@ def architecture_of(pipeline: str) -> Architecture:
         experts=_experts_of(folder, index),
         pipeline=index["_class_name"],
         expand_timesteps=bool(index.get("expand_timesteps")),
+        picture_tokens=picture_tokens_of(
+            transformer.get("image_condition_type"),
+            transformer.get("pos_embed_seq_len"),
+            _read(encoder) if transformer.get("image_dim") and encoder.is_file() else None,
+        ),
     )
 
 
@@ -173,6 +178,7 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
     config = {name: value for name, value in transformer.config.items() if name[0] != "_"}
     vae = {"_class_name": type(pipe.vae).__name__, **pipe.vae.config}
     boundary = pipe.config.get("boundary_ratio")
+    encoder = pipe.components.get("image_encoder")
     both = None not in (pipe.components.get("transformer"), pipe.components.get("transformer_2"))
     return Architecture(
         type(transformer).__name__,
@@ -182,6 +188,11 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
         experts=Experts(boundary, pipe.scheduler.to_json_string()) if boundary and both else None,
         pipeline=type(pipe).__name__,
         expand_timesteps=bool(pipe.config.get("expand_timesteps")),
+        picture_tokens=picture_tokens_of(
+            config.get("image_condition_type"),
+            config.get("pos_embed_seq_len"),
+            encoder.config.to_dict() if config.get("image_dim") and encoder is not None else None,
+        ),
     )
 
 

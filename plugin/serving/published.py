@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from plugin.serving.defaults import arguments_of
+from plugin.serving.defaults import arguments_of, picture_tokens_of
 from plugin.serving.experts import Experts
 from plugin.tasks import Task, Traits, tasks_of
 
@@ -122,6 +122,7 @@ PUBLISHED: Mapping[str, Architecture] = MappingProxyType(
             _HUNYUAN,
             options={"image_condition_type": "token_replace"},
             pipeline="HunyuanVideoImageToVideoPipeline",
+            picture_tokens=picture_tokens_of("token_replace"),
         ),
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": replace(
             _WAN, options={"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, parameters=1.42e9

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.support.browser import Pages, needs_chromium, running_chromium, shoot
 from tests.support.fake_triton import Behaviour, Call, Picture, Step, fake_triton
 from tests.support.front import running_front
 from tests.support.serving import Triton
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SCREENSHOTS = os.environ.get("TAYLORSEER_SCREENSHOTS")  # a folder to look at them
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"
-)
-# It must not look for its makers' hosts, and as root, as in containers, it runs only without its sandbox.
-ARGUMENTS = [
-    *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--disable-gpu", "--no-sandbox"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -73,41 +60,21 @@ def test_several_pictures_share_the_engine(triton, url):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with running_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def open_page(browser: Browser, url: str) -> Iterator[Any]:
-    """Opens the page in a window of some size, and holds it to loading nothing from elsewhere and logging no error."""
-    pages: list[Page] = []
-    problems: list[str] = []
-    requested: list[str] = []
+    """Opens the page in a window of some size."""
+    pages = Pages(browser)
 
     def opened(width: int = 1100, height: int = 900, address: str = url) -> Page:
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: None if request.url.startswith((address, "data:")) else problems.append(request.url),
-        )
-        page.goto(address)
-        pages.append(page)
-        return page
+        return pages.open(address, width, height)
 
     yield opened
-    for page in pages:
-        page.close()
-    assert not problems
-    assert all(each.startswith(("http://127.0.0.1:", "data:")) for each in requested)
-
-
-def shoot(page: Page, name: str) -> None:
-    if SCREENSHOTS:
-        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)
+    pages.close()
+    assert not pages.problems
 
 
 def begin(page: Page, prompt: str, **fields: object) -> None:

@@ -18,8 +18,9 @@ from plugin.config import ModelConfig
 from plugin.denoising.generation import Generation, generate
 from plugin.denoising.host import PipelineHost
 from plugin.request import GenerationRequest, parse_request
-from plugin.serving.plan import Architecture, architecture_of, architecture_of_pipe, plan_request
+from plugin.serving.plan import Architecture, architecture_of, architecture_of_pipe, axis_sizes, plan_request
 from taylorseer import CacheConfig, full_steps
+from tests.support.engines import RecordingEngine
 from tests.support.recursion import Recursion
 from tests.support.tiny.pictures import CASES, PictureCase, left_half, picture, plain
 
@@ -205,6 +206,23 @@ def test_the_forecast_is_the_recursion(loaded, name):
                 assert error <= 1e-5 * feature.abs().max(), (step, branch)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name != "wan2.2 of text and image"])
+def test_the_sizes_that_engines_are_built_for_are_those_of_the_blocks_inputs(loaded, name):
+    """With the tokens of pictures. (TI2V-5B's has a timestep for each token, and runs on torch alone.)"""
+    model = loaded(name)
+    first = next(iter(model.host.families))
+    engine = RecordingEngine(model.host.engines[first])
+    request = model.request(64, 32, None, num_inference_steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model.host.engines, first, engine)
+        model.generate(request)
+    sizes = axis_sizes(model.config, model.architecture, request)
+    for argument, axes in model.host.families[first].block_axes.items():
+        for axis, meaning in axes.items():
+            if meaning != "batch":
+                assert engine.inputs[0][argument].shape[axis] == sizes[meaning], (argument, meaning)
+
+
 @pytest.mark.compiles
 @pytest.mark.parametrize(
     "name", ["flux image to image", "flux kontext", "wan image to video", "hunyuan video, first frame"]
@@ -226,4 +244,6 @@ def test_a_saved_pipeline_has_the_same_tasks_as_the_loaded_one(loaded, tmp_path)
         model = loaded(name)
         folder = tmp_path / "".join(filter(str.isalnum, name))
         model.pipe.save_pretrained(folder)
-        assert architecture_of(str(folder)).tasks == model.architecture.tasks, name
+        saved = architecture_of(str(folder))
+        assert saved.tasks == model.architecture.tasks, name
+        assert saved.picture_tokens == model.architecture.picture_tokens, name

@@ -98,8 +98,9 @@ def tiny_skyreels() -> HunyuanSkyreelsImageToVideoPipeline:
 
 
 _STRENGTHS = (0.3, 0.6, 1.0)
-_SMALL = {"size_multiple": "8", "min_size": "16", "guidance_scale": "2.5", "max_sequence_length": "16"}
-_VIDEO = {"min_size": "16", "max_frames": "17", "num_frames": "5", "max_sequence_length": "16"}
+_SIZE = {"height": "32", "width": "32"}
+_SMALL = {**_SIZE, "size_multiple": "8", "min_size": "16", "guidance_scale": "2.5", "max_sequence_length": "16"}
+_VIDEO = {**_SIZE, "min_size": "16", "max_frames": "17", "num_frames": "5", "max_sequence_length": "16"}
 _HUNYUAN = {**_VIDEO, "max_sequence_length": "64", "guidance_scale": "6.0"}
 _WAN = {**_VIDEO, "guidance_scale": "5.0", "max_sequence_length": "512"}
 
