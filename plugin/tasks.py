@@ -65,6 +65,14 @@ class Task:
             kept = int(kept)
         return num_inference_steps - int(num_inference_steps - min(kept, num_inference_steps))
 
+    def __str__(self) -> str:
+        """For people: "FluxInpaintPipeline: input_image (1), mask_image, strength (0.6)"."""
+        count = f"{len(self.pictures)} or more" if self.several else f"{len(self.pictures)}"
+        pictures = [f"input_image ({count})"] if self.pictures else ["no picture"]
+        mask = ["mask_image"] if self.mask else []
+        strength = [] if self.strength is None else [f"strength ({self.strength})"]
+        return f"{self.pipeline}: {', '.join(pictures + mask + strength)}"
+
     def describe(self, max_pictures: int) -> dict[str, Any]:
         """For clients: how many pictures it takes, whether with a mask, and its default strength."""
         most = max_pictures if self.several else len(self.pictures)

@@ -18,7 +18,7 @@ Output = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the pic
 
 
 def demo(output: Output = Path("out")) -> None:
-    """Starts a server, makes ten pictures with the cache off and on, and compares them."""
+    """Starts a server, makes ten pictures and four edits of them with the cache off and on, and compares them."""
     from clients import GenerationError
     from clients.demo import run
     from plugin.ops.server import Server, ServerConfig, ServerError, free_ports

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from plugin.request import GenerationRequest, parse_request
 from plugin.serving.defaults import arguments_of, picture_tokens_of, text_tokens_of
 from plugin.serving.experts import Experts
 from plugin.serving.published import PUBLISHED, Architecture
-from plugin.tasks import Several
+from plugin.tasks import Several, Task
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # the name in DiT's published folders
@@ -109,11 +109,12 @@ def axis_sizes(config: ModelConfig, architecture: Architecture, request: Generat
     return family.axis_sizes(tokens, text_tokens, frames)
 
 
-def example_request(config: ModelConfig, **fields: Any) -> GenerationRequest:
+def example_request(config: ModelConfig, tasks: Sequence[Task] | None = None, /, **fields: Any) -> GenerationRequest:
     """A valid request of a model with these fields and, unless they name one, any subject.
 
     Args:
         config: the model's settings.
+        tasks: what the model can do with pictures; None for a request of which no picture is asked.
         **fields: as `parse_request` has them; None is the model's default.
 
     Raises:
@@ -123,7 +124,7 @@ def example_request(config: ModelConfig, **fields: Any) -> GenerationRequest:
     given = {
         name: value.encode() if isinstance(value, str) else value for name, value in fields.items() if value is not None
     }
-    return parse_request({**subject, **given}, config.defaults, config.limits, 0, config.presets)
+    return parse_request({**subject, **given}, config.defaults, config.limits, 0, config.presets, tasks)
 
 
 def architecture_of(pipeline: str) -> Architecture:

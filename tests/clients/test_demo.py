@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clients import Generation
-from clients.demo import PROMPTS, Pair, contact_sheet, psnr, run
+from clients.demo import EDITS, PROMPTS, Pair, contact_sheet, psnr, run
 
 
 def plain_picture(colour: tuple[int, int, int]) -> Generation:
@@ -36,6 +36,21 @@ def test_contact_sheet_shows_off_on_the_left_and_on_on_the_right():
     assert not np.any(np.all(sheet[rows:, columns:] == [255, 0, 0], axis=-1)), "three pairs fill three cells"
 
 
+def test_the_sheet_of_edits_begins_with_what_was_changed_and_shades_what_is_kept():
+    before, mask = np.full((64, 64, 3), 200, np.uint8), np.arange(64) < 32
+    edit = Pair("a", plain_picture((255, 0, 0)), plain_picture((0, 0, 255)), 2.0, 1.0, before, mask[None].repeat(64, 0))
+    sheet = np.asarray(contact_sheet([edit], columns=1))
+    red, kept = (np.all(sheet == colour, axis=-1) for colour in ([255, 0, 0], [90, 90, 90]))
+    bright = np.all(sheet == [200, 200, 200], axis=-1)
+    assert 0 < np.nonzero(bright)[1].min() < np.nonzero(kept)[1].min() < np.nonzero(red)[1].min()
+    assert abs(int(bright.sum()) - int(kept.sum())) < 0.1 * kept.sum(), "half of it is painted anew"
+
+
+def test_every_edit_is_of_one_of_the_prompts():
+    assert {edit.of for edit in EDITS} <= set(PROMPTS)
+    assert not {edit.prompt for edit in EDITS} & set(PROMPTS), "their files have names of their own"
+
+
 def test_prompts_have_a_style_each_and_differ():
     assert len(set(PROMPTS)) == 10
     assert {prompt.split(", ")[1] for prompt in PROMPTS} == {"3d", "noto", "twemoji", "flat", "fluent"}
@@ -48,7 +63,8 @@ def test_the_demo_writes_its_pictures_and_tells_the_totals(echo, tmp_path, capsy
     assert off["cache_interval"] == ["int32", [1], 1]
     assert "cache_interval" not in on, "the model's own defaults are what is shown"
     assert off["seed"] == on["seed"]
-    assert len(list((tmp_path / "out").glob("*_cache_off.png"))) == 10
+    assert len(list((tmp_path / "out").glob("*_cache_off.png"))) == 14
+    assert Image.open(tmp_path / "out/edits.png").width > 1200
     assert Image.open(tmp_path / "out/contact_sheet.png").width > 800
     printed = capsys.readouterr().out
     assert "2 of 10" in printed

@@ -99,8 +99,13 @@ def problem(page: Page) -> Locator:
 
 
 def begin_mask(page: Page, file: dict[str, Any] | None = None, brush: int = 10) -> dict[str, float]:
-    """The box of the canvas, in the window."""
+    """Puts a picture into the form, and returns as `draw_mask` does."""
     choose(page, file or file_of("one.png"))
+    return draw_mask(page, brush)
+
+
+def draw_mask(page: Page, brush: int) -> dict[str, float]:
+    """The box of the canvas, in the window, once it can be drawn on."""
     page.get_by_role("button", name="Draw a mask").click()
     page.get_by_role("slider", name="Brush").fill(str(brush))
     canvas = page.locator("canvas")
