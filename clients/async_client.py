@@ -18,6 +18,7 @@ from clients.endpoint import Endpoint, credentials
 from clients.fields import request_inputs
 from clients.messages import (
     DESCRIBE_PARAMETER,
+    DESCRIPTION_TIMEOUT_S,
     STREAM_PARAMETERS,
     Generation,
     GenerationError,
@@ -162,14 +163,14 @@ class AsyncClient:
             raise typed_error(str(error.status()), str(error.message()), self._url) from None
         return {name: value.string_value for name, value in answer.config.parameters.items()}
 
-    async def description(self) -> dict[str, Any]:
+    async def description(self, *, timeout_s: float | None = DESCRIPTION_TIMEOUT_S) -> dict[str, Any]:
         """What the model makes of pictures, as `Client.description` tells it.
 
         Raises:
             GenerationError: an unknown model, or no server.
         """
         silence = Silence(self._model, self._idle_timeout_s)
-        updates = self._stream_once([], None, {}, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
+        updates = self._stream_once([], timeout_s, {}, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
         *_, answer = [update async for update in updates]
         assert isinstance(answer, Generation), "a stream ends with a result or an error"
         return answer.report

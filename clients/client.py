@@ -16,6 +16,7 @@ from clients.endpoint import Endpoint, credentials
 from clients.fields import request_inputs
 from clients.messages import (
     DESCRIBE_PARAMETER,
+    DESCRIPTION_TIMEOUT_S,
     STREAM_PARAMETERS,
     Generation,
     GenerationError,
@@ -151,18 +152,21 @@ class Client:
                 pause = tries.pause_s(refusal)
             time.sleep(pause)
 
-    def description(self) -> dict[str, Any]:
+    def description(self, *, timeout_s: float | None = DESCRIPTION_TIMEOUT_S) -> dict[str, Any]:
         """What the model makes of pictures: `{"pipeline": …, "tasks": […]}`.
 
         Each task has the name of its `pipeline` in diffusers, how many pictures it takes
         (`"input_image": {"min": 1, "max": 1}`), whether it takes a mask (`mask_image`), and its default `strength`,
         None where it has none.
 
+        Args:
+            timeout_s: seconds after which the client gives up; None for never.
+
         Raises:
-            GenerationError: an unknown model, or no server.
+            GenerationError: an unknown model, no server, or no answer in time.
         """
         silence = Silence(self._model, self._idle_timeout_s)
-        *_, answer = self._stream_once([], None, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
+        *_, answer = self._stream_once([], timeout_s, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
         assert isinstance(answer, Generation), "a stream ends with a result or an error"
         return answer.report
 

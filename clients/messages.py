@@ -55,6 +55,7 @@ ERROR_REPORT_PARAMETER = "taylorseer_error_report"
 # that the process that had the request has ended.
 HEARTBEAT_PARAMETER = "taylorseer_heartbeat"
 # Asks a stream model what it can do in place of a picture; the answer is the report.
+DESCRIPTION_TIMEOUT_S = 30.0  # it is answered at once, unless the model's process is gone
 DESCRIBE_PARAMETER = "taylorseer_describe"
 STREAM_PARAMETERS = {ERROR_REPORT_PARAMETER: True, HEARTBEAT_PARAMETER: True}
 _STATUS = {"INVALID_ARG": "INVALID_ARGUMENT"}  # Triton's name: gRPC's

@@ -126,7 +126,10 @@ def parse_request(
         masks[0] if masks else None,
     )
     cache = _cache(of_cache, defaults.cache, presets or {})
-    return replace(defaults, **{**read, "cache": cache, **fields.resolve(tasks or _FROM_TEXT, limits)})
+    resolved = fields.resolve(tasks or _FROM_TEXT, limits)
+    if tasks is None:
+        resolved["task"] = None
+    return replace(defaults, **{**read, "cache": cache, **resolved})
 
 
 def _is_blank(name: str, value: Any) -> bool:

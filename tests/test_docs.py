@@ -216,7 +216,8 @@ def words_in_code_of(path: Path) -> Iterator[str]:
 @cache
 def texts_in_code() -> tuple[str, ...]:
     """Every string of the packages, an ellipsis in place of what is filled in."""
-    texts = re.findall(r'"([^"\n]+)"|`([^`\n]+)`', (ROOT / "clients/web/app.js").read_text(encoding="utf-8"))
+    scripts = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "clients/web").glob("*.js"))
+    texts = re.findall(r'"([^"\n]+)"|`([^`\n]+)`', scripts)
     found = [one or re.sub(r"\$\{[^}]*\}", "…", other) for one, other in texts]
     for package in ("taylorseer", "plugin", "clients"):
         for file in (ROOT / package).rglob("*.py"):

@@ -15,6 +15,7 @@ export function compare(frame, before, result, title) {
   show();
   before.alt = `${title}, before`;
   before.classList.add("before");
+  before.classList.toggle("small", result.classList.contains("small")); // both are drawn the same way
   before.classList.toggle("whole", Math.abs(Math.log(shape(before) / shape(result))) > ALIKE);
   frame.classList.add("compared");
   frame.prepend(before);

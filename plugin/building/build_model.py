@@ -18,7 +18,7 @@ from plugin.engines.export import optimized_onnx
 from plugin.engines.progress import BuildProgress, NoProgress
 from plugin.engines.tensorrt.build import build_engine
 from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, load_modelopt
-from plugin.engines.tensorrt.options import BuildOptions, SizeClass
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass, SizeRange
 from plugin.engines.tensorrt.package import (
     PACKAGES,
     PRECISIONS,
@@ -27,7 +27,7 @@ from plugin.engines.tensorrt.package import (
     present_architecture,
 )
 from plugin.engines.tensorrt.record import BuiltEngine
-from plugin.families import family_of
+from plugin.families import family_class, family_of
 from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
 
@@ -209,11 +209,17 @@ def _sizes(config: ModelConfig, request: BuildRequest) -> Iterator[Size]:
 
 
 def _size_classes(config: ModelConfig, request: BuildRequest) -> Iterator[SizeClass]:
-    """One for each size and length, each of which the model must serve."""
+    """One for each size and length, each of which the model must serve; and one more with a picture, where that has
+    tokens of its own."""
     architecture = architecture_of(config.source.pipeline)
+    appends = any(task.appended for task in architecture.tasks)
     for height, width, num_frames in _sizes(config, request):
         example = example_request(config, height=height, width=width, num_frames=num_frames)
         yield SizeClass(_size_name(example), axis_sizes(config, architecture, example))
+        if appends:
+            counts = family_class(architecture.transformer).appended_range(architecture.compression)
+            least, usual, most = (axis_sizes(config, architecture, example, tokens) for tokens in counts)
+            yield SizeRange(f"{_size_name(example)} with a picture", usual, least, most)
 
 
 def _size_name(request: GenerationRequest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,7 @@ from diffusers import DiffusionPipeline
 
 from plugin.config import ModelConfig
 from plugin.denoising.host import PipelineHost
+from plugin.denoising.picture_arguments import call_arguments
 from plugin.denoising.transformer import StepObserver
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
@@ -18,7 +20,7 @@ from plugin.engines.progress import BuildProgress, NoProgress
 from plugin.engines.tensorrt.fp8 import Calibration, Samples
 from plugin.families.base import BlockInputs, Family
 from plugin.request import GenerationRequest
-from plugin.serving.plan import example_request
+from plugin.serving.plan import architecture_of_pipe, example_request
 
 PROMPTS = (  # unlike each other: people and places, text, flat colours, fine detail, movement
     "A portrait of an old fisherman in a yellow raincoat, studio light, shallow depth of field",
@@ -82,17 +84,25 @@ def record(
 
     Raises:
         EngineError: an input is not finite in the pipeline's dtype, a transformer had no part in the recorded steps, or
-            `progress` ended the build.
+            `progress` ended the build; or the pipeline makes nothing from text alone.
     """
     progress = progress or NoProgress()
+    tasks = architecture_of_pipe(pipe).tasks
+    from_text = next((task for task in tasks if not task.pictures), None)
+    if from_text is None:
+        raise EngineError(
+            f"precision is fp8, must be another one: {tasks[0].pipeline} begins with a picture, and runs to "
+            "calibrate with have none"
+        )
     host = PipelineHost(pipe, _Recorder)
     recorders: dict[str, _Recorder] = host.engines  # type: ignore[assignment]
-    for number, request in enumerate(calibration.requests, 1):
+    requests = [replace(each, task=from_text) for each in calibration.requests]
+    for number, request in enumerate(requests, 1):
         progress.stage(f"calibrating, run {number} of {len(calibration.requests)}: {_title(request)}")
         progress.phase_started("denoising", None, request.num_inference_steps)
         steps = _RecordedSteps(tuple(recorders.values()), calibration.steps, progress)
         host.pipeline_for(request.cache, steps)(
-            **host.family.call_arguments(request, max_sequence_length),
+            **call_arguments(host.family, request, max_sequence_length),
             num_inference_steps=request.num_inference_steps,
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="latent",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -47,5 +48,20 @@ def _make_a_picture(connection: Connection, timeout_s: float) -> None:
     with Client(**connection.arguments) as client:
         try:
             generate(prompt="health")
-        except InvalidArgument:  # a model that takes a class label
-            generate(class_label=0)
+        except InvalidArgument as refusal:
+            if str(refusal).startswith("input_image is missing"):
+                left = max(0.0, ends - time.monotonic())
+                generate(prompt="health", **_pictures(client.description(timeout_s=left)))
+            else:  # a model that takes a class label
+                generate(class_label=0)
+
+
+def _pictures(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model begins with besides its prompt: as few and as small pictures as it takes."""
+    import numpy as np
+
+    task = min(description["tasks"], key=lambda task: task["input_image"]["min"])
+    count, black = task["input_image"]["min"], np.zeros((16, 16, 3), np.uint8)
+    if not count:
+        return {}
+    return {"input_image": [black] * count} | ({"mask_image": black} if task["mask_image"] else {})

@@ -221,6 +221,11 @@ class Family(ABC):
         raise NotImplementedError(f"{cls.name} appends no tokens")
 
     @classmethod
+    def appended_range(cls, compression: tuple[int, int]) -> tuple[int, int, int]:
+        """The fewest, the usual and the most tokens that `appended_tokens` returns, for engines of fixed sizes."""
+        raise NotImplementedError(f"{cls.name} appends no tokens")
+
+    @classmethod
     @abstractmethod
     def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
         """The length of each dynamic axis of `block_axes` but the batch, by name.

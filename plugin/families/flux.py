@@ -175,11 +175,13 @@ class FluxFamily(EmbeddedGuidanceFamily):
     def appended_tokens(cls, width: int, height: int, compression: tuple[int, int]) -> int:
         """Kontext resizes a picture to the one of its training sizes whose ratio is nearest (FluxKontextPipeline of
         diffusers 0.42.0)."""
-        from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS  # takes seconds
+        _, width, height = min((abs(width / height - w / h), w, h) for w, h in _kontext_sizes())
+        return _tokens(width, height, compression)
 
-        side = 2 * compression[1]  # pixels of a token
-        _, width, height = min((abs(width / height - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
-        return (width // side) * (height // side)
+    @classmethod
+    def appended_range(cls, compression: tuple[int, int]) -> tuple[int, int, int]:
+        counts = [_tokens(*size, compression) for size in _kontext_sizes()]
+        return min(counts), cls.appended_tokens(1, 1, compression), max(counts)
 
     @classmethod
     def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
@@ -194,3 +196,15 @@ class FluxFamily(EmbeddedGuidanceFamily):
     def release_blocks(self) -> None:
         self.transformer.transformer_blocks = nn.ModuleList()
         self.transformer.single_transformer_blocks = nn.ModuleList()
+
+
+def _kontext_sizes() -> list[tuple[int, int]]:
+    """(width, height) of the pictures that Kontext was trained with."""
+    from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS  # takes seconds
+
+    return PREFERRED_KONTEXT_RESOLUTIONS
+
+
+def _tokens(width: int, height: int, compression: tuple[int, int]) -> int:
+    side = 2 * compression[1]  # pixels of a token
+    return (width // side) * (height // side)

@@ -101,12 +101,21 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
     )
 
 
-def axis_sizes(config: ModelConfig, architecture: Architecture, request: GenerationRequest) -> dict[str, int]:
-    """The length of each dynamic axis of a request's block inputs but the batch, as `Family.axis_sizes` names them."""
+def axis_sizes(
+    config: ModelConfig, architecture: Architecture, request: GenerationRequest, appended: int = 0
+) -> dict[str, int]:
+    """The length of each dynamic axis of a request's block inputs but the batch, as `Family.axis_sizes` names them.
+
+    Args:
+        config: the model's settings.
+        architecture: of its pipeline.
+        request: the valid request.
+        appended: tokens of a picture on top of those of the request.
+    """
     family = family_class(architecture.transformer)
     tokens, _, text_tokens = feature_of(config, architecture, request)
     frames, _, _ = family.latent_size(architecture.config, request, architecture.compression)
-    return family.axis_sizes(tokens, text_tokens, frames)
+    return family.axis_sizes(tokens + appended, text_tokens, frames)
 
 
 def example_request(config: ModelConfig, tasks: Sequence[Task] | None = None, /, **fields: Any) -> GenerationRequest:

@@ -29,10 +29,9 @@ def file_bytes_of(values: dict[str, Any]) -> int:
 
 
 def _value(tensor: Tensor) -> Any:
-    values = tensor.as_numpy()
-    wanted = 1 if tensor.name() not in _LISTS else values.size
-    if values.shape != (wanted,):
-        shape = "[1]" if wanted == 1 else "[n]"
+    values, is_list = tensor.as_numpy(), tensor.name() in _LISTS
+    if values.ndim != 1 or not (is_list or len(values) == 1):
+        shape = "[n]" if is_list else "[1]"
         raise InvalidRequest(f"{tensor.name()} has shape {list(values.shape)}, must be {shape}")
     if tensor.name() in FILES:
         return [*values]

@@ -94,8 +94,8 @@ def test_a_result_is_edited_under_a_mask_and_compared(open_page: Callable[[int],
 def check_comparison(page: Page, before: np.ndarray, after: np.ndarray) -> None:
     """With the keyboard the slider shows the one picture, the other, and both.
 
-    Mean colours are compared: the browser scales the pictures, and `seen` does once more, which moves them by 3 levels of
-    255.
+    Mean colours are compared: the browser scales the pictures and `seen` does once more, which moves them by 5 levels
+    of 255; the two pictures are 124 apart.
     """
     frame, slider = page.locator(".compared"), page.get_by_role("slider", name=f"Before and after: {SECOND}")
     slider.focus()

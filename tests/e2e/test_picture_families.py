@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from clients import Client, Generation
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
+from tests.support.commands import run
 from tests.support.repository import write_pair
 from tests.support.tiny.pictures import CASES, left_half, picture, plain
 
@@ -103,6 +104,12 @@ def test_the_cache_off_is_bit_for_bit_plain_diffusers_and_on_has_its_full_steps(
     assert on.report["full_steps"] == list(full_steps(steps, 3, 2))
     assert on.report["engine_calls"] == case.calls * len(on.report["full_steps"])
     assert {update.preview.shape for update in updates if update.preview is not None} <= {(HEIGHT, WIDTH, 3)}
+
+
+def test_the_health_check_brings_what_a_model_begins_with(server):
+    for model in ("fill", "wan_i2v", "kontext"):
+        code, output = run("health", "--url", server.grpc_url, "--model", model)
+        assert (code, output.strip()) == (0, "healthy")
 
 
 def test_a_model_that_begins_with_a_picture_says_so(server):

@@ -21,7 +21,7 @@ from plugin.engines.export import exported_onnx, stack_key
 from plugin.engines.progress import BuildProgress, NoProgress
 from plugin.engines.tensorrt.compiler import Compiler
 from plugin.engines.tensorrt.fp8 import Samples, check_architectures, quantize
-from plugin.engines.tensorrt.options import BuildOptions, options_key
+from plugin.engines.tensorrt.options import BuildOptions, SizeClass, SizeRange, options_key
 from plugin.engines.tensorrt.package import check_targets, load_package, present_architecture
 from plugin.engines.tensorrt.record import (
     PLAN,
@@ -105,7 +105,7 @@ class _Build:
         self.progress.stage(f"compiling with {self.flavour} {version} for {', '.join(self.architectures)}")
         compiler = Compiler(self.trt, self.flavour, self.options, self.progress)
         examples = self.family.example_inputs()
-        shapes = [_profile_shapes(self.family, examples, self.options.batch, size.axes) for size in self.options.sizes]
+        shapes = [_profile_shapes(self.family, examples, self.options.batch, size) for size in self.options.sizes]
         plan = compiler.compile(exported, shapes, self.timing_cache)
         shutil.rmtree(onnx)
         built = BuiltEngine(
@@ -147,11 +147,11 @@ class _Build:
 
 
 def _profile_shapes(
-    family: Family, examples: Mapping[str, torch.Tensor], batch: tuple[int, int, int], axes: Mapping[str, int]
+    family: Family, examples: Mapping[str, torch.Tensor], batch: tuple[int, int, int], size: SizeClass
 ) -> tuple[Shapes, Shapes, Shapes]:
-    """The smallest, the usual and the largest shape of every input, for one size."""
+    """The smallest, the usual and the largest shape of every input, for one size or a range of them."""
 
-    def shapes(rows: int) -> Shapes:
+    def shapes(rows: int, axes: Mapping[str, int]) -> Shapes:
         lengths = {**axes, "batch": rows}
         return {
             name: tuple(
@@ -161,5 +161,5 @@ def _profile_shapes(
             for name, tensor in examples.items()
         }
 
-    smallest, usual, largest = (shapes(rows) for rows in batch)
-    return smallest, usual, largest
+    least, most = (size.smallest, size.largest) if isinstance(size, SizeRange) else (size.axes, size.axes)
+    return shapes(batch[0], least), shapes(batch[1], size.axes), shapes(batch[2], most)

@@ -26,6 +26,18 @@ class SizeClass:
 
 
 @dataclass(frozen=True)
+class SizeRange(SizeClass):
+    """Sizes that share one optimization profile, as where a picture of any ratio adds its own tokens.
+
+    Attributes:
+        smallest, largest: as `axes`, which are the usual ones.
+    """
+
+    smallest: Mapping[str, int]
+    largest: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """How to compile.
 

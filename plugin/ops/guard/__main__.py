@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from plugin.ops.guard import GuardConfig, Tls, address, grpc_socket, http_socket, metrics_socket
 from plugin.ops.guard.bodies import MAX_BODY_BYTES
 from plugin.ops.guard.over_grpc import make_server
-from plugin.ops.guard.over_http import HeldBodies, HttpDoor, MetricsDoor
+from plugin.ops.guard.over_http import MAX_HELD_BYTES, HeldBodies, HttpDoor, MetricsDoor
 from plugin.ops.http_server import SharedLoopServer, allow_many_connections, listen, server_settings
 
 _MAX_GRPC_CALLS = 2000
@@ -61,6 +61,7 @@ async def _listen_to_grpc(stack: AsyncExitStack, config: GuardConfig) -> None:
         f"unix:{grpc_socket(config.sockets)}",
         config.control_key,
         max_message_bytes=MAX_BODY_BYTES,
+        max_held_bytes=MAX_HELD_BYTES,
         max_calls=_MAX_GRPC_CALLS,
         connections=config.connections,
     )

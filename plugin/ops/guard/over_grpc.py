@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from plugin.errors import shortened
 from plugin.ops.control import GRPC_HEADER, GRPC_METHODS
-from plugin.ops.guard.refusals import CLASSIFICATION, Refused
+from plugin.ops.guard.refusals import CLASSIFICATION, Refused, Room
 
 SERVICE = "/inference.GRPCInferenceService/"
 _STREAM = f"{SERVICE}ModelStreamInfer"
@@ -33,6 +33,8 @@ _ERROR_FIRST = b"\x0a"  # begins a ModelStreamInferResponse that has an error_me
 # What gRPC sets itself, and `triton_grpc_error`, with which a stream can end Triton (up to 26.03).
 _KEPT_BACK = {"user-agent", "content-type", "te", "triton_grpc_error"}
 
+_CODES = {403: grpc.StatusCode.PERMISSION_DENIED, 503: grpc.StatusCode.UNAVAILABLE}
+
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
@@ -41,6 +43,7 @@ def make_server(
     control_key: str,
     *,
     max_message_bytes: int,
+    max_held_bytes: int,
     max_calls: int,
     connections: Sequence[tuple[str, int]] = (),
 ) -> tuple[grpc.aio.Server, grpc.aio.Channel]:
@@ -50,6 +53,7 @@ def make_server(
         target: where Triton listens.
         control_key: what calls that control the server must carry.
         max_message_bytes: the largest request.
+        max_held_bytes: of all requests that are being handed on.
         max_calls: the most calls at once.
         connections: gRPC's own options for clients' connections, as how long one may last.
     """
@@ -61,7 +65,7 @@ def make_server(
         *connections,
     ]
     server = grpc.aio.server(
-        handlers=[_Forwarder(channel, control_key)], options=options, maximum_concurrent_rpcs=max_calls
+        handlers=[_Forwarder(channel, control_key, max_held_bytes)], options=options, maximum_concurrent_rpcs=max_calls
     )
     return server, channel
 
@@ -69,8 +73,9 @@ def make_server(
 class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Hands calls on to Triton."""
 
-    def __init__(self, channel: grpc.aio.Channel, control_key: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, control_key: str, max_held_bytes: int) -> None:
         self._channel = channel
+        self._room = Room(max_held_bytes)
         self._control_key = control_key
         self._calls: dict[str, Any] = {}
 
@@ -88,11 +93,13 @@ class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._check_key(method, metadata)
             if method == _INFER:
                 _check(request)
+            with self._room.of(len(request)):
+                return await self._handed_on(method, request, metadata, context)
         except Refused as refusal:
-            denied = refusal.status == 403
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED if denied else grpc.StatusCode.INVALID_ARGUMENT, str(refusal)
-            )
+            await context.abort(_CODES.get(refusal.status, grpc.StatusCode.INVALID_ARGUMENT), str(refusal))
+            raise  # abort never returns
+
+    async def _handed_on(self, method: str, request: bytes, metadata: Metadata, context: Any) -> bytes:
         call = self._channel.unary_unary(method)(
             request, metadata=_handed_on(metadata), timeout=context.time_remaining()
         )
@@ -113,7 +120,7 @@ class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
             async with answering:
                 await context.write(response)
 
-        feeding = asyncio.ensure_future(_feed(call, requests, answer))
+        feeding = asyncio.ensure_future(_feed(call, requests, answer, self._room))
         try:
             async for response in call:
                 await answer(_with_short_error(response) if response.startswith(_ERROR_FIRST) else response)
@@ -132,16 +139,18 @@ class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise Refused(f"This protocol is restricted, expecting header '{GRPC_HEADER}'", 403)
 
 
-async def _feed(call: Any, requests: AsyncIterator[bytes], answer: Callable[[bytes], Awaitable[None]]) -> None:
+async def _feed(
+    call: Any, requests: AsyncIterator[bytes], answer: Callable[[bytes], Awaitable[None]], room: Room
+) -> None:
     """Hands the requests of a stream on; one that is refused is answered here, as Triton answers it."""
     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call has ended, and says why itself
         async for request in requests:
             try:
                 _check(request)
+                with room.of(len(request)):
+                    await call.write(request)
             except Refused as refusal:
                 await answer(messages.ModelStreamInferResponse(error_message=str(refusal)).SerializeToString())
-            else:
-                await call.write(request)
         await call.done_writing()
 
 

@@ -43,7 +43,7 @@ class Loaded:
     def pictures(self, width: int, height: int) -> list[Image.Image]:
         return [picture(width, height, seed) for seed in range(self.case.pictures)]
 
-    def request(self, width: int, height: int, strength: float | None, **fields: Any) -> GenerationRequest:
+    def request(self, width: int, height: int, strength: float | None, /, **fields: Any) -> GenerationRequest:
         given: dict[str, Any] = {
             "prompt": b"a red apple",
             "seed": SEED,
@@ -237,6 +237,17 @@ def test_onnx_runtime_is_within_its_tolerance(loaded, name, engine_cache):
         got, wanted = (each.generate(request).image.astype(int) for each in (model, expected))
         assert np.abs(got - wanted).max() <= 1
         assert np.abs(got - wanted).mean() < 0.01
+
+
+def test_a_picture_that_is_stretched_is_reported_and_one_of_the_same_ratio_is_not(loaded):
+    model = loaded("flux image to image")
+    square = {"height": 32, "width": 32}
+    stretched = model.generate(model.request(64, 32, 0.3, **square)).report.warnings
+    assert [each for each in stretched if "stretched" in each] == [
+        "input_image is 64 x 32 and was stretched to 32 x 32: crop it, or ask for a height and width of its ratio"
+    ]
+    scaled = model.generate(model.request(64, 32, 0.3, **{"height": 16, "width": 32})).report.warnings
+    assert not [each for each in scaled if "stretched" in each]
 
 
 def test_a_saved_pipeline_has_the_same_tasks_as_the_loaded_one(loaded, tmp_path):

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 import plugin.ops.http_server
 from plugin.ops.guard import GuardConfig, Tls, address
 from plugin.ops.guard.bodies import MAX_BODY_BYTES, checked_generate, checked_infer, decoded
-from plugin.ops.guard.over_grpc import make_server
+from plugin.ops.guard.over_grpc import SERVICE, make_server
 from plugin.ops.guard.over_http import HeldBodies
 from plugin.ops.guard.refusals import Refused
 from plugin.ops.http_server import SharedLoopServer, listen, server_settings
@@ -163,7 +163,7 @@ def test_clients_connections_last_as_long_as_they_are_told_to():
 
     async def is_ended_within(seconds: float, connections: Sequence[tuple[str, int]]) -> bool:
         server, to_triton = make_server(
-            "unix:/nowhere", "key", max_message_bytes=1000, max_calls=10, connections=connections
+            "unix:/nowhere", "key", max_message_bytes=1000, max_held_bytes=1000, max_calls=10, connections=connections
         )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -179,6 +179,49 @@ def test_clients_connections_last_as_long_as_they_are_told_to():
 
     assert asyncio.run(is_ended_within(5, [("grpc.max_connection_age_ms", 200)]))
     assert not asyncio.run(is_ended_within(0.5, []))
+
+
+def test_bodies_over_grpc_are_bounded_together():
+    """Two calls at once, of which Triton answers none before the other has come."""
+
+    async def run() -> list[Any]:
+        triton, both = grpc.aio.server(), asyncio.Event()
+        arrived: list[bytes] = []
+
+        async def answer(request: bytes, _: Any) -> bytes:
+            arrived.append(request)
+            await asyncio.wait_for(both.wait(), 20)
+            return b"answer"
+
+        handlers = {"ServerLive": grpc.unary_unary_rpc_method_handler(answer)}
+        triton.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)]
+        )
+        behind = triton.add_insecure_port("127.0.0.1:0")
+        server, to_triton = make_server(
+            f"127.0.0.1:{behind}", "key", max_message_bytes=1000, max_held_bytes=150, max_calls=10
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await triton.start()
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(f"{SERVICE}ServerLive")
+            first = asyncio.ensure_future(call(bytes(100)))
+            while not arrived:
+                await asyncio.sleep(0.01)
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await call(bytes(100))
+            both.set()
+            results = [await first, await call(bytes(100))]
+        await server.stop(0)
+        await to_triton.close()
+        await triton.stop(0)
+        return [refusal.value.code(), refusal.value.details(), *results]
+
+    code, details, *results = asyncio.run(run())
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert details == "the bodies of other requests take 100 bytes: try again in 1 s"
+    assert results == [b"answer", b"answer"], "what has ended makes room"
 
 
 # The server below guard and front

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from plugin.serving import admission as admission_module
 from plugin.serving.admission import Admission, QueueFull, TooLarge
 
 MIB = 2**20
@@ -34,8 +35,8 @@ class Door:
         self.admission = Admission(slots, max_waiting, budget)
         self.started: list[str] = []
 
-    def enter(self, name: str, nbytes: int = 1, due: float = 0.0) -> Entry:
-        entry = Entry(nbytes, due, lambda: self.started.append(name))
+    def enter(self, name: str, nbytes: int = 1, due: float = 0.0, carried: int = 0) -> Entry:
+        entry = Entry(nbytes, due, lambda: self.started.append(name), carried_bytes=carried)
         self.admission.enter(entry)
         return entry
 
@@ -164,3 +165,17 @@ def test_the_budget_is_never_exceeded_whoever_comes_and_goes():
     assert max(total for total, _ in seen) > budget / 2, "the budget was made use of"
     assert max(count for _, count in seen) <= 5
     assert (admission.in_flight, admission.waiting, admission.held_bytes) == (0, 0, 0)
+
+
+def test_the_files_of_those_that_wait_are_bounded_together(monkeypatch):
+    """A request without files is queued all the same, and one that can begin at once needs no place in the queue."""
+    monkeypatch.setattr(admission_module, "MAX_CARRIED_BYTES", 100)
+    door = Door(slots=1, max_waiting=8)
+    first = door.enter("works", carried=90)
+    door.enter("waits", carried=60)
+    with pytest.raises(QueueFull, match="the pictures of 1 requests that wait take all the memory there is for them"):
+        door.enter("too much", carried=60)
+    door.enter("without")
+    door.admission.leave(first)
+    assert door.started == ["works", "waits"]
+    door.enter("again", carried=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import WanPipeline
+from PIL import Image
 
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
@@ -215,3 +217,35 @@ def test_the_command_refuses_what_the_server_would_refuse(arguments, sentence):
     code, output = run("plan", *arguments)
     assert code == 1
     assert sentence in output
+
+
+def test_the_command_plans_a_request_with_a_picture(tmp_path):
+    path = tmp_path / "wide.png"
+    Image.new("RGB", (96, 64)).save(path)
+    code, output = run("plan", "emoji", "--image", path, "--strength", 0.4)
+    assert code == 0
+    assert "height 64, width 96" in output
+    assert re.search(r"steps +│ 20 of 50", output)
+    assert re.search(r"feature +│ 96 tokens x 192", output)
+    assert "FluxInpaintPipeline: input_image (1), mask_image," in output
+    code, output = run("plan", "emoji", "--image", path, "--image", path)
+    assert (code, output.strip()) == (1, "error: input_image has 2 files, must have 0 or 1 of them")
+    code, output = run("plan", "emoji", "--image", tmp_path / "none.png")
+    assert code == 1
+    assert "none.png" in output
+
+
+def test_a_picture_of_its_own_tokens_is_planned_with_them(tmp_path):
+    """Kontext resizes it to 1248 x 832 pixels, 78 x 52 tokens, whatever the result's size is."""
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (96, 64)).save(path)
+    code, output = run("plan", "flux_kontext_dev", "--image", path, "--height", 512, "--width", 768)
+    assert code == 0
+    assert re.search(rf"feature +│ {32 * 48 + 78 * 52} tokens x 3072", output)
+
+
+@pytest.mark.parametrize("model", ["flux_kontext_dev", "flux_fill_dev", "wan2_1_i2v", "hunyuan_video_i2v"])
+def test_the_shipped_models_of_pictures_take_them(model):
+    code, output = run("plan", model)
+    assert code == 0
+    assert "input_image (1" in output

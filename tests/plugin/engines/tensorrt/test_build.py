@@ -29,7 +29,9 @@ from plugin.families import family_of
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
 from tests.support.commands import run
 from tests.support.models import FLAVOUR, write_model
+from tests.support.repository import write_pair
 from tests.support.tiny import FAMILIES, TinyFamily, block_inputs_of
+from tests.support.tiny.pictures import CASES, picture
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 
@@ -214,3 +216,22 @@ def test_options_that_cannot_be(tmp_path):
         assert code == 1, arguments
         assert re.search(sentence, " ".join(output.split())), output
         assert "Traceback" not in output, arguments
+
+
+@pytest.mark.compiles
+def test_a_picture_of_any_ratio_falls_into_the_profile_for_pictures(tmp_path, monkeypatch):
+    """Kontext's pictures have tokens of their own, and how many depends on the ratio of their sides."""
+    monkeypatch.setenv("TRITON_TAYLORSEER_CACHE", str(tmp_path / "cache"))
+    case = CASES["flux kontext"]
+    pipe = case.make(tmp_path)
+    pipe.save_pretrained(tmp_path / "kontext")
+    write_pair(tmp_path / "models", "kontext", {"pipeline": str(tmp_path / "kontext"), **case.parameters})
+    request = BuildRequest("tensorrt-rtx", sizes=((32, 64),), targets=("SM89",))
+    (built,) = build_model(tmp_path / "models/kontext_stream", request)
+    assert built.engine is not None
+    assert [profile.size for profile in built.engine.profiles] == ["32x64", "32x64 with a picture"]
+    arguments = {"prompt": "a red apple", "height": 32, "width": 64, "max_area": 32 * 64, "max_sequence_length": 16}
+    for size, profile in ((None, 0), ((64, 64), 1), ((300, 40), 1), ((20, 90), 1)):
+        given = {} if size is None else {"image": picture(*size)}
+        _, inputs = block_inputs_of(FAMILIES["flux"], pipe, {**arguments, **given})
+        assert choose_profile(built.engine, inputs) == profile

@@ -27,7 +27,7 @@ from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
 from plugin.engines.progress import NoProgress
 from plugin.engines.tensorrt.build import build_engine
 from plugin.engines.tensorrt.engine import choose_profile
-from plugin.engines.tensorrt.fp8 import Samples, check_architectures, quantize
+from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, quantize
 from plugin.engines.tensorrt.options import BuildOptions, SizeClass, options_key
 from plugin.engines.tensorrt.record import Quantized, find_engine
 from plugin.families import family_of
@@ -35,6 +35,7 @@ from plugin.families.base import Family
 from tests.support.commands import run
 from tests.support.models import FLAVOUR, write_model
 from tests.support.tiny import FAMILIES
+from tests.support.tiny.pictures import CASES
 
 FP8 = f"{FLAVOUR}-fp8"
 
@@ -120,6 +121,14 @@ def test_a_calibration_is_followed_and_can_be_ended(flux, tmp_path):
     assert patient.steps == [-1, 0, 1, 2, 3]
     with pytest.raises(EngineError, match="the build was ended while it calibrated"):
         record(flux, calibration, 16, impatient)
+
+
+def test_a_pipeline_that_begins_with_a_picture_is_refused(tmp_path):
+    pipe = CASES["flux fill"].make(tmp_path)
+    with pytest.raises(
+        EngineError, match="precision is fp8, must be another one: FluxFillPipeline begins with a picture"
+    ):
+        record(pipe, Calibration((), 2))
 
 
 def test_inputs_that_are_not_finite_are_refused(make_flux, tmp_path):
