@@ -60,6 +60,25 @@ def test_the_readme_begins_with_numbers_of_the_results():
     assert not missing(sentences, "README.md")
 
 
+def test_edits_are_those_of_the_result():
+    measured = {(each["kind"], each["strength"]): each for each in result("edits.json")["ways"]}
+    image, inpainting = measured["image to image", 0.6], measured["inpainting", 0.6]
+    sentences = (
+        f"image to image takes {image['on_s']:.3f} s instead of {image['off_s']:.3f} s with the cache off, at "
+        f"{image['psnr_db']:.1f} dB to that; inpainting {inpainting['on_s']:.3f} s instead of "
+        f"{inpainting['off_s']:.3f} s, at {inpainting['psnr_db']:.1f} dB",
+    )
+    assert not missing(sentences, "README.md")
+    keys = ("off_s", "on_s", "diffusers_s")
+    expected = [
+        [f"{each['num_steps']}", f"{each['full_steps']}"]
+        + [f"{each[key]:.3f}" for key in keys]
+        + [f"{each[key]:.1f}" for key in ("psnr_db", "psnr_db_least")]
+        for each in result("edits.json")["ways"]
+    ]
+    assert [row[1:] for row in tables_of(ROOT / "docs/benchmarking.md")["Edits"][1:]] == expected
+
+
 def test_sentences_about_times_are_those_of_the_results():
     cpu, serving = result("cpu.json"), result("serving.json")
     speed_up, share = cpu["speed_up"], cpu["speed_up_over_possible"]

@@ -27,7 +27,7 @@ from plugin.engines.onnxruntime_engine import OnnxRuntimeEngine
 from plugin.engines.progress import NoProgress
 from plugin.engines.tensorrt.build import build_engine
 from plugin.engines.tensorrt.engine import choose_profile
-from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, quantize
+from plugin.engines.tensorrt.fp8 import Samples, check_architectures, quantize
 from plugin.engines.tensorrt.options import BuildOptions, SizeClass, options_key
 from plugin.engines.tensorrt.record import Quantized, find_engine
 from plugin.families import family_of
@@ -124,11 +124,10 @@ def test_a_calibration_is_followed_and_can_be_ended(flux, tmp_path):
 
 
 def test_a_pipeline_that_begins_with_a_picture_is_refused(tmp_path):
-    pipe = CASES["flux fill"].make(tmp_path)
-    with pytest.raises(
-        EngineError, match="precision is fp8, must be another one: FluxFillPipeline begins with a picture"
-    ):
-        record(pipe, Calibration((), 2))
+    case = CASES["flux fill"]
+    config = ModelConfig.from_parameters({"pipeline": "hub/id", **case.parameters}, tmp_path)
+    with pytest.raises(EngineError, match="precision is fp8, must be another one: FluxFillPipeline begins with a pict"):
+        record(case.make(tmp_path), calibration_of(config, ((32, 32, 1),)))
 
 
 def test_inputs_that_are_not_finite_are_refused(make_flux, tmp_path):
