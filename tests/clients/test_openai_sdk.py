@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from clients.async_client import AsyncClient
 from clients.messages import INPUTS
 from clients.openai_api import create_app
+from clients.openai_api.edit_fields import EditRequest
 from clients.openai_api.fields import ImageRequest
 from clients.openai_api.not_served import SERVED
 from clients.openai_api.refusals import LONGEST_S, SLACK, Places
@@ -117,6 +118,9 @@ def test_every_input_of_the_models_is_a_field():
 def test_the_reference_has_every_field_of_the_front_with_its_default():
     _, *rows = tables_of(ROOT / "docs/reference.md")["The front's fields"]
     documented = {name: row[1].strip("`") for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    of_edits = set(EditRequest.model_fields) - set(ImageRequest.model_fields)
+    assert of_edits <= set(documented)
+    documented = {name: default for name, default in documented.items() if name not in of_edits | set(INPUTS)}
     expected = {name: field.default for name, field in ImageRequest.model_fields.items() if name not in INPUTS}
     assert documented.pop("model") == "the default model"
     assert expected.pop("model") is None

@@ -219,4 +219,5 @@ def test_any_sequence_of_calls_is_that_of_the_plain_pipeline(pipes, hosts, seque
         assert isinstance(outcome(on, call), torch.Tensor), call
         session = on.transformer.session
         assert session.num_steps == len(steps), call
-        assert session.full_steps == full_steps(len(steps), INTERVAL, WARMUP), call
+        # A strength may leave no step at all: Wan's pipelines decode the picture again then.
+        assert session.full_steps == (full_steps(len(steps), INTERVAL, WARMUP) if steps else ()), call

@@ -71,6 +71,3 @@ def test_what_is_not_served_is_refused_by_name():
     served = PipelineHost(pipe).pipeline_for(OFF)
     with pytest.raises(ValueError, match="attention_kwargs has scale, must be empty"):
         latents_of(served, **ARGUMENTS, attention_kwargs={"scale": 0.5})
-    pipe.transformer.register_to_config(image_condition_type="token_replace")
-    with pytest.raises(TypeError, match="image_condition_type is 'token_replace', must be None or 'latent_concat'"):
-        PipelineHost(pipe)
