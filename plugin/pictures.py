@@ -65,12 +65,13 @@ class Picture:
         Raises:
             InvalidRequest: it is no such file, damaged at its head, or larger than the model allows.
         """
-        with _read_errors(name):
+        most = limits.max_picture_pixels
+        with _read_errors(name, most):
             image = _opened(file)
             # Of the class Image: that of PNG files decodes the whole picture to look for EXIF data behind it.
             orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        (width, height), most = image.size, limits.max_picture_pixels
+        width, height = image.size
         if not 0 < width * height * frames <= most:
             of_frames = f" and {frames} frames" if frames > 1 else ""
             raise InvalidRequest(f"{name} has {width} x {height} pixels{of_frames}, must have at most {most} in all")
@@ -149,14 +150,14 @@ def _opened(file: bytes) -> Any:
 
 
 @contextmanager
-def _read_errors(name: str) -> Iterator[None]:
+def _read_errors(name: str, most_pixels: int = 0) -> Iterator[None]:
     """Whatever Pillow raises over a file is the file's fault, and is said in one sentence."""
     try:
         yield
     except UnidentifiedImageError:
         raise InvalidRequest(f"{name} is no picture, must be a PNG, JPEG or WebP file") from None
-    except Image.DecompressionBombError as error:
-        raise InvalidRequest(f"{name} has too many pixels: {error}") from None
+    except Image.DecompressionBombError as error:  # far above any limit of ours
+        raise InvalidRequest(f"{name} must have at most {most_pixels} pixels in all: {error}") from None
     except Exception as error:
         reason = shortened(str(error) or type(error).__name__, 200)
         raise InvalidRequest(f"{name} cannot be read, must be a whole picture: {reason}") from None
