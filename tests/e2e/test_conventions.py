@@ -154,7 +154,8 @@ def test_metadata_and_config_have_every_tensor(triton, name, outputs):
     metadata = triton.http.get_model_metadata(name)
     wanted = {each: DATATYPES.get(kind, kind.removeprefix("TYPE_")) for each, kind in INPUTS.items()}
     assert {each["name"]: each["datatype"] for each in metadata["inputs"]} == wanted
-    assert all(each["shape"] == [1] for each in metadata["inputs"])
+    shapes = {each["name"]: each["shape"] for each in metadata["inputs"]}
+    assert shapes == {**dict.fromkeys(wanted, [1]), "input_image": [-1]}
     assert {each["name"]: each["shape"] for each in metadata["outputs"]} == {
         each: shape for each, (_, shape) in outputs.items()
     }

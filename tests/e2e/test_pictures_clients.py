@@ -113,7 +113,7 @@ def test_what_is_black_in_a_mask_is_kept(triton: Triton, apple: np.ndarray):
     [
         ({"input_image": b"no picture"}, "input_image "),
         ({"input_image": [np.zeros((64, 64, 3), np.uint8)] * 2}, "input_image has 2 files, must have "),
-        ({"mask_image": np.ones((64, 64), bool)}, "input_image is missing, must be "),
+        ({"mask_image": np.ones((64, 64), bool)}, "input_image is missing, must have 1 files: "),
         ({"strength": 0.5}, "strength is 0.5, must be left out: there is no input_image"),
         ({"input_image": np.zeros((64, 64, 3), np.uint8), "strength": 1.5}, "strength is 1.5, must be "),
     ],
