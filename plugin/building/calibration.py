@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from plugin.building.from_text import task_from_text
 from plugin.config import ModelConfig
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.picture_arguments import call_arguments
@@ -20,7 +21,7 @@ from plugin.engines.progress import BuildProgress, NoProgress
 from plugin.engines.tensorrt.fp8 import Calibration, Samples
 from plugin.families.base import BlockInputs, Family
 from plugin.request import GenerationRequest
-from plugin.serving.plan import architecture_of_pipe, example_request
+from plugin.serving.plan import example_request
 
 PROMPTS = (  # unlike each other: people and places, text, flat colours, fine detail, movement
     "A portrait of an old fisherman in a yellow raincoat, studio light, shallow depth of field",
@@ -84,16 +85,11 @@ def record(
 
     Raises:
         EngineError: an input is not finite in the pipeline's dtype, a transformer had no part in the recorded steps, or
-            `progress` ended the build; or the pipeline makes nothing from text alone.
+            `progress` ended the build.
+        ValueError: the pipeline makes nothing from text alone.
     """
     progress = progress or NoProgress()
-    tasks = architecture_of_pipe(pipe).tasks
-    from_text = next((task for task in tasks if not task.pictures), None)
-    if from_text is None:
-        raise EngineError(
-            f"precision is fp8, must be another one: {tasks[0].pipeline} begins with a picture, and runs to "
-            "calibrate with have none"
-        )
+    from_text = task_from_text(pipe)
     host = PipelineHost(pipe, _Recorder)
     recorders: dict[str, _Recorder] = host.engines  # type: ignore[assignment]
     requests = [replace(each, task=from_text) for each in calibration.requests]

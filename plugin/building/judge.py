@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from plugin.building.from_text import task_from_text
 from plugin.config import ModelConfig
 from plugin.denoising.events import Pixels
 from plugin.denoising.generation import Generation, generate
@@ -37,6 +38,9 @@ class Judge:
     Attributes:
         num_steps: of each request.
         uncached: the pictures with the cache off, as `pictures` returns them.
+
+    Raises:
+        ValueError: the model makes nothing from text alone.
     """
 
     def __init__(
@@ -47,7 +51,8 @@ class Judge:
         workers: int = 1,
     ) -> None:
         self._host = host
-        self._requests = tuple(requests)
+        task = task_from_text(host.pipe)
+        self._requests = tuple(replace(each, task=task) for each in requests)
         self._max_sequence_length = max_sequence_length
         self._workers = workers
         self.num_steps = self._requests[0].num_inference_steps

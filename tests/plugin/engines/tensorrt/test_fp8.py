@@ -126,7 +126,7 @@ def test_a_calibration_is_followed_and_can_be_ended(flux, tmp_path):
 def test_a_pipeline_that_begins_with_a_picture_is_refused(tmp_path):
     case = CASES["flux fill"]
     config = ModelConfig.from_parameters({"pipeline": "hub/id", **case.parameters}, tmp_path)
-    with pytest.raises(EngineError, match="precision is fp8, must be another one: FluxFillPipeline begins with a pict"):
+    with pytest.raises(ValueError, match="pipeline is a FluxFillPipeline, must be one that needs no picture"):
         record(case.make(tmp_path), calibration_of(config, ((32, 32, 1),)))
 
 
