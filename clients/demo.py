@@ -39,7 +39,7 @@ class Edit:
     Attributes:
         of: the prompt in `PROMPTS` whose picture it is.
         prompt: what is to be seen.
-        box: the part that is painted anew, left, top, right and bottom as shares of the sides; None for all of it.
+        box: the part that is repainted, left, top, right and bottom as shares of the sides; None for all of it.
     """
 
     of: str
@@ -66,7 +66,7 @@ class Pair:
 
     Attributes:
         before: the picture that was changed, (height, width, 3) uint8; None where the prompt stands alone.
-        mask: what of it was painted anew, (height, width) bool; None for all.
+        mask: what of it was repainted, (height, width) bool; None for all.
     """
 
     prompt: str

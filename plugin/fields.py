@@ -84,7 +84,7 @@ FIELDS: tuple[Field, ...] = (
     Field(
         "input_image",
         "TYPE_STRING",
-        PictureFiles(lambda limits: max(limits.max_pictures, limits.max_frames)),
+        PictureFiles(lambda limits: limits.max_files),
         "The picture to start from, or several; which ones a model takes follows from its pipeline.",
         "--image",
         shape=(-1,),
@@ -93,7 +93,7 @@ FIELDS: tuple[Field, ...] = (
         "mask_image",
         "TYPE_STRING",
         PictureFiles(),
-        "What to paint anew in input_image: white is painted, black is kept.",
+        "What to repaint in input_image: white is repainted, black is kept.",
         "--mask",
     ),
     Field(

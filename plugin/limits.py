@@ -39,3 +39,8 @@ class Limits:
     max_picture_bytes: int = 20 << 20
     max_picture_pixels: int = 50_000_000
     max_followed_pixels: int = 0
+
+    @property
+    def max_files(self) -> int:
+        """Most files of input_image, where the frames of a video are files too."""
+        return max(self.max_pictures, self.max_frames)

@@ -10,7 +10,7 @@ from plugin.errors import InvalidRequest
 from plugin.limits import Limits
 from plugin.pictures import Picture
 from plugin.sizing import side_like, size_like
-from plugin.tasks import Several, Task, most_pictures
+from plugin.tasks import Several, Task
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ class PictureFields:
 def _why_no_task(tasks: Sequence[Task], count: int, masked: bool, limits: Limits) -> str:
     if masked and not any(task.mask for task in tasks):
         return "mask_image is given, must be left out: this model takes no mask"
-    if count and not most_pictures(tasks, limits.max_pictures):
+    if count and not any(task.pictures for task in tasks):
         return "input_image is given, must be left out: this model takes no picture"
     able = [task for task in tasks if task.mask == masked]
     if not able and count:
-        return "mask_image is missing, must be a PNG, JPEG or WebP file: this model paints anew what it marks"
+        return "mask_image is missing, must be a PNG, JPEG or WebP file: this model repaints what it marks"
     wanted = sorted({_count(task, limits) for task in able or tasks})
     if not count:
         beside = "a mask_image is given" if masked else "this model begins with a picture"
@@ -122,5 +122,5 @@ def _why_no_task(tasks: Sequence[Task], count: int, masked: bool, limits: Limits
 def _count(task: Task, limits: Limits) -> str:
     low = len(task.pictures)
     if task.several:
-        return f"from {low} to {task.describe(limits.max_pictures)['input_image']['max']}"
+        return f"from {low} to {task.most_files(limits.max_files)}"
     return str(low)

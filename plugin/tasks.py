@@ -7,7 +7,7 @@ compare each line with diffusers' own signatures, and the relatives of a class w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -73,12 +73,15 @@ class Task:
         strength = [] if self.strength is None else [f"strength ({self.strength})"]
         return f"{self.pipeline}: {', '.join(pictures + mask + strength)}"
 
-    def describe(self, max_pictures: int) -> dict[str, Any]:
+    def most_files(self, max_files: int) -> int:
+        """The most files of `input_image` that it takes, where the model allows `max_files`."""
+        return max_files if self.several else len(self.pictures)
+
+    def describe(self, max_files: int) -> dict[str, Any]:
         """For clients: how many pictures it takes, whether with a mask, and its default strength."""
-        most = max_pictures if self.several else len(self.pictures)
         return {
             "pipeline": self.pipeline,
-            "input_image": {"min": len(self.pictures), "max": most},
+            "input_image": {"min": len(self.pictures), "max": self.most_files(max_files)},
             "mask_image": self.mask,
             "strength": self.strength,
         }
@@ -116,11 +119,6 @@ def tasks_of(pipeline_class: str, traits: Traits | None = None) -> tuple[Task, .
     """
     rows = _TASKS.get(pipeline_class, (_Row(Task(pipeline_class)),))
     return tuple(row.task for row in rows if row.applies(traits or Traits()))
-
-
-def most_pictures(tasks: Sequence[Task], max_pictures: int) -> int:
-    """The most pictures that one of the tasks takes."""
-    return max(task.describe(max_pictures)["input_image"]["max"] for task in tasks)
 
 
 _IMAGE = ("image",)

@@ -47,7 +47,6 @@ async def _described(front: Front, name: str, model: str) -> dict[str, Any]:
 async def _tasks(client: AsyncClient) -> list[dict[str, Any]]:
     """What the model can do with pictures; nothing where it does not tell."""
     try:
-        async with asyncio.timeout(_DESCRIBED_S):
-            return (await client.description()).get("tasks", [])
-    except (GenerationError, TimeoutError):
+        return (await client.description(timeout_s=_DESCRIBED_S)).get("tasks", [])
+    except GenerationError:
         return []

@@ -1,4 +1,4 @@
-// The mask: what of the first picture is to be painted anew, drawn over it at its full resolution.
+// The mask: what of the first picture is to be repainted, drawn over it at its full resolution.
 
 import { fileOf, imageOf } from "./pictures.js";
 import { tell } from "./telling.js";
@@ -60,7 +60,7 @@ export function isMasked() {
 }
 
 /**
- * The mask as a PNG of the picture's size, transparent where it is to be painted anew; null where nothing is.
+ * The mask as a PNG of the picture's size, transparent where it is to be repainted; null where nothing is.
  * Throws an Error whose message is for the reader if the browser cannot make one of this size.
  */
 export function maskFile() {

@@ -18,7 +18,7 @@ function takes({ input_image: { min, max } }, count) {
 /** Why there is no task for them, as a sentence. */
 export function whyNot(tasks, count, masked) {
   if (count === 0) return "This model needs a picture: choose, drop or paste one.";
-  if (!masked && taskFor(tasks, count, true)) return "Draw a mask: this model paints anew what it covers.";
+  if (!masked && taskFor(tasks, count, true)) return "Draw a mask: this model repaints what it covers.";
   return `This model takes ${counts(tasks)}, and the form has ${count}.`;
 }
 

@@ -17,7 +17,7 @@ Prompt = Annotated[
 ]
 _MEANINGS = {
     "input_image": "Picture to start from; repeatable. A video or an animated GIF stands for its frames.",
-    "mask_image": "Picture of what to paint anew in --image: white is painted, black is kept.",
+    "mask_image": "Picture of what to repaint in --image: white is repainted, black is kept.",
     "strength": "How much of --image changes: the share of the steps that run. 1 keeps nothing of it.",
 }
 Output = Annotated[

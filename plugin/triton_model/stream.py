@@ -148,8 +148,7 @@ class StreamModel:
         return False
 
     def _description(self) -> dict[str, Any]:
-        most = max(self.config.limits.max_pictures, self.config.limits.max_frames)
-        tasks = [task.describe(most) for task in self._architecture.tasks]
+        tasks = [task.describe(self.config.limits.max_files) for task in self._architecture.tasks]
         return {"pipeline": self._architecture.pipeline, "tasks": tasks}
 
     def _take_in(self, request: Request, manner: Manner, sender: ResponseSender, arrived: float) -> None:

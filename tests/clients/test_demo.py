@@ -43,7 +43,7 @@ def test_the_sheet_of_edits_begins_with_what_was_changed_and_shades_what_is_kept
     red, kept = (np.all(sheet == colour, axis=-1) for colour in ([255, 0, 0], [90, 90, 90]))
     bright = np.all(sheet == [200, 200, 200], axis=-1)
     assert 0 < np.nonzero(bright)[1].min() < np.nonzero(kept)[1].min() < np.nonzero(red)[1].min()
-    assert abs(int(bright.sum()) - int(kept.sum())) < 0.1 * kept.sum(), "half of it is painted anew"
+    assert abs(int(bright.sum()) - int(kept.sum())) < 0.1 * kept.sum(), "half of it is repainted"
 
 
 def test_every_edit_is_of_one_of_the_prompts():

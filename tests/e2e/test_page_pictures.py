@@ -191,7 +191,7 @@ def test_a_model_that_needs_a_picture_says_so(open_page: Open):
     expect(problem(page)).to_have_text("This model needs a picture: choose, drop or paste one.")
     choose(page, file_of("one.png"))
     send.click()
-    expect(problem(page)).to_have_text("Draw a mask: this model paints anew what it covers.")
+    expect(problem(page)).to_have_text("Draw a mask: this model repaints what it covers.")
     page.get_by_label("Model").select_option("frames")
     choose(page, file_of("two.png"))
     expect(thumbs(page)).to_have_count(2)
