@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from clients.messages import InvalidArgument
 from clients.openai_api.fields import ImageRequest
-from clients.openai_api.pictures import MAX_PICTURES, Address, picture, pictures
+from clients.openai_api.pictures import MAX_PICTURES, SCHEMA, Address, or_list, picture, pictures
 
 _NAMES = {"input_image": "image", "mask_image": "mask"}  # the model's: OpenAI's
+_FILE = {"type": "string", "format": "binary"}
+_FILES = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": MAX_PICTURES}
+_FORM_FILES = {"image": _FILES, "images": _FILES, "input_image": _FILES, "mask": _FILE, "mask_image": _FILE}
 
 
 def _no_markup(_: Any) -> None:
@@ -22,9 +25,9 @@ class EditRequest(ImageRequest):
 
     events: ClassVar[str] = "image_edit"
 
-    image: Annotated[Any, BeforeValidator(pictures)] = None
-    images: Annotated[Any, BeforeValidator(pictures)] = None
-    mask: Annotated[Any, BeforeValidator(picture)] = None
+    image: Annotated[Any, BeforeValidator(pictures), WithJsonSchema(or_list(SCHEMA))] = None
+    images: Annotated[Any, BeforeValidator(pictures), WithJsonSchema(or_list(SCHEMA))] = None
+    mask: Annotated[Any, BeforeValidator(picture), WithJsonSchema(SCHEMA)] = None
     markup: Annotated[Any, BeforeValidator(_no_markup)] = None
 
     @classmethod
@@ -70,3 +73,14 @@ class EditRequest(ImageRequest):
             one, other = given[:2]
             raise InvalidArgument(f"{other} is given beside {one}, must be left out: only one of them applies")
         return self._input(given[0]) if given else None
+
+
+def openapi_body() -> dict[str, Any]:
+    """The request body as OpenAPI tells of it: JSON, or a form whose pictures are files.
+
+    FastAPI tells only of bodies that it reads itself.
+    """
+    fields = EditRequest.model_json_schema()
+    form = fields | {"properties": fields["properties"] | _FORM_FILES}
+    kinds = {"multipart/form-data": form, "application/json": fields}
+    return {"required": True, "content": {kind: {"schema": schema} for kind, schema in kinds.items()}}

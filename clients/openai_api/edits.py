@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from clients.messages import InvalidArgument
 from clients.openai_api.edge import MAX_EDIT_BYTES
-from clients.openai_api.edit_fields import EditRequest
+from clients.openai_api.edit_fields import EditRequest, openapi_body
 from clients.openai_api.fetching import fetched
 from clients.openai_api.forms import fields_of
 from clients.openai_api.front import Front, FrontOf
@@ -24,7 +24,7 @@ MAX_COPIES_BYTES = 128 << 20  # of the pictures of one request, which each of it
 router = APIRouter()
 
 
-@router.post("/images/edits", response_model=None)
+@router.post("/images/edits", response_model=None, openapi_extra={"requestBody": openapi_body()})
 async def edits(request: Request, front: FrontOf) -> Response:
     """Makes pictures from pictures."""
     request.state.kind = EditRequest

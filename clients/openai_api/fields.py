@@ -13,13 +13,14 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    WithJsonSchema,
     create_model,
     field_validator,
     model_validator,
 )
 
 from clients.messages import INPUTS, InvalidArgument
-from clients.openai_api.pictures import picture_file, picture_files
+from clients.openai_api.pictures import FILE_SCHEMA, or_list, picture_file, picture_files
 
 MAX_PICTURES = 10  # of one request, as in OpenAI's API
 _LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -57,8 +58,8 @@ _PYTHON: dict[str, Any] = {
     "BOOL": bool,
 }
 _PICTURES: dict[str, Any] = {
-    "input_image": Annotated[Any, BeforeValidator(picture_files)],
-    "mask_image": Annotated[Any, BeforeValidator(picture_file)],
+    "input_image": Annotated[Any, BeforeValidator(picture_files), WithJsonSchema(or_list(FILE_SCHEMA))],
+    "mask_image": Annotated[Any, BeforeValidator(picture_file), WithJsonSchema(FILE_SCHEMA)],
 }
 _Count = Annotated[int, BeforeValidator(_no_truth)]
 

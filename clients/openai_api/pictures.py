@@ -13,6 +13,20 @@ _RULE = "must be a PNG, JPEG or WebP file, in JSON as base64 or a data URL"
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?:", re.IGNORECASE)
 
+# As OpenAPI tells of a picture in JSON: a file, or what else `picture` takes.
+FILE_SCHEMA = {"type": "string", "description": "a PNG, JPEG or WebP file as base64 or a data URL"}
+SCHEMA = {
+    "anyOf": [
+        {"type": "string", "description": "a PNG, JPEG or WebP file as base64, a data URL or an http(s) address"},
+        {"type": "object", "properties": {"image_url": {"type": "string"}}, "required": ["image_url"]},
+    ]
+}
+
+
+def or_list(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one picture or a list of them."""
+    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_PICTURES}]}
+
 
 @dataclass(frozen=True)
 class Address:

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
+from jsonschema import Draft202012Validator
 
-from clients.openai_api import MAX_BODY_BYTES, MAX_EDIT_BYTES
+from clients.openai_api import MAX_BODY_BYTES, MAX_EDIT_BYTES, create_app
 from clients.openai_api.edit_fields import EditRequest
 from clients.openai_api.held import Room
 from tests.support.edits import ONE, TWO, Calls, ask, data_url, mask_of, pixels, send_form, send_json
@@ -43,6 +44,27 @@ def url(calls: Calls) -> Iterator[str]:
 def client(url: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+def test_openapi_tells_what_is_taken(url):
+    """Each body that the schema takes is served, each that it does not take is refused."""
+    told = create_app().openapi()["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
+    form, body = (told[kind]["schema"] for kind in ("multipart/form-data", "application/json"))
+    assert form["properties"].keys() == body["properties"].keys() == EditRequest.model_fields.keys()
+    files = {name for name, field in form["properties"].items() if "binary" in json.dumps(field)}
+    assert files == {"image", "images", "input_image", "mask", "mask_image"}
+    for file in files - {"mask", "mask_image"}:
+        assert send_form(url, ("prompt", "star"), (file, ONE), (file, TWO))[0] == 200
+    one, mask = data_url(ONE), data_url(mask_of())
+    bodies: list[dict[str, Any]] = [
+        *({"image": image} for image in (one, [one, one], {"image_url": one}, [{"image_url": one}], 7, [], [one] * 17)),
+        *({"input_image": image} for image in (one, [one], {"image_url": 7})),
+        *({"image": one, field: value} for field in ("mask", "mask_image") for value in (mask, [mask])),
+        *({"image": one, **field} for field in ({"n": 11}, {"seed": "a"}, {"strength": 0.5}, {"wings": 2})),
+    ]
+    for fields in bodies:
+        status = send_json(url, **fields)[0]
+        assert status == (200 if Draft202012Validator(body).is_valid(fields) else 400), fields
 
 
 # Forms
