@@ -21,7 +21,7 @@ Read along one request:
     denoising/generation.py, transformer.py    the pipeline's run, and what stands in for its transformer
     engines/base.py, packer.py                 the contract of an engine, and the queue in front of it
     serving/admission.py                       the queue in front of it all
-    triton_model/stream.py, job.py             from Triton's request to the job, and back
+    triton_model/stream.py, runner.py, job.py  from Triton's request to the job, and back
 
 `plugin.pipeline` is the door for Python users: `from plugin.pipeline import PipelineHost`.
 """

@@ -1,12 +1,12 @@
 """What runs inside Triton's Python backend; the only folder that imports its module.
 
-In reading order: `stream` (accepts and runs requests), `inputs` and `intake` (how they come in), `job` (one request),
-`answers` (what is sent, and when the model has failed), `settings`, `loading`, `front` (the plain model), `block_stack`
-and `model_call` (engine triton), `responses` (the wire), `reporting`, `metrics`, `tracing`, `instance`, `backend`
-(Triton's objects).
+In reading order: `stream` (what Triton calls), `runner` (accepts and runs requests), `inputs` and `intake` (how they
+come in), `job` (one request), `answers` (what is sent, and when the model has failed), `settings`, `loading`, `front`
+(the plain model), `block_stack`, `stack_runner` and `model_call` (engine triton), `responses` (the wire), `reporting`,
+`metrics`, `tracing`, `instance`, `backend` (Triton's objects).
 
 `from plugin.triton_model import StreamModel` imports what that model needs and no more: the plain model's process never
-loads torch.
+loads torch, and neither does the one in which Triton asks a model for its tensors.
 """
 
 from __future__ import annotations

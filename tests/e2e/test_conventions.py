@@ -39,10 +39,10 @@ from plugin.triton_model import StreamModel
 
 
 class TritonPythonModel(StreamModel):
-    def initialize(self, args):
-        super().initialize(args)
+    def load_host(self):
         defaults = replace(self.config.defaults, num_inference_steps=7)
         self.config = replace(self.config, defaults=defaults)
+        return super().load_host()
 """
 
 # The same, which refuses to load where Python's search for garbage, which stops all threads, takes long once the model
@@ -51,6 +51,8 @@ COLLECTED = f"""
 import gc
 import time
 {SEVEN_STEPS}
+    def initialize(self, args):
+        super().initialize(args)
         began = time.thread_time()
         gc.collect()
         seconds = time.thread_time() - began

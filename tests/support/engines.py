@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # a model.py imports this file, which Triton does in a process of its own first
+    import torch
 
-from plugin.engines.base import BlockInputs, Engine
+    from plugin.engines.base import BlockInputs, Engine
 
 
 class RecordingEngine:
