@@ -250,6 +250,7 @@ def test_a_short_soak_leaves_nothing_behind(many: Triton, tmp_path: Path, monkey
     assert overload["failed"] == []
     assert overload["served"] > 12
     assert overload["refused"] > 0
-    assert overload["refused_within_s"]["p50"] < 0.05
+    # A refusal is no step of work; how long it takes follows the machine's load, and so does the work of the others.
+    assert overload["refused_within_s"]["p50"] < overload["latency_s"]["p50"] / 10
     # None waits for more than its share: 24 are queued at most, and 8 are worked on.
     assert overload["latency_s"]["p99"] < 2 * (24 + 8) / result["mixed"]["finished_per_s"]
