@@ -129,20 +129,24 @@ class Picture:
 
 def stitched(pictures: list[Image.Image]) -> Image.Image:
     """Pictures side by side, each at the height of the first, in RGB."""
-    height = pictures[0].height
-    scaled = [each.resize((max(1, round(each.width * height / each.height)), height)) for each in pictures]
-    whole = Image.new("RGB", stitched_size([each.size for each in pictures]))
+    sizes = [each.size for each in pictures]
+    whole = Image.new("RGB", stitched_size(sizes))
     left = 0
-    for each in scaled:
-        whole.paste(each, (left, 0))
-        left += each.width
+    for each, width in zip(pictures, _widths(sizes), strict=True):
+        whole.paste(each.resize((width, whole.height)), (left, 0))
+        left += width
     return whole
 
 
 def stitched_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
     """(width, height) of what `stitched` makes of pictures of these sizes."""
+    return sum(_widths(sizes)), sizes[0][1]
+
+
+def _widths(sizes: list[tuple[int, int]]) -> list[int]:
+    """Of pictures of these sizes, each at the height of the first."""
     height = sizes[0][1]
-    return sum(max(1, round(width * height / own_height)) for width, own_height in sizes), height
+    return [max(1, round(width * height / own_height)) for width, own_height in sizes]
 
 
 def _opened(file: bytes) -> Any:

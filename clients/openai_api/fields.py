@@ -22,7 +22,7 @@ from pydantic import (
 from clients.messages import INPUTS, InvalidArgument
 from clients.openai_api.pictures import FILE_SCHEMA, or_list, picture_file, picture_files
 
-MAX_PICTURES = 10  # of one request, as in OpenAI's API
+MAX_RESULTS = 10  # of one request, as in OpenAI's API
 _LARGEST_FLOAT32 = 3.4028234663852886e38
 _MAX_SEED = 2**63 - 1
 
@@ -72,7 +72,7 @@ class _OpenAIFields(BaseModel):
 
     prompt: str | None = None
     model: str | None = Field(None, description="None or empty for the default model")
-    n: _Count = Field(1, ge=1, le=MAX_PICTURES)
+    n: _Count = Field(1, ge=1, le=MAX_RESULTS)
     size: str = Field("auto", description="widthxheight in pixels")
     response_format: Literal["b64_json", "url"] = Field("b64_json", description="url is a data URL")
     output_format: Literal["png", "jpeg", "webp"] = "png"

@@ -287,7 +287,7 @@ def test_a_damaged_image_is_told(tmp_path: Path):
     assert refusal("input_image", damaged).startswith(sentence)
 
 
-# In company
+# Beside other requests
 
 
 def test_other_requests_of_the_loop_go_on_while_a_picture_is_read(tmp_path: Path):

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.support.browser import running_chromium
 from tests.support.repository import make_repository
 from tests.support.serving import Triton, running
 
@@ -30,3 +32,10 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     # Triton (24.10) holds models whose clients cancelled as their streams ended (docs/operating.md), as tests do.
     with running(repository, extra_args=("--exit-timeout-secs=5",)) as triton:
         yield triton
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium for a module's tests: while it runs, no test of its process can run a loop of asyncio."""
+    with running_chromium() as browser:
+        yield browser

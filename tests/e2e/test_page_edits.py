@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.support.browser import Pages, needs_chromium, running_chromium, shoot
+from tests.support.browser import Pages, needs_chromium, shoot
 from tests.support.front import running_front
 from tests.support.page import drag, draw_mask, thumbs
 from tests.support.serving import Triton
@@ -29,12 +29,6 @@ AMID_PAINTED = np.s_[16:32, 8:24]  # where the slider's handle, the words and th
 def url(triton: Triton) -> Iterator[str]:
     with running_front(triton.grpc_url, default_model="emoji") as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import needs_chromium, running_chromium
+from tests.support.browser import needs_chromium
 from tests.support.page import (
     HEIGHT,
     SIZE,
@@ -29,12 +29,6 @@ from tests.support.pretend_front import PretendFront
 pytestmark = needs_chromium
 
 ORIENTATION = 0x0112  # the EXIF tag
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

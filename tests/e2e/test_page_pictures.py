@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.support.browser import needs_chromium, running_chromium, shoot
+from tests.support.browser import needs_chromium, shoot
 from tests.support.page import (
     FLUX,
     HEIGHT,
@@ -34,12 +34,6 @@ from tests.support.pretend_front import task
 pytestmark = needs_chromium
 
 SEVERAL = [task(0, 0), task(1, 3)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -36,19 +36,7 @@ def tiny_flux(
     torch.manual_seed(0)
     pipe = pipeline_class(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic_shift),
-        vae=AutoencoderKL(
-            in_channels=3,
-            out_channels=3,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=(8,) * levels,
-            norm_num_groups=4,
-            latent_channels=4,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            shift_factor=0.1,
-            scaling_factor=0.4,
-        ),
+        vae=_autoencoder(levels),
         text_encoder=clip_text_model(),
         tokenizer=clip_tokenizer(),
         text_encoder_2=t5_text_model(),
@@ -71,6 +59,22 @@ def tiny_flux(
         getattr(pipe, name).to(dtype).eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _autoencoder(levels: int) -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8,) * levels,
+        norm_num_groups=4,
+        latent_channels=4,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.1,
+        scaling_factor=0.4,
+    )
 
 
 FAMILY = TinyFamily(

@@ -5,12 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
-from diffusers import (
-    AutoencoderKLHunyuanVideo,
-    FlowMatchEulerDiscreteScheduler,
-    HunyuanVideoImageToVideoPipeline,
-    HunyuanVideoTransformer3DModel,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoImageToVideoPipeline
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import DEFAULT_PROMPT_TEMPLATE
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -22,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.support.tiny.hunyuan_video import autoencoder, transformer
 from tests.support.tiny.text import WORDS, clip_text_model, clip_tokenizer
 
 _SPECIAL = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<image>", "<unk>")
@@ -41,13 +37,7 @@ def tiny_hunyuan_image_to_video(
     tokenizer = _tokenizer()
     pipe = HunyuanVideoImageToVideoPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-        vae=AutoencoderKLHunyuanVideo(
-            latent_channels=4,
-            block_out_channels=(8, 8, 8, 8),
-            layers_per_block=1,
-            norm_num_groups=4,
-            scaling_factor=0.5,
-        ).eval(),
+        vae=autoencoder(),
         text_encoder=_llava(tokenizer).eval(),
         tokenizer=tokenizer,
         text_encoder_2=clip_text_model().eval(),
@@ -55,20 +45,11 @@ def tiny_hunyuan_image_to_video(
         image_processor=CLIPImageProcessor(
             size={"shortest_edge": 2 * _PATCHES}, crop_size={"height": 2 * _PATCHES, "width": 2 * _PATCHES}
         ),
-        transformer=HunyuanVideoTransformer3DModel(
+        transformer=transformer(
             in_channels=2 * 4 + 1 if condition == "latent_concat" else 4,
-            out_channels=4,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            num_layers=2,
-            num_single_layers=3,
-            num_refiner_layers=2,
             guidance_embeds=True,
-            text_embed_dim=24,
-            pooled_projection_dim=32,
-            rope_axes_dim=(4, 4, 8),
             image_condition_type=condition,
-        ).eval(),
+        ),
     ).to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
@@ -35,33 +37,42 @@ def tiny_hunyuan_video(*, dtype: torch.dtype = torch.float32, guidance_embeds: b
     )
     pipe = HunyuanVideoPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
-        vae=AutoencoderKLHunyuanVideo(
-            latent_channels=4,
-            block_out_channels=(8, 8, 8, 8),
-            layers_per_block=1,
-            norm_num_groups=4,
-            scaling_factor=0.5,
-        ).eval(),
+        vae=autoencoder(),
         text_encoder=LlamaModel(llama).eval(),
         tokenizer=llama_tokenizer(),
         text_encoder_2=clip_text_model().eval(),
         tokenizer_2=clip_tokenizer(),
-        transformer=HunyuanVideoTransformer3DModel(
-            in_channels=4,
-            out_channels=4,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            num_layers=2,
-            num_single_layers=3,
-            num_refiner_layers=2,
-            guidance_embeds=guidance_embeds,
-            text_embed_dim=24,
-            pooled_projection_dim=32,
-            rope_axes_dim=(4, 4, 8),
-        ).eval(),
+        transformer=transformer(in_channels=4, guidance_embeds=guidance_embeds),
     ).to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def autoencoder() -> AutoencoderKLHunyuanVideo:
+    """Of random weights, 8x in space and 4x in time, with 4 latent channels."""
+    return AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    ).eval()
+
+
+def transformer(**options: Any) -> HunyuanVideoTransformer3DModel:
+    """Of random weights, with 2 dual and 3 single blocks; more options of diffusers' class."""
+    return HunyuanVideoTransformer3DModel(
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        num_single_layers=3,
+        num_refiner_layers=2,
+        text_embed_dim=24,
+        pooled_projection_dim=32,
+        rope_axes_dim=(4, 4, 8),
+        **options,
+    ).eval()
 
 
 FAMILY = TinyFamily(
