@@ -62,7 +62,7 @@ def compile_cut(model: str, target: str, **size: int | None) -> dict[str, Any]:
     architecture = replace(architecture, options={**architecture.options, **cut})
     request = example_request(config, **size)
     family = family_of(random_transformer(architecture, dtype_of(config), torch.device("cpu")))
-    axes = axis_sizes(config, architecture, request)
+    axes = axis_sizes(family, config, architecture, request)
     rows = 2 if family.batches_guidance else 1
     frames = f"x{request.num_frames}" if request.num_frames > 1 else ""
     name = f"{request.height}x{request.width}{frames}"

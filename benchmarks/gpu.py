@@ -129,7 +129,7 @@ def measure_blocks(model: str, device: torch.device, turns: int, tiny: bool, way
     config, architecture, request = gpu_runs.subject(model, _tiny if tiny else None)
     dtype = dtype_of(config)
     family = family_of(random_transformer(architecture, dtype, device))
-    axes = axis_sizes(config, architecture, request)
+    axes = axis_sizes(family, config, architecture, request)
     rows = 2 if family.batches_guidance else 1
     inputs = family.inputs_of_size({**axes, "batch": rows})
     stack = family.block_stack()
@@ -372,7 +372,7 @@ def _host(engine: str, source: Any, config: ModelConfig) -> PipelineHost:
     if engine.startswith("tensorrt"):
         family = family_of(pipe.transformer)
         request = example_request(config)
-        axes = axis_sizes(config, architecture_of(config.source.pipeline), request)
+        axes = axis_sizes(family, config, architecture_of(config.source.pipeline), request)
         build_engine(family, engine, BuildOptions((1, 1, 2), (SizeClass(f"{request.height}x{request.width}", axes),)))
     return PipelineHost(pipe, engine)
 

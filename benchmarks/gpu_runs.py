@@ -146,7 +146,7 @@ def measure_runs(
     pipe, prompt = random_pipeline(
         transformer, config.max_sequence_length or architecture.text_tokens, tiny is not None
     )
-    axes = axis_sizes(config, architecture, request)
+    axes = axis_sizes(family_of(transformer), config, architecture, request)
     try:
         host = _host(pipe, engine, SizeClass(model, axes), max(BATCHES.get(model, (1,))))
     except EngineError as error:

@@ -18,6 +18,7 @@ class Several(Enum):
 
     STITCHED = "stitched"  # side by side, as one picture
     FRAMES = "frames"  # one video
+    LIST = "list"  # as they are, to a pipeline that takes several
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,25 @@ def tasks_of(pipeline_class: str, traits: Traits | None = None) -> tuple[Task, .
 
 
 _IMAGE = ("image",)
-_FLUX = (
-    _Row(Task("FluxPipeline")),
-    _Row(Task("FluxImg2ImgPipeline", _IMAGE, strength=0.6)),
-    _Row(Task("FluxInpaintPipeline", _IMAGE, mask=True, strength=0.6)),
-)
+
+
+def _of(model: str, strength: float, mask_strength: float) -> tuple[_Row, ...]:
+    """Text to image, image to image and inpainting of a model whose classes are named alike."""
+    return (
+        _Row(Task(f"{model}Pipeline")),
+        _Row(Task(f"{model}Img2ImgPipeline", _IMAGE, strength=strength)),
+        _Row(Task(f"{model}InpaintPipeline", _IMAGE, mask=True, strength=mask_strength)),
+    )
+
+
+def _lists(pipeline: str) -> tuple[_Row, ...]:
+    """Text to image, with or without a list of pictures that become tokens; no negative prompt."""
+    text = Task(pipeline, negative_prompt=False)
+    return _Row(text), _Row(Task(pipeline, _IMAGE, Several.LIST, negative_prompt=False, appended=True))
+
+
+_FLUX = _of("Flux", 0.6, 0.6)
+_QWEN = _of("QwenImage", 0.6, 0.6)
 _CONTROL, _BOTH = ("control_image",), ("image", "control_image")
 _VIDEO_TO_VIDEO = Task("WanVideoToVideoPipeline", ("video",), Several.FRAMES, strength=0.8, whole_steps=True)
 _WAN_IMAGE = Task("WanImageToVideoPipeline", _IMAGE, num_frames=True)
@@ -145,7 +160,24 @@ _TASKS: dict[str, tuple[_Row, ...]] = {
         _Row(Task("FluxControlImg2ImgPipeline", _BOTH, strength=0.6, negative_prompt=False)),
         _Row(Task("FluxControlInpaintPipeline", _BOTH, mask=True, strength=0.6, negative_prompt=False)),
     ),
+    "Flux2Pipeline": _lists("Flux2Pipeline"),
+    "Flux2KleinPipeline": _lists("Flux2KleinPipeline"),
+    "QwenImagePipeline": _QWEN,
+    "QwenImageImg2ImgPipeline": _QWEN,
+    "QwenImageInpaintPipeline": _QWEN,
+    "QwenImageEditPipeline": (_Row(Task("QwenImageEditPipeline", _IMAGE, appended=True)),),
+    "QwenImageEditPlusPipeline": (_Row(Task("QwenImageEditPlusPipeline", _IMAGE, Several.LIST, appended=True)),),
+    "ZImagePipeline": _of("ZImage", 0.6, 1.0),
+    "StableDiffusion3Pipeline": _of("StableDiffusion3", 0.6, 0.6),
+    "ChromaPipeline": _of("Chroma", 0.9, 0.6),
     "DiTPipeline": (_Row(Task("DiTPipeline", negative_prompt=False)),),
+    **{
+        name: (_Row(Task(name, num_frames=True)),)
+        for name in (
+            *("AllegroPipeline", "CogVideoXPipeline", "CosmosTextToWorldPipeline", "EasyAnimatePipeline"),
+            *("HunyuanVideo15Pipeline", "Kandinsky5T2VPipeline", "LTXPipeline", "MochiPipeline", "SkyReelsV2Pipeline"),
+        )
+    },
     "HunyuanVideoPipeline": (_Row(Task("HunyuanVideoPipeline", num_frames=True)),),
     "HunyuanVideoImageToVideoPipeline": (_Row(Task("HunyuanVideoImageToVideoPipeline", _IMAGE, num_frames=True)),),
     "HunyuanSkyreelsImageToVideoPipeline": (

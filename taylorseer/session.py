@@ -191,6 +191,11 @@ class CacheSession:
         self.records.append(StepRecord(step, branch, StepKind.FORECAST))
         return features
 
+    def forget(self, branch: str) -> None:
+        """Drops the anchors of one branch; its next step is full."""
+        self._anchors.pop(branch, None)
+        self._expected.pop(branch, None)
+
     def clear(self) -> None:
         """Drops all anchors and their memory; each branch's next step is full."""
         self._anchors.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -27,7 +27,8 @@ from plugin.engines.tensorrt.package import (
     present_architecture,
 )
 from plugin.engines.tensorrt.record import BuiltEngine
-from plugin.families import family_class, family_of
+from plugin.families import family_of
+from plugin.families.base import Family
 from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, axis_sizes, example_request
 
@@ -127,7 +128,7 @@ def _build_tensorrt(
     config: ModelConfig, flavour: str, fp8: bool, request: BuildRequest, progress: BuildProgress
 ) -> list[Built]:
     _check_machine(flavour, fp8, request.targets)  # first, because loading takes minutes
-    sizes = tuple(_size_classes(config, request))
+    examples = tuple(_examples(config, request))
     calibration = _calibration(config, request) if fp8 else None
     source = _source(config.source, "fp8" if fp8 else request.precision)
     progress.stage(f"loading {source.pipeline}")
@@ -139,7 +140,7 @@ def _build_tensorrt(
         rows = 2 if family.batches_guidance else 1
         options = BuildOptions(
             batch=request.batch or (1, rows, rows),
-            sizes=sizes,
+            sizes=tuple(_size_classes(family, config, examples)),
             targets=request.targets,
             workspace_bytes=request.workspace_bytes,
             refit=request.refit,
@@ -208,17 +209,21 @@ def _sizes(config: ModelConfig, request: BuildRequest) -> Iterator[Size]:
             yield height, width, num_frames
 
 
-def _size_classes(config: ModelConfig, request: BuildRequest) -> Iterator[SizeClass]:
-    """One for each size and length, each of which the model must serve; and one more with a picture, where that has
-    tokens of its own."""
+def _examples(config: ModelConfig, request: BuildRequest) -> Iterator[GenerationRequest]:
+    """A request of each size and length, each of which the model must serve."""
+    for height, width, num_frames in _sizes(config, request):
+        yield example_request(config, height=height, width=width, num_frames=num_frames)
+
+
+def _size_classes(family: Family, config: ModelConfig, examples: Iterable[GenerationRequest]) -> Iterator[SizeClass]:
+    """One for each request; and one more with a picture, where that has tokens of its own."""
     architecture = architecture_of(config.source.pipeline)
     appends = any(task.appended for task in architecture.tasks)
-    for height, width, num_frames in _sizes(config, request):
-        example = example_request(config, height=height, width=width, num_frames=num_frames)
-        yield SizeClass(_size_name(example), axis_sizes(config, architecture, example))
+    for example in examples:
+        yield SizeClass(_size_name(example), axis_sizes(family, config, architecture, example))
         if appends:
-            counts = family_class(architecture.transformer).appended_range(architecture.compression)
-            least, usual, most = (axis_sizes(config, architecture, example, tokens) for tokens in counts)
+            counts = family.appended_range(architecture.compression)
+            least, usual, most = (axis_sizes(family, config, architecture, example, tokens) for tokens in counts)
             yield SizeRange(f"{_size_name(example)} with a picture", usual, least, most)
 
 

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from plugin.building.from_text import task_from_text
 from plugin.config import ModelConfig
 from plugin.denoising.host import PipelineHost
-from plugin.denoising.picture_arguments import call_arguments
+from plugin.denoising.picture_arguments import accepted, call_arguments
 from plugin.denoising.transformer import StepObserver
 from plugin.engines import make_engine
 from plugin.engines.base import EngineError
@@ -97,8 +97,9 @@ def record(
         progress.stage(f"calibrating, run {number} of {len(calibration.requests)}: {_title(request)}")
         progress.phase_started("denoising", None, request.num_inference_steps)
         steps = _RecordedSteps(tuple(recorders.values()), calibration.steps, progress)
-        host.pipeline_for(request.cache, steps)(
-            **call_arguments(host.family, request, max_sequence_length),
+        own = host.pipeline_for(request.cache, steps)
+        own(
+            **accepted(own, call_arguments(host.family, request, max_sequence_length)),
             num_inference_steps=request.num_inference_steps,
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="latent",

@@ -12,7 +12,7 @@ import torch
 
 from plugin.denoising.events import NoEvents, Pixels, RunEvents
 from plugin.denoising.host import PipelineHost
-from plugin.denoising.picture_arguments import call_arguments, pipeline_class_of
+from plugin.denoising.picture_arguments import accepted, call_arguments, pipeline_class_of
 from plugin.denoising.run import RunReporter
 from plugin.denoising.warnings import warnings_of
 from plugin.request import GenerationRequest
@@ -115,7 +115,7 @@ def generate(
     reporter.follow(pipe, run)
     try:
         output = pipe(
-            **call_arguments(host.family, request, max_sequence_length),
+            **accepted(pipe, call_arguments(host.family, request, max_sequence_length)),
             num_inference_steps=request.num_inference_steps,
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type="np",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.guiders.guider_utils import BaseGuidance
 
 from plugin.config import ModelConfig
 from plugin.denoising.loading import LockedTokenizer, denoisers
@@ -69,6 +70,8 @@ class PipelineHost:
             return engine(family) if callable(engine) else make_engine(engine, family, cache_dir, threads)
 
         self.engines = {name: made(family, engine_threads) for name, family in self.families.items()}
+        for name, family in self.families.items():
+            family.completes = getattr(self.engines[name], "needs_all_arguments", False)
         self._in_lane: dict[Engine, Engine] = {}  # what takes an engine's place in calls beside others
         # Its second session holds the weights a second time.
         if engine_lanes > 1 and not callable(engine) and ENGINES[engine].has_own_threads:
@@ -176,6 +179,9 @@ class PipelineHost:
             pipe.__dict__[name] = ForecastingTransformer(family, self._engine_for(name, ticket), run)
         if hasattr(pipe, "encode_prompt"):
             pipe.__dict__["encode_prompt"] = self.text_cache.wrap(pipe.encode_prompt)
+        for name, component in shared.components.items():
+            if isinstance(component, BaseGuidance):  # it keeps the step, and some of them sums over the steps
+                pipe.__dict__[name] = copy.deepcopy(component)
         if getattr(shared, "vae", None) is not None:
             pipe.__dict__["vae"] = copy.copy(shared.vae)  # video decoders keep the frames in progress on themselves
         return pipe, run

@@ -129,13 +129,13 @@ class RunReporter(StepObserver, Ticket):
             self._noise_levels = self._run.noise_levels()
         noisy = NoisyLatents(latents, *self._noise_levels[step])
         noisier, self._noisier = self._noisier, noisy
-        if noisier is None or step % self.preview_interval:
+        if noisier is None or step % self.preview_interval or noisier.latents.shape != latents.shape:
             return None
         pipe, request = self._pipe, self.request
         clean = clean_latents(noisier, noisy)
-        decoded = pipe.vae.decode(
-            self.family.preview_latents(pipe, clean, request.height, request.width).to(pipe.vae.dtype),
-            return_dict=False,
-        )[0]  # (1, 3, [1,] height, width)
+        shown = self.family.preview_latents(pipe, clean, request.height, request.width)
+        if shown is None:
+            return None
+        decoded = pipe.vae.decode(shown.to(pipe.vae.dtype), return_dict=False)[0]  # (1, 3, [1,] height, width)
         pixels = (decoded.float().flatten(0, -3) / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)  # (height, width, 3)
         return (pixels * 255).round().byte().cpu().numpy()

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
 from plugin.denoising.schedulers import Schedule, counting
 from plugin.denoising.unserved import NotServed
 from plugin.engines.base import Engine
-from plugin.families.base import Constants, Family, Inputs
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, Step
 from taylorseer import CacheConfig, CacheSession, StepKind
 
 _READING = ("get_", "is_", "has_", "num_", "active_adapters")  # begin the names of methods that change nothing
@@ -39,11 +38,13 @@ class Branch:
     Attributes:
         name: as `cache_context` names it, or "branch"; with a number where a step has several calls of that name.
         constants: what the family keeps from step to step.
+        shapes: of the latest call, as `Family.shapes` tells them.
         forecast: the latest one, whose memory the next one takes.
     """
 
     name: str
     constants: Constants = field(default_factory=dict)
+    shapes: object = None
     forecast: torch.Tensor | None = None
 
 
@@ -117,7 +118,7 @@ class DenoisingRun:
         if step != self._last_step:
             self._last_step = step
             self._calls.clear()
-            self.observer.step_started(step, self.session.num_steps, inputs["hidden_states"])
+            self.observer.step_started(step, self.session.num_steps, family.latents(inputs))
         return StepCall(step, self._branch(), schedule.timestep(step))
 
     def noise_levels(self) -> list[tuple[float, float]]:
@@ -216,7 +217,7 @@ class ForecastingTransformer(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NoReturn:
         raise NotServed("a request's transformer cannot be moved or cast: do that before PipelineHost is made")
 
-    def forward(self, *args: Any, **kwargs: Any) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The diffusers transformer's forward: same arguments, same result.
 
         Raises:
@@ -225,16 +226,28 @@ class ForecastingTransformer(nn.Module):
         inputs = self._arguments(*args, **kwargs)
         call, session = self._run.enter(self._family, inputs), self._run.session
         step, branch = call.step, call.branch
+        self._follow_shapes(branch, inputs)
         kind = session.kind(step, branch.name)
-        condition = self._family.condition(inputs, branch.constants, call.timestep)
-        if kind is StepKind.FULL:
-            blocks = self._family.embed(inputs, condition, branch.constants)
-            features = self._engine.run(blocks, session.reserve(step, branch.name, blocks["hidden_states"]))
-            session.write(step, branch.name, features)
-        else:
-            features = session.forecast(step, branch.name, branch.forecast)
-            if features.device.type == "cpu":  # large memory that is new costs more there than what is written to it
-                branch.forecast = features
-        output = self._family.finish(inputs, features, condition)
+
+        def features(embed: Callable[[], BlockInputs]) -> torch.Tensor:
+            if kind is StepKind.FULL:
+                blocks = self._family.completed(embed()) if self._family.completes else embed()
+                computed = self._engine.run(blocks, session.reserve(step, branch.name, blocks["hidden_states"]))
+                session.write(step, branch.name, computed)
+                return computed
+            forecast = session.forecast(step, branch.name, branch.forecast)
+            if forecast.device.type == "cpu":  # large memory that is new costs more there than what is written to it
+                branch.forecast = forecast
+            return forecast
+
+        output = self._family.forward(inputs, branch.constants, Step(call.timestep, kind is StepKind.FULL, features))
         self._run.observer.step_computed(step, kind)
-        return Transformer2DModelOutput(sample=output) if inputs["return_dict"] else (output,)
+        return output
+
+    def _follow_shapes(self, branch: Branch, inputs: Inputs) -> None:
+        """Drops what is known of a branch where a call has other shapes than the one before."""
+        shapes = self._family.shapes(inputs)
+        if branch.shapes is not None and branch.shapes != shapes:
+            self._run.session.forget(branch.name)
+            branch.constants, branch.forecast = {}, None
+        branch.shapes = shapes

@@ -95,8 +95,13 @@ def check_class(pipe: DiffusionPipeline) -> None:
     """Checks that a pipeline calls its transformer itself.
 
     Raises:
-        TypeError: it has others inside itself, which would share their state and know nothing of the cache.
+        TypeError: it has others inside itself, which would share their state and know nothing of the cache; or it has a
+            scheduler for each frame, and no step that all frames share.
     """
+    if "DiffusionForcing" in type(pipe).__name__:
+        raise TypeError(
+            f"{type(pipe).__name__} has a scheduler for each frame, must be a pipeline of one: no step is known"
+        )
     if inner := [name for name, value in vars(pipe).items() if isinstance(value, DiffusionPipeline)]:
         raise TypeError(f"{type(pipe).__name__} runs pipelines inside itself ({', '.join(inner)}): host these instead")
 

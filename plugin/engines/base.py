@@ -33,6 +33,9 @@ class Engine(Protocol):
 
     Attributes:
         name: the engine's name, as in the model's configuration and in reports.
+
+    A compiled engine has a further attribute, `needs_all_arguments`: its calls must give it every argument of the
+    family's `example_inputs`, those that a forward may leave out too.
     """
 
     name: str

@@ -16,7 +16,7 @@ from torch import nn
 
 from plugin.engines.engine_cache import build_once
 from plugin.engines.onnxruntime_session import providers, session_options
-from plugin.families.base import Family
+from plugin.families.base import BlockInputs, Family
 from plugin.paths import default_cache_dir, exports_dir
 from plugin.sealed import damage, seal
 
@@ -121,11 +121,11 @@ def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
     axes = {name: dict.fromkeys(family.block_axes[name], torch.export.Dim.DYNAMIC) for name in inputs}
     with torch.no_grad():
         program = torch.onnx.export(
-            stack,
-            kwargs=inputs,
+            _ByOneArgument(stack, family.block_axes),
+            kwargs={"inputs": inputs},
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=axes,
+            dynamic_shapes={"inputs": axes},
             input_names=list(inputs),
             output_names=["features"],
             optimize=True,
@@ -133,6 +133,26 @@ def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
         )
     assert program is not None
     program.save(str(path), external_data=True)
+
+
+class _ByOneArgument(nn.Module):
+    """A block stack that takes its arguments as one mapping: their names may be such that no function could declare
+    them, and the exporter tells axes of arguments that are not declared from no others."""
+
+    def __init__(self, stack: nn.Module, axes: Mapping[str, Mapping[int, str]]) -> None:
+        super().__init__()
+        self.stack = stack
+        self._axes = axes
+
+    def forward(self, inputs: BlockInputs) -> torch.Tensor:
+        lengths: dict[str, int] = {}
+        for argument, tensor in inputs.items():
+            for axis, name in self._axes[argument].items():  # to the exporter, each axis is a length of its own
+                torch._check(tensor.shape[axis] == lengths.setdefault(name, tensor.shape[axis]))
+        if {"image_tokens", "rows", "columns"} <= lengths.keys():
+            tokens = lengths.get("frames", 1) * lengths["rows"] * lengths["columns"]
+            torch._check(lengths["image_tokens"] == tokens)
+        return self.stack(**inputs)
 
 
 def _optimize(exported: Path, optimized: Path, device: torch.device) -> None:

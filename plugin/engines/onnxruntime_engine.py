@@ -39,6 +39,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    needs_all_arguments = True
 
     def __init__(self, path: Path, threads: int | None, device: torch.device) -> None:
         self._session = onnxruntime.InferenceSession(

@@ -47,6 +47,7 @@ class TritonEngine:
     """
 
     name = "triton"
+    needs_all_arguments = True
 
     def __init__(self, family: Family, call: ModelCall, model: str, *, batched: bool) -> None:
         self._family = family

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,15 +18,30 @@ Inputs = Mapping[str, Any]  # the arguments of one call of the transformer's for
 BlockInputs = dict[str, torch.Tensor]  # the arguments of the block stack, by name
 Constants = dict[str, Any]  # what stays the same over the steps of one branch of a request; the caller keeps it
 
+
+@dataclass(frozen=True)
+class Step:
+    """What one call of a transformer must know of its step.
+
+    Attributes:
+        timestep: as the scheduler has it, known to the host; None where it is not known.
+        blocks_run: whether the block stack runs; else its output is forecast.
+        features: gives the output of the block stack, run on what its argument makes or forecast.
+    """
+
+    timestep: float | None
+    blocks_run: bool
+    features: Callable[[Callable[[], BlockInputs]], torch.Tensor]
+
+
 _MAX_TIMESTEPS = 4096  # embeddings kept; about eighty different schedules of 50 steps
 
 
 class Family(ABC):
-    """The forward of one transformer as `finish(inputs, block_stack(**embed(inputs, c)), c)`, `c = condition(inputs)`.
+    """The forward of one transformer, with its block stack apart.
 
-    The parts together must do exactly what the module's own forward does, operation by operation: with the cache off,
-    an image is bit for bit that of the plain pipeline. `condition` computes what both ends of the stack need, at every
-    step. `embed` computes what only the blocks need; forecast steps skip it.
+    It must do exactly what the module's own forward does, operation by operation: with the cache off, an image is bit
+    for bit that of the plain pipeline.
 
     Attributes:
         transformer: the shared diffusers module; only `release_blocks` changes it.
@@ -36,6 +52,7 @@ class Family(ABC):
         random_arguments: those arguments of the block stack that are states, which `inputs_of_size` fills with random
             numbers; the others are masks, tables, timesteps or labels.
         batches_guidance: whether pipelines give the transformer both guidance branches as one batch.
+        completes: whether the engine needs `completed` arguments.
     """
 
     name: str
@@ -46,6 +63,7 @@ class Family(ABC):
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer
+        self.completes = False
         self._timesteps: dict[tuple[object, ...], torch.Tensor] = {}  # (dtype, *timesteps) -> their embedding
 
     @classmethod
@@ -102,6 +120,36 @@ class Family(ABC):
         return embedded
 
     @abstractmethod
+    def forward(self, inputs: Inputs, constants: Constants, step: Step) -> Any:
+        """The forward of one call.
+
+        Args:
+            inputs: its arguments by name, defaults included.
+            constants: empty at the first call of a branch of a request; what does not change from step to step may be
+                put into it.
+            step: gives the output of the block stack.
+
+        Returns:
+            What the transformer's own forward returns.
+
+        Raises:
+            ValueError: the call uses something that the family does not serve; the message names it.
+        """
+
+    def latents(self, inputs: Inputs) -> torch.Tensor:
+        """What of the arguments is being denoised."""
+        return inputs["hidden_states"]
+
+    def shapes(self, inputs: Inputs) -> object:
+        """Of the arguments that the feature's shape follows from; a call of other shapes cannot use earlier features.
+        Pipelines change them within a run where they leave guidance out of its last steps."""
+        return inputs["hidden_states"].shape
+
+    def completed(self, blocks: BlockInputs) -> BlockInputs:
+        """The arguments of the block stack with those that this call left out, as compiled engines need them."""
+        return blocks
+
+    @abstractmethod
     def block_stack(self) -> nn.Module:
         """The blocks as one module. Its keyword arguments are named as in `block_axes`; it returns the feature."""
 
@@ -133,29 +181,6 @@ class Family(ABC):
             inputs[name] = example.expand(shape).clone()
         return inputs
 
-    @abstractmethod
-    def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
-        """The step's conditioning, which `embed` and `finish` need.
-
-        Args:
-            inputs: the arguments of the forward.
-            constants: empty at the first call of a branch of a request; what does not change from step to step may be
-                put into it.
-            scheduled: the timestep as the scheduler has it, if it is known; see `embedded_once`.
-        """
-
-    @abstractmethod
-    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
-        """The arguments of the block stack. Their memory may be that of earlier steps.
-
-        Raises:
-            ValueError: the call uses something that the family does not serve; the message names it.
-        """
-
-    @abstractmethod
-    def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """The forward's output, from the stack's output. Of the inputs, it reads only the shape of `hidden_states`."""
-
     def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
         """The arguments of the pipeline's call for a request, without those that are the same in every family.
 
@@ -171,9 +196,9 @@ class Family(ABC):
         return arguments if max_sequence_length is None else arguments | {"max_sequence_length": max_sequence_length}
 
     @abstractmethod
-    def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor | None:
         """Latents in the form that the autoencoder's decoder takes, (1, C, [1,] H, W): the first of a batch, the first
-        frame of a video.
+        frame of a video; None where the decoder cannot make a single frame.
 
         Args:
             pipe: the request's pipeline.
@@ -211,6 +236,11 @@ class Family(ABC):
         """
 
     @classmethod
+    def rows(cls, tokens: int, text_tokens: int) -> int:
+        """Rows of the cached feature, where the picture or video has that many tokens and the text at most so many."""
+        return tokens
+
+    @classmethod
     def appended_tokens(cls, width: int, height: int, compression: tuple[int, int]) -> int:
         """The tokens of a picture that the pipeline appends to those of the result, for tasks that do that.
 
@@ -225,15 +255,16 @@ class Family(ABC):
         """The fewest, the usual and the most tokens that `appended_tokens` returns, for engines of fixed sizes."""
         raise NotImplementedError(f"{cls.name} appends no tokens")
 
-    @classmethod
     @abstractmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
+    def axis_sizes(
+        self, tokens: int, text_tokens: int, latent_size: tuple[int, int, int] = (1, 1, 1)
+    ) -> dict[str, int]:
         """The length of each dynamic axis of `block_axes` but the batch, by name.
 
         Args:
             tokens: of the picture or video.
             text_tokens: of the text that the pipeline gives the transformer, and of pictures that it encodes with it.
-            frames: of the latents.
+            latent_size: (frames, height, width) of the latents.
         """
 
     @classmethod
@@ -247,76 +278,9 @@ class Family(ABC):
         """Drops the blocks' weights from the shared module; called once an engine has its own copy of them."""
 
 
-def once(constants: Constants, name: str, sources: Sequence[object], compute: Callable[[], Any]) -> Any:
-    """What `compute` returns, kept in `constants` for as long as its sources stay the same.
-
-    A tensor is the same while it is the same object and nothing has been written into it since: callbacks may replace
-    the embeddings of a prompt, or edit them. Of what inference mode makes nobody knows that; then nothing is kept.
-
-    Args:
-        constants: of the branch.
-        name: of the value.
-        sources: all that it is computed from but the weights: tensors, shapes, dtypes, None.
-        compute: computes it.
-    """
-    kept = constants.get(name)
-    now = [_state_of(each) for each in sources]
-    if kept is not None and all(map(_is_same, kept[0], now)):
-        return kept[1]
-    value = compute()
-    constants[name] = now, value
-    return value
-
-
-def _state_of(source: object) -> tuple[object, int | None]:
-    """A source, and how often it has been written into; None where that is not known."""
-    if not isinstance(source, torch.Tensor):
-        return source, 0
-    return source, None if source.is_inference() else source._version
-
-
-def _is_same(before: tuple[object, int | None], now: tuple[object, int | None]) -> bool:
-    if isinstance(now[0], torch.Tensor):
-        return before[0] is now[0] and now[1] is not None and before[1] == now[1]
-    return type(before[0]) is type(now[0]) and before[0] == now[0]
-
-
 def autocast_state(device_type: str) -> tuple[bool, torch.dtype | None]:
     """What of this thread's autocast decides what an operation returns: what was computed in one must not be used in
     another."""
     if not torch.amp.is_autocast_available(device_type):
         return False, None
     return torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
-
-
-def refuse_adapters(inputs: Inputs, name: str) -> None:
-    """Checks that a call brings no adapter scales or other options of attention.
-
-    Args:
-        inputs: the arguments of the forward.
-        name: of the argument that would hold them.
-
-    Raises:
-        ValueError: it is not empty; the message names its keys.
-    """
-    if inputs[name]:
-        names = ", ".join(inputs[name])
-        raise ValueError(f"{name} has {names}, must be empty: adapters are not served per request")
-
-
-class EmbeddedGuidanceFamily(Family):
-    """A family whose guidance scale is an input of the transformer.
-
-    With a negative prompt, `guidance_scale` becomes that of classifier-free guidance between the two prompts, and the
-    embedded guidance is 1 (none): otherwise the two would multiply.
-    """
-
-    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
-        arguments = super().call_arguments(request, max_sequence_length)
-        if request.negative_prompt is None:
-            return arguments
-        return arguments | {"true_cfg_scale": request.guidance_scale, "guidance_scale": 1.0}
-
-    @classmethod
-    def guidance_branches(cls, request: GenerationRequest) -> int:
-        return 1 if request.negative_prompt is None else super().guidance_branches(request)

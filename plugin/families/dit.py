@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from plugin.families.base import BlockInputs, Constants, Family, Inputs, once, refuse_adapters
+from plugin.families.base import BlockInputs, Constants, Inputs
+from plugin.families.split import SplitFamily, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 
@@ -41,7 +42,7 @@ class DiTBlockStack(nn.Module):
         return hidden_states
 
 
-class DiTFamily(Family):
+class DiTFamily(SplitFamily):
     """DiT (structure of diffusers 0.42.0, models/transformers/dit_transformer_2d.py, guarded by the parity tests)."""
 
     name = "dit"
@@ -122,8 +123,9 @@ class DiTFamily(Family):
         tokens = (height // config["patch_size"]) * (width // config["patch_size"])
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
-    @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
+    def axis_sizes(
+        self, tokens: int, text_tokens: int, latent_size: tuple[int, int, int] = (1, 1, 1)
+    ) -> dict[str, int]:
         return {"image_tokens": tokens}
 
     @classmethod

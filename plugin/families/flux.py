@@ -11,15 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import (
-    BlockInputs,
-    Constants,
-    EmbeddedGuidanceFamily,
-    Inputs,
-    autocast_state,
-    once,
-    refuse_adapters,
-)
+from plugin.families.base import BlockInputs, Constants, Inputs, autocast_state
+from plugin.families.split import EmbeddedGuidanceFamily, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 _NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
@@ -183,8 +176,9 @@ class FluxFamily(EmbeddedGuidanceFamily):
         counts = [_tokens(*size, compression) for size in _kontext_sizes()]
         return min(counts), cls.appended_tokens(1, 1, compression), max(counts)
 
-    @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
+    def axis_sizes(
+        self, tokens: int, text_tokens: int, latent_size: tuple[int, int, int] = (1, 1, 1)
+    ) -> dict[str, int]:
         return {"image_tokens": tokens, "text_tokens": text_tokens, "all_tokens": tokens + text_tokens}
 
     @classmethod

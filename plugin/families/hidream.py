@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, Family, Inputs, once, refuse_adapters
+from plugin.families.base import BlockInputs, Constants, Inputs
+from plugin.families.split import SplitFamily, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 
@@ -100,7 +101,7 @@ class HiDreamBlockStack(nn.Module):
         return hidden_states[:, :image_tokens]
 
 
-class HiDreamFamily(Family):
+class HiDreamFamily(SplitFamily):
     """HiDream-I1 (structure of diffusers 0.42.0, models/transformers/transformer_hidream_image.py, guarded by the
     parity tests).
 
@@ -222,8 +223,9 @@ class HiDreamFamily(Family):
         tokens = square if height == width else math.prod(config["max_resolution"]) // patch**2
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
-    @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
+    def axis_sizes(
+        self, tokens: int, text_tokens: int, latent_size: tuple[int, int, int] = (1, 1, 1)
+    ) -> dict[str, int]:
         """T5's text and the last Llama state go from block to block, and each block adds a Llama state."""
         return {
             "image_tokens": tokens,

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, EmbeddedGuidanceFamily, Family, Inputs, once, refuse_adapters
+from plugin.families.base import BlockInputs, Constants, Family, Inputs
+from plugin.families.split import EmbeddedGuidanceFamily, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 
@@ -181,9 +182,10 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
         tokens = math.prod(size // side for size, side in zip(latent_size, _patch(config), strict=True))
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
-    @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
-        first = tokens // frames
+    def axis_sizes(
+        self, tokens: int, text_tokens: int, latent_size: tuple[int, int, int] = (1, 1, 1)
+    ) -> dict[str, int]:
+        first = tokens // latent_size[0]
         return {
             "video_tokens": tokens,
             "text_tokens": text_tokens,

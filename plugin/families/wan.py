@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, Family, Inputs, once, refuse_adapters
+from plugin.families.base import BlockInputs, Constants, Inputs
+from plugin.families.split import SplitFamily, once, refuse_adapters
 from plugin.request import GenerationRequest
 
 _TEXT_TOKENS = 512  # WanAttnProcessor treats all tokens before the last 512 as those of the picture
@@ -55,7 +56,7 @@ class WanBlockStack(nn.Module):
         return hidden_states
 
 
-class WanFamily(Family):
+class WanFamily(SplitFamily):
     """Wan (structure of diffusers 0.42.0, models/transformers/transformer_wan.py, guarded by the parity tests).
 
     The exported stack takes one timestep for a whole video; pipelines of `expand_timesteps` need the torch engine.
@@ -164,8 +165,9 @@ class WanFamily(Family):
         tokens = math.prod(size // side for size, side in zip(latent_size, config["patch_size"], strict=True))
         return tokens, config["num_attention_heads"] * config["attention_head_dim"]
 
-    @classmethod
-    def axis_sizes(cls, tokens: int, text_tokens: int, frames: int = 1) -> dict[str, int]:
+    def axis_sizes(
+        self, tokens: int, text_tokens: int, latent_size: tuple[int, int, int] = (1, 1, 1)
+    ) -> dict[str, int]:
         return {"video_tokens": tokens, "text_tokens": text_tokens}
 
     @classmethod

@@ -26,6 +26,12 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "num_layers": 19,
             "num_single_layers": 38,
         },
+        "Flux2Transformer2DModel": {
+            "num_attention_heads": 48,
+            "attention_head_dim": 128,
+            "num_layers": 8,
+            "num_single_layers": 48,
+        },
         "HiDreamImageTransformer2DModel": {
             "num_attention_heads": 20,
             "attention_head_dim": 128,
@@ -41,14 +47,32 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "patch_size": 2,
             "patch_size_t": 1,
         },
+        "HunyuanVideo15Transformer3DModel": {
+            "num_attention_heads": 16,
+            "attention_head_dim": 128,
+            "num_layers": 54,
+            "patch_size": 1,
+            "patch_size_t": 1,
+        },
+        "Krea2Transformer2DModel": {"num_attention_heads": 48, "attention_head_dim": 128, "num_layers": 28},
+        "QwenImageTransformer2DModel": {"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 60},
+        "SD3Transformer2DModel": {
+            "num_attention_heads": 18,
+            "attention_head_dim": 64,
+            "num_layers": 18,
+            "patch_size": 2,
+        },
         "WanTransformer3DModel": {
             "num_attention_heads": 40,
             "attention_head_dim": 128,
             "num_layers": 40,
             "patch_size": (1, 2, 2),
         },
+        "ZImageTransformer2DModel": {"dim": 3840, "n_layers": 30},
         "AutoencoderKL": {"block_out_channels": (64,)},
         "AutoencoderTiny": {},  # it saves block_out_channels, which no argument is called
+        "AutoencoderKLFlux2": {"block_out_channels": (128, 256, 512, 512)},
+        "AutoencoderKLHunyuanVideo15": {"temporal_compression_ratio": 4, "spatial_compression_ratio": 16},
         "AutoencoderKLHunyuanVideo": {"temporal_compression_ratio": 4, "spatial_compression_ratio": 8},
         "AutoencoderKLWan": {"scale_factor_temporal": 4, "scale_factor_spatial": 8},
     }
@@ -57,12 +81,32 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 TEXT_TOKENS: Mapping[str, int] = MappingProxyType(
     {
         "DiTPipeline": 0,
+        "Flux2KleinPipeline": 512,
+        "Flux2Pipeline": 512,
         "FluxPipeline": 512,
         "FluxKontextPipeline": 512,
         "HiDreamImagePipeline": 128,
         "HunyuanVideoPipeline": 256,
+        "Krea2Pipeline": 512,
+        "QwenImageEditPlusPipeline": 512,
+        "QwenImagePipeline": 512,
+        "StableDiffusion3Pipeline": 256,
         "WanPipeline": 512,
         "WanImageToVideoPipeline": 512,
+        "ZImagePipeline": 512,
+    }
+)
+
+# Of pipelines that have no argument for it: what they set themselves, or the longest that their tokenizers give.
+_TOKENS_WITHIN: Mapping[str, int] = MappingProxyType(
+    {
+        "EasyAnimatePipeline": 256,
+        "ErnieImagePipeline": 512,
+        "HunyuanDiTPipeline": 77,
+        "HunyuanImagePipeline": 1000,
+        "HunyuanVideo15Pipeline": 1000,
+        "LongCatImagePipeline": 512,
+        "PRXPipeline": 256,
     }
 )
 
@@ -100,8 +144,9 @@ def arguments_of(class_name: str) -> Mapping[str, Any]:
 
 def text_tokens_of(pipeline_class: str) -> int:
     """The tokens of text that a pipeline takes by default; 0 where it takes no text."""
-    if pipeline_class in TEXT_TOKENS:
-        return TEXT_TOKENS[pipeline_class]
+    for known in (TEXT_TOKENS, _TOKENS_WITHIN):
+        if pipeline_class in known:
+            return known[pipeline_class]
     import diffusers  # as in arguments_of
 
     return signature_defaults(getattr(diffusers, pipeline_class).__call__).get("max_sequence_length", 0)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from plugin.config import ModelConfig
 from plugin.families import family_class
+from plugin.families.base import Family
 from plugin.pictures import stitched_size
 from plugin.request import GenerationRequest, parse_request
-from plugin.serving.defaults import arguments_of, picture_tokens_of, text_tokens_of
+from plugin.serving.autoencoders import compression_of
+from plugin.serving.defaults import picture_tokens_of, text_tokens_of
 from plugin.serving.experts import Experts
 from plugin.serving.published import PUBLISHED, Architecture
 from plugin.tasks import Several, Task
@@ -31,7 +33,8 @@ class Plan:
             the fewest possible.
         branches: guidance branches.
         anchors: how many each branch keeps; 0 with the cache off.
-        tokens, width: the shape of the cached feature of one branch.
+        tokens, width: the shape of the cached feature of one branch. Where the blocks work on text and picture
+            together, the text is counted at its longest.
         anchor_bytes: size of one anchor of one branch.
         module_anchor_bytes: its size if every module were cached, as TaylorSeer's own code does.
         pixels: of the picture, or of all frames of the video.
@@ -85,16 +88,17 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
     """
     family, options = family_class(architecture.transformer), architecture.config
     tokens, width, text_tokens = feature_of(config, architecture, request)
+    rows = family.rows(tokens, text_tokens)
     dtype = dict(config.source.component_dtypes).get("transformer", config.source.dtype)
     element_bytes = _ELEMENT_BYTES[dtype]
     return Plan(
         num_steps=request.num_steps,
         full_steps=_full_steps(architecture, request),
-        branches=family.guidance_branches(request),
+        branches=family.guidance_branches(replace(request, task=request.task or architecture.tasks[0])),
         anchors=request.cache.order + 1 if request.cache.enabled else 0,
-        tokens=tokens,
+        tokens=rows,
         width=width,
-        anchor_bytes=tokens * width * element_bytes,
+        anchor_bytes=rows * width * element_bytes,
         module_anchor_bytes=family.module_features(options, tokens, text_tokens) * element_bytes,
         pixels=request.num_frames * request.height * request.width,
         picture_bytes=_picture_bytes(request),
@@ -102,20 +106,20 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
 
 
 def axis_sizes(
-    config: ModelConfig, architecture: Architecture, request: GenerationRequest, appended: int = 0
+    family: Family, config: ModelConfig, architecture: Architecture, request: GenerationRequest, appended: int = 0
 ) -> dict[str, int]:
     """The length of each dynamic axis of a request's block inputs but the batch, as `Family.axis_sizes` names them.
 
     Args:
+        family: of the loaded transformer.
         config: the model's settings.
         architecture: of its pipeline.
         request: the valid request.
         appended: tokens of a picture on top of those of the request.
     """
-    family = family_class(architecture.transformer)
     tokens, _, text_tokens = feature_of(config, architecture, request)
-    frames, _, _ = family.latent_size(architecture.config, request, architecture.compression)
-    return family.axis_sizes(tokens + appended, text_tokens, frames)
+    latent_size = family.latent_size(architecture.config, request, architecture.compression)
+    return family.axis_sizes(tokens + appended, text_tokens, latent_size)
 
 
 def example_request(config: ModelConfig, tasks: Sequence[Task] | None = None, /, **fields: Any) -> GenerationRequest:
@@ -158,7 +162,7 @@ def architecture_of(pipeline: str) -> Architecture:
     return Architecture(
         _PREDECESSORS.get(class_name, class_name),
         {name: value for name, value in transformer.items() if name[0] != "_"},
-        _compression(_read(folder / "vae" / "config.json")),
+        compression_of(_read(folder / "vae" / "config.json")),
         text_tokens_of(index["_class_name"]),
         experts=_experts_of(folder, index),
         pipeline=index["_class_name"],
@@ -177,8 +181,10 @@ def feature_of(config: ModelConfig, architecture: Architecture, request: Generat
     family, options = family_class(architecture.transformer), architecture.config
     tokens, width = family.feature_shape(options, family.latent_size(options, request, architecture.compression))
     if request.task is not None and request.task.appended:
-        size = stitched_size([(each.width, each.height) for each in request.pictures])
-        tokens += family.appended_tokens(*size, architecture.compression)
+        sizes = [(each.width, each.height) for each in request.pictures]
+        if request.task.several is Several.STITCHED:
+            sizes = [stitched_size(sizes)]
+        tokens += sum(family.appended_tokens(*size, architecture.compression) for size in sizes)
     return tokens, width, (config.max_sequence_length or architecture.text_tokens) + architecture.picture_tokens
 
 
@@ -193,7 +199,7 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
     return Architecture(
         type(transformer).__name__,
         config,
-        _compression(vae),
+        compression_of(vae),
         text_tokens_of(type(pipe).__name__),
         experts=Experts(boundary, pipe.scheduler.to_json_string()) if boundary and both else None,
         pipeline=type(pipe).__name__,
@@ -231,15 +237,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, must be as diffusers saved it")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _compression(vae: dict[str, Any]) -> tuple[int, int]:
-    """In time and in space; the classes of autoencoders name it in different ways."""
-    vae = {**arguments_of(vae["_class_name"]), **vae}
-    for time, space in (
-        ("temporal_compression_ratio", "spatial_compression_ratio"),
-        ("scale_factor_temporal", "scale_factor_spatial"),
-    ):
-        if space in vae:
-            return vae[time], vae[space]
-    return 1, 2 ** (len(vae["block_out_channels"]) - 1)

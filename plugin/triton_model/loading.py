@@ -46,9 +46,9 @@ def pack_settings(config: ModelConfig, host: PipelineHost) -> PackSettings:
     if config.max_batch:
         return settings(config.max_batch)
     architecture, request = architecture_of_pipe(host.pipe), example_request(config)
-    axes = axis_sizes(config, architecture, request)
+    axes = axis_sizes(host.family, config, architecture, request)
     rows = calibrated_rows(
         host.lane_engine, host.family, axes, config.engine_threads or None, lanes=config.engine_lanes
     )
-    tokens, _, _ = feature_of(config, architecture, request)
-    return settings(rows, tokens)
+    tokens, _, text_tokens = feature_of(config, architecture, request)
+    return settings(rows, host.family.rows(tokens, text_tokens))

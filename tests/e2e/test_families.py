@@ -19,6 +19,7 @@ from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
 from tests.support.repository import write_pair
 from tests.support.tiny import FAMILIES
+from tests.support.tiny.declared import DECLARED
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,24 @@ SERVED = {
         {"prompt": "a red apple", "height": 32, "width": 32},
         (1, 128, 128, 3),  # the pipeline scales every request to its own area
     ),
+    "krea2": Served({"guidance_scale": "4.5"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3), 2),
+    "qwen_image": Served(
+        {"guidance_scale": "4.0"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3), calls=2
+    ),
+    "flux2": Served(
+        {"guidance_scale": "4.0", "max_sequence_length": "48"},
+        {"prompt": "a red apple", "height": 32, "width": 48},
+        (1, 32, 48, 3),
+    ),
+    "sd3": Served({"guidance_scale": "3.5"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3)),
+    "z_image": Served({"guidance_scale": "3.0"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3)),
+    "ltx": Served(
+        {"max_frames": "17", "frames_multiple": "8", "size_multiple": "32", "guidance_scale": "3.0"},
+        {"prompt": "a red apple", "height": 64, "width": 32, "num_frames": 9},
+        (9, 64, 32, 3),
+    ),
 }
+TINY = {**FAMILIES, **DECLARED}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +86,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("families")
     for name, served in SERVED.items():
         pipeline = folder / f"{name}_pipeline"
-        FAMILIES[name].make(tmp_path_factory.mktemp(name), torch.float32).save_pretrained(pipeline)
+        TINY[name].make(tmp_path_factory.mktemp(name), torch.float32).save_pretrained(pipeline)
         parameters = {"pipeline": str(pipeline), "engine": "torch", "torch_threads": "1", "num_inference_steps": "10"}
         write_pair(folder / "models", name, parameters | served.parameters)
     config = ServerConfig(folder / "models", "127.0.0.1", *free_ports(3))

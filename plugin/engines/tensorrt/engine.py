@@ -34,6 +34,8 @@ class TensorRTEngine:
         EngineError: the file is damaged, the driver or the GPU cannot load it, or there is not enough memory.
     """
 
+    needs_all_arguments = True
+
     def __init__(self, built: BuiltEngine, device: torch.device) -> None:
         self.name = built.engine
         self._built = built

@@ -239,7 +239,7 @@ def test_the_sizes_that_engines_are_built_for_are_those_of_the_blocks_inputs(loa
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.host.engines, first, engine)
         model.generate(request)
-    sizes = axis_sizes(model.config, model.architecture, request)
+    sizes = axis_sizes(model.host.families[first], model.config, model.architecture, request)
     for argument, axes in model.host.families[first].block_axes.items():
         for axis, meaning in axes.items():
             if meaning != "batch":

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
@@ -18,6 +19,7 @@ from plugin.denoising.host import PipelineHost
 from plugin.denoising.unserved import NotServed
 from taylorseer import CacheConfig
 from tests.support.tiny import FAMILIES, latents_of
+from tests.support.tiny.declared import DECLARED
 
 OFF = CacheConfig(interval=1)
 FLUX = {**FAMILIES["flux"].arguments, **FAMILIES["flux"].sizes[0]}
@@ -215,3 +217,10 @@ def test_the_device_of_a_request_s_pipeline_is_that_of_its_transformer(pipe: Flu
     alone = PipelineHost(meta).pipeline_for(OFF)
     assert alone.device == torch.device("meta")
     assert host.families["transformer"].transformer is pipe.transformer
+
+
+def test_pipelines_with_a_scheduler_for_each_frame_are_refused(tmp_path):
+    pipe = DECLARED["skyreels_v2"].make(tmp_path, torch.float32)
+    forcing = diffusers.SkyReelsV2DiffusionForcingPipeline(**pipe.components)
+    with pytest.raises(TypeError, match="SkyReelsV2DiffusionForcingPipeline has a scheduler for each frame"):
+        PipelineHost(forcing)

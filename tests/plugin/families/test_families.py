@@ -13,9 +13,9 @@ from diffusers import DiffusionPipeline
 
 from plugin.denoising.host import PipelineHost
 from plugin.families import family_of
-from plugin.families.base import once
+from plugin.families.split import once
 from taylorseer import CacheConfig
-from tests.support.recursion import Recursion
+from tests.support.reference_forecast import ReferenceForecast
 from tests.support.tiny import FAMILIES, TinyFamily, latents_of
 
 OFF = CacheConfig(interval=1)
@@ -64,25 +64,6 @@ def test_cache_off_is_bit_for_bit_for_a_batch_of_two(pipeline_of, name, guidance
     if "negative_prompt" in arguments:
         arguments["negative_prompt"] = [arguments["negative_prompt"]] * 2
     assert torch.equal(latents_of(PipelineHost(pipe).pipeline_for(OFF), **arguments), latents_of(pipe, **arguments))
-
-
-class ReferenceForecast:
-    """TaylorSeer on the plain pipeline: a hook swaps the block stack's output for the recursion's forecast. The blocks
-    run at every step, and what they give at forecast steps is thrown away."""
-
-    def __init__(self, module: torch.nn.Module, config: CacheConfig, num_steps: int, calls: int) -> None:
-        self.full = config.full_steps(num_steps)
-        self.recursions = [Recursion(config.order, config.warmup_steps) for _ in range(calls)]
-        self.calls = 0
-        self.handle = module.register_forward_pre_hook(self.swap)
-
-    def swap(self, module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> Any:
-        step, branch = divmod(self.calls, len(self.recursions))
-        self.calls += 1
-        recursion = self.recursions[branch]
-        if step in self.full:
-            recursion.full(step, arguments[0].double())
-        return recursion.forecast(step).float(), *arguments[1:]
 
 
 @pytest.mark.parametrize("config", CACHES.values(), ids=CACHES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -11,6 +12,7 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
     PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -99,3 +101,94 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<|eot_id|>",
         model_max_length=512,
     )
+
+
+QWEN_CHAT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+_QWEN_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<think>",
+    "</think>",
+)
+
+
+def qwen_tokenizer(*texts: str, chat_template: str = QWEN_CHAT) -> Qwen2Tokenizer:
+    """A Qwen tokenizer with its special tokens and chat template, and a token for each word of `WORDS` and the texts.
+
+    Args:
+        texts: a pipeline's prompt templates, which so have as many tokens as in Qwen's own vocabulary.
+        chat_template: of Jinja.
+    """
+    splitting = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
+    tokenizer = _trained(splitting, _QWEN_SPECIAL, "system\nuser\nassistant\n\n", *texts)
+    model = json.loads(tokenizer.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(merge) for merge in model["merges"]],
+        eos_token="<|im_end|>",
+        additional_special_tokens=list(_QWEN_SPECIAL[1:]),
+        model_max_length=2048,
+        chat_template=chat_template,
+    )
+
+
+MISTRAL_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{% set text = message['content'] | map(attribute='text') | join %}"
+    "{% if message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + text + '[/SYSTEM_PROMPT]' }}"
+    "{% else %}{{ '[INST]' + text + '[/INST]' }}{% endif %}{% endfor %}"
+)
+_MISTRAL_SPECIAL = (
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "<pad>",
+    "[IMG]",
+)
+
+
+def mistral_tokenizer(*texts: str, chat_template: str = MISTRAL_CHAT) -> PreTrainedTokenizerFast:
+    """A tokenizer as Mistral's, with its special tokens and chat, and a token for each word of `WORDS` and the texts.
+
+    Args:
+        texts: system messages.
+        chat_template: of Jinja.
+    """
+    tokenizer = _trained(pre_tokenizers.ByteLevel(add_prefix_space=False), _MISTRAL_SPECIAL, *texts)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=list(_MISTRAL_SPECIAL[3:]),
+        padding_side="left",
+        model_max_length=2048,
+        chat_template=chat_template,
+    )
+
+
+def _trained(splitting: pre_tokenizers.PreTokenizer, special: tuple[str, ...], *texts: str) -> Tokenizer:
+    """A byte-level tokenizer with these special tokens and a token for each word of `WORDS` and the texts."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = splitting
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    between = "|".join(re.escape(token) for token in special)
+    tokenizer.train_from_iterator([part for text in (WORDS, *texts) for part in re.split(between, text)], trainer)
+    return tokenizer

@@ -68,10 +68,12 @@ def test_every_family_is_compiled_with_a_profile_for_each_size(tmp_path, monkeyp
     for guidance in family.guidance.values():
         for size in (family.sizes[0], family.sizes[-1]):
             arguments = {**family.arguments, **guidance.arguments, **size}
-            _, inputs = block_inputs_of(family, pipe, arguments)
+            served, inputs = block_inputs_of(family, pipe, arguments)
             profile = engine.profiles[choose_profile(engine, inputs)]
             fields = {key: value for key, value in size.items() if key in ("height", "width", "num_frames")}
-            axes = axis_sizes(config, architecture_of(config.source.pipeline), example_request(config, **fields))
+            axes = axis_sizes(
+                served, config, architecture_of(config.source.pipeline), example_request(config, **fields)
+            )
             tokens = next(axes[axis] for axis in ("image_tokens", "video_tokens") if axis in axes)
             assert profile.largest["hidden_states"][1] == tokens == inputs["hidden_states"].shape[1]
 

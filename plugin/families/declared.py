@@ -1,0 +1,343 @@
+"""Families that are a declaration: which lists of blocks a transformer has, and what an example call of it looks like.
+
+The transformer's own forward runs, with stand-ins for its lists of blocks (`plugin.families.standing_in`); so embed and
+finish are diffusers' code. What engines need beyond that is read off the stand-ins' calls: the arguments of the block
+stack are the tensors that the forward gives its blocks, and an axis is dynamic if its length differs between example
+calls of other sizes. What plans need (tokens, width) is declared, because a plan loads no transformer.
+
+Letters: B batch, I tokens of the picture or video, T tokens of text, D inner width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, Step
+from plugin.families.examples import Example, ExampleTensors, NotExported, axis_name, every_token, rule_of
+from plugin.families.leaves import leaves
+from plugin.families.previews import unpacked, unscaled
+from plugin.families.refusals import check_call
+from plugin.families.rotation import Rotation
+from plugin.families.stack import DeclaredStack
+from plugin.families.standing_in import Arguments, Blocks, StandingIn, block_list
+from plugin.request import GenerationRequest
+
+
+class DeclaredFamily(ExampleTensors, Family):
+    """A family that is declared by its class's attributes.
+
+    Attributes:
+        lists: the transformer's lists of blocks, in the order of its forward.
+        kept: dotted names of submodules that the forward calls once, and whose results stay the same within a request
+            while their arguments do: text embedders.
+        embeds: the same of those whose results only blocks read; at forecast steps they do not run.
+        refiners: lists of submodules whose results only blocks read; at forecast steps they do not run either.
+        patch: frames, height and width of a token, in latents; None where the configuration says it.
+        video: whether the latents have frames.
+        joint: whether the blocks' stream holds the text's tokens beside the picture's, so that anchors hold them too.
+        layers: the configuration's entries that count the blocks, one for each list.
+        batch_axis: arguments of blocks whose batch is not their first axis.
+        attention_options: what pipelines put into the attention's keyword arguments.
+        guidance: the argument of the pipeline's call that the guidance scale becomes.
+        unguided: the guidance scale up to which a pipeline computes one branch alone.
+        no_negative_prompt: given where a request has none, to pipelines that leave guidance out without one.
+    """
+
+    lists: ClassVar[tuple[Blocks, ...]]
+    kept: ClassVar[tuple[str, ...]] = ()
+    embeds: ClassVar[tuple[str, ...]] = ()
+    refiners: ClassVar[tuple[str, ...]] = ()
+    patch: ClassVar[tuple[int, int, int] | None] = None
+    joint: ClassVar[bool] = False
+    layers: ClassVar[tuple[str, ...]] = ("num_layers",)
+    batch_axis: ClassVar[Mapping[str, int]] = {}
+    attention_options: ClassVar[tuple[str, ...]] = ()
+    guidance: ClassVar[str] = "guidance_scale"
+    unguided: ClassVar[float] = 1.0
+    no_negative_prompt: ClassVar[str | None] = None
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__(transformer)
+        self._lists = [block_list(transformer, each) for each in self.lists]
+
+    # A request
+
+    def forward(self, inputs: Inputs, constants: Constants, step: Step) -> Any:
+        self.check(inputs)
+        standing_in = constants.get("standing_in")
+        if standing_in is None:
+            standing_in = constants["standing_in"] = self._standing_in()
+        return standing_in(
+            inputs,
+            blocks_run=step.blocks_run,
+            compute=lambda calls: self.as_called(self.lists[-1].stream, step.features(lambda: self._flattened(calls))),
+        )
+
+    def check(self, inputs: Inputs) -> None:
+        """Checks that a call changes nothing in the blocks.
+
+        Raises:
+            ValueError: it does; the message names the argument.
+        """
+        check_call(inputs, self.attention_options)
+
+    def shapes(self, inputs: Inputs) -> object:
+        return [
+            value.shape if isinstance(value, torch.Tensor) else [each.shape for each in value]
+            for value in inputs.values()
+            if isinstance(value, torch.Tensor) or (isinstance(value, list) and isinstance(value[0], torch.Tensor))
+        ]
+
+    def completed(self, blocks: BlockInputs) -> BlockInputs:
+        """Left out are masks where every token counts. True, or 0 in a mask that is added, says the same.
+
+        Raises:
+            ValueError: the call gives the blocks what the example call does not.
+        """
+        examples = self.example_inputs()
+        if more := blocks.keys() - examples.keys():
+            raise ValueError(f"{', '.join(sorted(more))} of the blocks is given, must be left out with this engine")
+        if len(blocks) == len(examples):
+            return blocks
+        lengths = {
+            name: blocks[argument].shape[axis]
+            for argument, axes in self.block_axes.items()
+            for axis, name in axes.items()
+            if argument in blocks
+        }
+        return {
+            argument: blocks[argument]
+            if argument in blocks
+            else every_token(example, self.block_axes[argument], lengths)
+            for argument, example in examples.items()
+        }
+
+    def _standing_in(self) -> StandingIn:
+        return StandingIn(self.transformer, self._lists, self.kept, self.embeds, self.refiners)
+
+    # The block stack
+
+    def block_stack(self) -> nn.Module:
+        return DeclaredStack(self.transformer, self._lists, self)
+
+    def export_stack(self) -> nn.Module:
+        return DeclaredStack(self.transformer, self._lists, self, Rotation)
+
+    def run_blocks(self, blocks: Sequence[nn.Module], spec: Blocks, arguments: Arguments) -> Arguments:
+        """Runs one list of blocks as the forward does.
+
+        Args:
+            blocks: the list.
+            spec: what is declared of it.
+            arguments: of the first block.
+
+        Returns:
+            The arguments that a further block would get.
+        """
+        for index, block in enumerate(blocks):
+            own = {name: arguments[name][:, index] for name in spec.per_block}
+            arguments = {**arguments, **spec.taken(block(**{**arguments, **own}))}
+        return arguments
+
+    def rows_first(self, argument: str, tensor: torch.Tensor) -> torch.Tensor:
+        """An argument of a block as engines take it: the batch, if it has one, is its first axis."""
+        return tensor.movedim(self.batch_axis[argument], 0) if argument in self.batch_axis else tensor
+
+    def as_called(self, argument: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The inverse of `rows_first`."""
+        return tensor.movedim(0, self.batch_axis[argument]) if argument in self.batch_axis else tensor
+
+    def _flattened(self, calls: Sequence[Sequence[Arguments]]) -> BlockInputs:
+        """The tensors among the arguments of all lists' blocks; see `nested` for their names."""
+        inputs: BlockInputs = {}
+        first = self._lists[0].spec
+        for index, (blocks, own) in enumerate(zip(self._lists, calls, strict=True)):
+            spec, arguments = blocks.spec, dict(own[0])
+            for name in spec.per_block:
+                arguments[name] = torch.stack([each[name] for each in own], dim=1)
+            for name, value in arguments.items():
+                if index and (name in spec.returns or name in first.returns or value is calls[0][0].get(name)):
+                    continue  # it comes from the list before, or is one of its arguments
+                known = "hidden_states" if not index and name == first.stream else name
+                for leaf, tensor in leaves(known if not index else f"{index}.{name}", value, self.device):
+                    inputs[leaf] = self.rows_first(name, tensor)
+        return inputs
+
+    # Sizes
+
+    @cached_property
+    def _traces(self) -> list[tuple[Example, BlockInputs]]:
+        base = self.example_size()
+        others = [
+            replace(base, batch=base.batch + 1),
+            replace(base, height=2 * base.height),
+            replace(base, width=2 * base.width),
+            replace(base, text=2 * base.text),
+            *([replace(base, frames=2 * base.frames)] if self.video else []),
+        ]
+        return [(size, self.trace(size)) for size in (base, *others)]
+
+    def example_size(self) -> Example:
+        """A small size; its numbers of tokens are all different, and longer than 1."""
+        frames, height, width = self.patch_of(self.transformer.config)
+        return Example(2, 3 * frames if self.video else 1, 4 * height, 6 * width, 16)
+
+    def trace(self, size: Example) -> BlockInputs:
+        """The arguments of the block stack in an example call."""
+        seen: BlockInputs = {}
+
+        def stop(make: Callable[[], BlockInputs]) -> torch.Tensor:
+            seen.update(make())
+            raise _Traced
+
+        inputs = {**self._defaults, **self.example_call(size)}
+        try:
+            with torch.no_grad():
+                self.forward(inputs, {}, Step(None, True, stop))
+        except _Traced:
+            return seen
+        raise AssertionError("the forward has called no block")
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        parameters = self.signature.parameters.values()
+        return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+    def example_call(self, size: Example) -> dict[str, Any]:
+        """Arguments of the transformer's forward, small random ones.
+
+        Raises:
+            NotExported: it is not declared.
+        """
+        raise NotExported(f"{self.name} has no example call: its block stack runs with engine torch alone")
+
+    @cached_property
+    def _axes(self) -> dict[str, dict[int, tuple[str, int]]]:
+        """For each argument its dynamic axes: axis index -> (what it follows, by how much it is longer)."""
+        sizes, traces = zip(*self._traces, strict=True)
+        each = [self._lengths(size) for size in sizes]
+        followed = {name: [lengths[name] for lengths in each] for name in each[0]}
+        return {
+            name: {
+                axis: rule_of(name, axis, lengths, followed)
+                for axis, lengths in enumerate(zip(*(trace[name].shape for trace in traces), strict=True))
+                if len(set(lengths)) > 1
+            }
+            for name in traces[0]
+        }
+
+    @cached_property
+    def block_axes(self) -> Mapping[str, Mapping[int, str]]:  # type: ignore[override]
+        return {name: {axis: axis_name(*rule) for axis, rule in axes.items()} for name, axes in self._axes.items()}
+
+    @property
+    def output_axes(self) -> Mapping[int, str]:  # type: ignore[override]
+        return self.block_axes["hidden_states"]
+
+    @property
+    def random_arguments(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(
+            name
+            for name, tensor in self._traces[0][1].items()
+            if tensor.is_floating_point() and "batch" in self.block_axes[name].values()
+        )
+
+    def example_inputs(self) -> BlockInputs:
+        return dict(self._traces[0][1])
+
+    def axis_sizes(
+        self, tokens: int, text_tokens: int, latent_size: tuple[int, int, int] = (1, 1, 1)
+    ) -> dict[str, int]:
+        known = self._lengths(Example(1, *latent_size, text_tokens), tokens)
+        rules = {rule for axes in self._axes.values() for rule in axes.values() if rule[0] != "batch"}
+        return {axis_name(*rule): known[rule[0]] + rule[1] for rule in rules}
+
+    def tokens(self, size: Example) -> int:
+        tokens, _ = self.feature_shape(self.transformer.config, size.latent_size)
+        return tokens
+
+    def _lengths(self, size: Example, tokens: int | None = None) -> dict[str, int]:
+        """What axes may follow, in the order in which it is tried."""
+        config, text = self.transformer.config, self.text_rows(size.text)
+        tokens = self.tokens(size) if tokens is None else tokens
+        frames, rows, columns = (
+            length // side for length, side in zip(size.latent_size, self.patch_of(config), strict=True)
+        )
+        return {
+            "batch": size.batch,
+            "image_tokens": tokens,
+            "text_tokens": text,
+            "all_tokens": tokens + text,
+            "frames": frames,
+            "rows": rows,
+            "columns": columns,
+        }
+
+    @classmethod
+    def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:
+        tokens = math.prod(length // side for length, side in zip(latent_size, cls.patch_of(config), strict=True))
+        return tokens, cls.width(config)
+
+    @classmethod
+    def patch_of(cls, config: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Frames, height and width of a token, in latents."""
+        if cls.patch is not None:
+            return cls.patch
+        sides = config["patch_size"]
+        if isinstance(sides, int):
+            sides = (sides, sides)
+        frames, height, width = sides if len(sides) == 3 else (config.get("patch_size_t") or 1, *sides)
+        return frames, height, width
+
+    @classmethod
+    def width(cls, config: Mapping[str, Any]) -> int:
+        """D."""
+        return config["num_attention_heads"] * config["attention_head_dim"]
+
+    @classmethod
+    def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
+        rows = tokens + text_tokens if len(cls.lists[0].returns) > 1 or cls.joint else tokens
+        return 2 * sum(config[name] for name in cls.layers) * rows * cls.width(config)  # attention, feed-forward
+
+    @classmethod
+    def text_rows(cls, text_tokens: int) -> int:
+        """How many rows of a stream that many tokens of text are."""
+        return text_tokens
+
+    @classmethod
+    def rows(cls, tokens: int, text_tokens: int) -> int:
+        return tokens + cls.text_rows(text_tokens) if cls.joint else tokens
+
+    # Pipelines
+
+    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
+        arguments = super().call_arguments(request, max_sequence_length)
+        arguments[self.guidance] = arguments.pop("guidance_scale")
+        if self.guidance_branches(request) > 1 and request.negative_prompt is None:
+            arguments["negative_prompt"] = self.no_negative_prompt
+        return arguments | ({"num_frames": request.num_frames} if self.video else {})
+
+    @classmethod
+    def guidance_branches(cls, request: GenerationRequest) -> int:
+        return 2 if request.guidance_scale > cls.unguided else 1
+
+    def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor | None:
+        """Latents that the autoencoder scales and shifts, or of which its configuration holds mean and deviation;
+        packed ones are unpacked by the pipeline."""
+        own = latents[:1]
+        return unscaled(pipe.vae.config, unpacked(pipe, own, height, width) if own.ndim == 3 else own)
+
+    def release_blocks(self) -> None:
+        for each in self.lists:
+            setattr(self.transformer, each.name, nn.ModuleList())
+
+
+class _Traced(Exception):
+    """Ends the forward of an example call once its blocks have their arguments."""

@@ -1,0 +1,118 @@
+"""Families whose forward is written out here: condition, embed and finish around the block stack."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from plugin.families.base import BlockInputs, Constants, Family, Inputs, Step
+from plugin.request import GenerationRequest
+
+
+class SplitFamily(Family):
+    """A family whose forward is written as `finish(inputs, block_stack(**embed(inputs, c)), c)`, `c =
+    condition(inputs)`.
+
+    `condition` computes what both ends of the stack need, at every step. `embed` computes what only the blocks need;
+    forecast steps skip it.
+    """
+
+    def forward(self, inputs: Inputs, constants: Constants, step: Step) -> Any:
+        from diffusers.models.modeling_outputs import Transformer2DModelOutput  # takes seconds, and plans import this
+
+        condition = self.condition(inputs, constants, step.timestep)
+        features = step.features(lambda: self.embed(inputs, condition, constants))
+        output = self.finish(inputs, features, condition)
+        return Transformer2DModelOutput(sample=output) if inputs["return_dict"] else (output,)
+
+    @abstractmethod
+    def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
+        """The step's conditioning, which `embed` and `finish` need.
+
+        Args:
+            inputs: the arguments of the forward.
+            constants: as `forward` has them.
+            scheduled: the timestep as the scheduler has it, if it is known; see `embedded_once`.
+        """
+
+    @abstractmethod
+    def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
+        """The arguments of the block stack. Their memory may be that of earlier steps.
+
+        Raises:
+            ValueError: the call uses something that the family does not serve; the message names it.
+        """
+
+    @abstractmethod
+    def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """The forward's output, from the stack's output. Of the inputs, it reads only the shape of `hidden_states`."""
+
+
+class EmbeddedGuidanceFamily(SplitFamily):
+    """A family whose guidance scale is an input of the transformer.
+
+    With a negative prompt, `guidance_scale` becomes that of classifier-free guidance between the two prompts, and the
+    embedded guidance is 1 (none): otherwise the two would multiply.
+    """
+
+    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
+        arguments = super().call_arguments(request, max_sequence_length)
+        if request.negative_prompt is None:
+            return arguments
+        return arguments | {"true_cfg_scale": request.guidance_scale, "guidance_scale": 1.0}
+
+    @classmethod
+    def guidance_branches(cls, request: GenerationRequest) -> int:
+        return 1 if request.negative_prompt is None else super().guidance_branches(request)
+
+
+def once(constants: Constants, name: str, sources: Sequence[object], compute: Callable[[], Any]) -> Any:
+    """What `compute` returns, kept in `constants` for as long as its sources stay the same.
+
+    A tensor is the same while it is the same object and nothing has been written into it since: callbacks may replace
+    the embeddings of a prompt, or edit them. Of what inference mode makes nobody knows that; then nothing is kept.
+
+    Args:
+        constants: of the branch.
+        name: of the value.
+        sources: all that it is computed from but the weights: tensors, shapes, dtypes, None.
+        compute: computes it.
+    """
+    kept = constants.get(name)
+    now = [_state_of(each) for each in sources]
+    if kept is not None and all(map(_is_same, kept[0], now)):
+        return kept[1]
+    value = compute()
+    constants[name] = now, value
+    return value
+
+
+def _state_of(source: object) -> tuple[object, int | None]:
+    """A source, and how often it has been written into; None where that is not known."""
+    if not isinstance(source, torch.Tensor):
+        return source, 0
+    return source, None if source.is_inference() else source._version
+
+
+def _is_same(before: tuple[object, int | None], now: tuple[object, int | None]) -> bool:
+    if isinstance(now[0], torch.Tensor):
+        return before[0] is now[0] and now[1] is not None and before[1] == now[1]
+    return type(before[0]) is type(now[0]) and before[0] == now[0]
+
+
+def refuse_adapters(inputs: Inputs, name: str) -> None:
+    """Checks that a call brings no adapter scales or other options of attention.
+
+    Args:
+        inputs: the arguments of the forward.
+        name: of the argument that would hold them.
+
+    Raises:
+        ValueError: it is not empty; the message names its keys.
+    """
+    if inputs[name]:
+        names = ", ".join(inputs[name])
+        raise ValueError(f"{name} has {names}, must be empty: adapters are not served per request")

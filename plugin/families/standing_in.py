@@ -1,0 +1,271 @@
+"""A diffusers transformer for one guidance branch of one request: its own forward, without its blocks.
+
+The copy shares every weight. Only its tables of submodules are its own: each list of blocks is a stand-in there, and
+submodules whose results can be kept are wrapped. So embed and finish are diffusers' code, operation by operation.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+Arguments = dict[str, Any]  # of one call of a block, by name
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """One list of blocks in a transformer.
+
+    Attributes:
+        name: the list's attribute.
+        returns: the arguments of the next block that a block's outputs become, in order.
+        stream: the one of them that holds the tokens of the picture.
+        joined: the list goes on with one stream, those of the list before concatenated: text, then picture.
+        per_block: arguments that the forward makes anew for each block; they must not depend on the blocks before.
+    """
+
+    name: str
+    returns: tuple[str, ...] = ("hidden_states",)
+    stream: str = "hidden_states"
+    joined: bool = False
+    per_block: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The other stream."""
+        return next(name for name in self.returns if name != self.stream)
+
+    def returned(self, arguments: Arguments) -> Any:
+        """What a block returns, taken from arguments of these names."""
+        if len(self.returns) == 1:
+            return arguments[self.returns[0]]
+        return tuple(arguments[name] for name in self.returns)
+
+    def taken(self, output: Any) -> Arguments:
+        """What a block has returned, as arguments of the next one."""
+        return dict(zip(self.returns, output if isinstance(output, tuple) else (output,), strict=True))
+
+
+@dataclass(frozen=True)
+class BlockList:
+    """A list of blocks of one transformer, as far as stand-ins need it; known before the blocks are released.
+
+    Attributes:
+        spec: what is declared of it.
+        parameters: names of the arguments of a block's forward, in order.
+        required: those that have no default.
+        length: how many blocks it has.
+    """
+
+    spec: Blocks
+    parameters: tuple[str, ...]
+    required: tuple[str, ...]
+    length: int
+
+
+def block_list(transformer: nn.Module, spec: Blocks) -> BlockList:
+    """A list of blocks as it is now, with its blocks in place."""
+    blocks: nn.ModuleList = getattr(transformer, spec.name)
+    _, *parameters = inspect.signature(type(blocks[0]).forward).parameters.values()
+    named = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    return BlockList(
+        spec,
+        tuple(each.name for each in named),
+        tuple(each.name for each in named if each.default is each.empty),
+        len(blocks),
+    )
+
+
+Compute = Callable[[list[list[Arguments]]], torch.Tensor]  # the features, from the arguments of each call of each list
+
+
+class StandingIn:
+    """A copy of a transformer whose lists of blocks are stand-ins.
+
+    Args:
+        transformer: the shared module.
+        lists: its lists of blocks, in the order of the forward.
+        kept: submodules whose results stay the same while their arguments do, by dotted name.
+        embeds: submodules whose results only blocks read: where no block runs, their last results are taken.
+        refiners: lists of submodules whose results only blocks read: where no block runs, they are empty.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        lists: Sequence[BlockList],
+        kept: Sequence[str],
+        embeds: Sequence[str],
+        refiners: Sequence[str],
+    ) -> None:
+        self._lists = lists
+        self._calls: list[list[Arguments]] = []
+        self._compute: Compute | None = None
+        self.blocks_run = True
+        self._module = _shallow(transformer)
+        for index, each in enumerate(lists):
+            self._module._modules[each.spec.name] = _StandIn(self, index, each)
+        for name in refiners:
+            self._module._modules[name] = _Refiner(self._module._modules[name], self)
+        for name in kept:
+            _wrap(self._module, name.split("."), lambda part: _Kept(part, self, only_for_blocks=False))
+        for name in embeds:
+            _wrap(self._module, name.split("."), lambda part: _Kept(part, self, only_for_blocks=True))
+
+    def __call__(self, inputs: Mapping[str, Any], *, blocks_run: bool, compute: Compute) -> Any:
+        """The transformer's forward.
+
+        Args:
+            inputs: its arguments.
+            blocks_run: whether `compute` reads the arguments of the blocks.
+            compute: gives the features, in place of the blocks.
+        """
+        self.blocks_run, self._compute = blocks_run, compute
+        self._calls = [[] for _ in self._lists]
+        try:
+            return self._module.forward(**inputs)
+        finally:
+            self._calls, self._compute = [], None
+
+    def called(self, index: int, arguments: Arguments) -> Any:
+        """What a block of one list returns: its own streams, until the last block of the last list gives the features.
+        Only the picture's stream is read after that."""
+        calls, spec = self._calls[index], self._lists[index].spec
+        calls.append(arguments)
+        if index + 1 < len(self._lists) or len(calls) < calls_of(self._lists[index]):
+            return spec.returned(arguments)
+        assert self._compute is not None, "blocks are called inside a forward"
+        features, own = self._compute(self._calls), arguments[spec.stream]
+        if spec.joined:  # the features are those of the picture; the text before them is cut off by the forward
+            features = torch.cat([own[:, : own.shape[1] - features.shape[1]], features], dim=1)
+        return spec.returned({**arguments, spec.stream: features})
+
+
+def calls_of(blocks: BlockList) -> int:
+    """How often a forward calls the stand-in of a list."""
+    return blocks.length if blocks.spec.per_block else 1
+
+
+class _StandIn(nn.Module):
+    """In place of a list of blocks, and of each block that the forward calls."""
+
+    def __init__(self, standing_in: StandingIn, index: int, blocks: BlockList) -> None:
+        super().__init__()
+        self.__dict__.update(_standing_in=standing_in, _index=index, _blocks=blocks)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter([self] * calls_of(self._blocks))
+
+    def __len__(self) -> int:
+        blocks: BlockList = self._blocks
+        return blocks.length
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = {**dict(zip(self._blocks.parameters, args, strict=False)), **kwargs}
+        return self._standing_in.called(self._index, arguments)
+
+
+class _Refiner(nn.Module):
+    """In place of a list of submodules that refine what the blocks are given."""
+
+    def __init__(self, parts: nn.Module | None, standing_in: StandingIn) -> None:
+        super().__init__()
+        self.__dict__.update(_parts=parts, _standing_in=standing_in)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self._parts if self._standing_in.blocks_run else ())
+
+
+class _Kept(nn.Module):
+    """A submodule whose last result is given again while nothing has changed."""
+
+    def __init__(self, part: nn.Module, standing_in: StandingIn, *, only_for_blocks: bool) -> None:
+        super().__init__()
+        self.__dict__.update(
+            _part=part, _standing_in=standing_in, _only_for_blocks=only_for_blocks, _result=None, _states=None
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self._states is not None and self._only_for_blocks and not self._standing_in.blocks_run:
+            return self._result
+        given = args, kwargs
+        if self._states is not None and is_same(self._states, (given, self._result)):
+            return self._result
+        result = self._part(*args, **kwargs)
+        self.__dict__.update(_result=result, _states=state_of((given, result)))
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+
+@dataclass(frozen=True)
+class _TensorState:
+    """What of a tensor must be the same for its content to be the same; holding it keeps its memory from others."""
+
+    tensor: torch.Tensor
+    version: int
+
+    def is_of(self, other: torch.Tensor) -> bool:
+        mine = self.tensor
+        return (
+            not other.is_inference()
+            and mine.data_ptr() == other.data_ptr()
+            and (mine.shape, mine.stride(), mine.dtype) == (other.shape, other.stride(), other.dtype)
+            and self.version == other._version
+        )
+
+
+class _Unknown:
+    """The state of a tensor of inference mode: nobody counts what is written into it."""
+
+
+def state_of(value: Any) -> Any:
+    """A value that `is_same` compares with another later."""
+    if isinstance(value, torch.Tensor):
+        return _Unknown() if value.is_inference() else _TensorState(value, value._version)
+    if isinstance(value, list | tuple):
+        return [state_of(each) for each in value]
+    if isinstance(value, dict):
+        return {name: state_of(each) for name, each in value.items()}
+    return value
+
+
+def is_same(state: Any, value: Any) -> bool:
+    """Whether a value is what it was when `state_of` saw it: the same memory that nothing has been written into since,
+    or an equal value of the same type."""
+    if isinstance(value, torch.Tensor):
+        return isinstance(state, _TensorState) and state.is_of(value)
+    if isinstance(value, list | tuple):
+        return isinstance(state, list) and len(state) == len(value) and all(map(is_same, state, value))
+    if isinstance(value, dict):
+        return (
+            isinstance(state, dict) and state.keys() == value.keys() and all(is_same(state[n], value[n]) for n in value)
+        )
+    return type(state) is type(value) and bool(state == value)
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """The same module with a table of submodules of its own."""
+    shallow = copy.copy(module)
+    shallow.__dict__["_modules"] = dict(module._modules)
+    return shallow
+
+
+def _wrap(module: nn.Module, path: Sequence[str], wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """Puts a wrapper around the submodule at a path; those on the way are copied, so that others do not see it."""
+    name, *rest = path
+    part = module._modules.get(name)
+    if part is None:  # not every configuration has it
+        return
+    if not rest:
+        module._modules[name] = wrap(part)
+        return
+    module._modules[name] = inner = _shallow(part)
+    _wrap(inner, rest, wrap)
