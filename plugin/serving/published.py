@@ -79,6 +79,37 @@ _FLUX = Architecture(
     parameters=11.9e9,
     pipeline="FluxPipeline",
 )
+_FLUX2 = Architecture(
+    "Flux2Transformer2DModel",
+    {},
+    compression=(1, 8),
+    text_tokens=512,
+    parameters=32.2e9,
+    pipeline="Flux2Pipeline",
+)
+_KLEIN_4B = replace(
+    _FLUX2,
+    options={
+        "num_layers": 5,
+        "num_single_layers": 20,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 7680,
+        "guidance_embeds": False,
+    },
+    parameters=3.88e9,
+    pipeline="Flux2KleinPipeline",
+)
+_KLEIN_9B = replace(
+    _KLEIN_4B,
+    options={
+        "num_layers": 8,
+        "num_single_layers": 24,
+        "num_attention_heads": 32,
+        "joint_attention_dim": 12288,
+        "guidance_embeds": False,
+    },
+    parameters=9.08e9,
+)
 _HUNYUAN = Architecture(
     "HunyuanVideoTransformer3DModel",
     {},
@@ -87,6 +118,31 @@ _HUNYUAN = Architecture(
     parameters=12.8e9,
     pipeline="HunyuanVideoPipeline",
 )
+_HUNYUAN_15 = Architecture(
+    "HunyuanVideo15Transformer3DModel",
+    {},
+    compression=(4, 16),
+    text_tokens=1000,
+    parameters=8.33e9,
+    pipeline="HunyuanVideo15Pipeline",
+)
+_KREA2 = Architecture(
+    "Krea2Transformer2DModel",
+    {},
+    compression=(4, 8),
+    text_tokens=512,
+    parameters=12.8e9,
+    pipeline="Krea2Pipeline",
+)
+_QWEN = Architecture(
+    "QwenImageTransformer2DModel",
+    {},
+    compression=(4, 8),
+    text_tokens=512,
+    parameters=20.4e9,
+    pipeline="QwenImagePipeline",
+)
+_QWEN_EDIT = replace(_QWEN, pipeline="QwenImageEditPlusPipeline")
 _WAN = Architecture(
     "WanTransformer3DModel", {}, compression=(4, 8), text_tokens=512, parameters=14.3e9, pipeline="WanPipeline"
 )
@@ -109,6 +165,11 @@ PUBLISHED: Mapping[str, Architecture] = MappingProxyType(
             options={**_FLUX.options, "in_channels": 384, "out_channels": 64},
             pipeline="FluxFillPipeline",
         ),
+        "black-forest-labs/FLUX.2-dev": _FLUX2,
+        "black-forest-labs/FLUX.2-klein-4B": _KLEIN_4B,
+        "black-forest-labs/FLUX.2-klein-9B": _KLEIN_9B,
+        "black-forest-labs/FLUX.2-klein-base-4B": _KLEIN_4B,
+        "black-forest-labs/FLUX.2-klein-base-9B": _KLEIN_9B,
         "facebook/DiT-XL-2-256": Architecture(
             "DiTTransformer2DModel",
             {"out_channels": 8},
@@ -123,6 +184,35 @@ PUBLISHED: Mapping[str, Architecture] = MappingProxyType(
             options={"image_condition_type": "token_replace"},
             pipeline="HunyuanVideoImageToVideoPipeline",
             picture_tokens=picture_tokens_of("token_replace"),
+        ),
+        "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v": _HUNYUAN_15,
+        "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_t2v": _HUNYUAN_15,
+        "krea/Krea-2-Raw": _KREA2,
+        "krea/Krea-2-Turbo": _KREA2,
+        "Qwen/Qwen-Image": _QWEN,
+        "Qwen/Qwen-Image-Edit-2509": _QWEN_EDIT,
+        "Qwen/Qwen-Image-Edit-2511": replace(_QWEN_EDIT, options={"zero_cond_t": True}),
+        "stabilityai/stable-diffusion-3.5-large": Architecture(
+            "SD3Transformer2DModel",
+            {
+                "num_layers": 38,
+                "num_attention_heads": 38,
+                "caption_projection_dim": 2432,
+                "pos_embed_max_size": 192,
+                "qk_norm": "rms_norm",
+            },
+            compression=(1, 8),
+            text_tokens=256,
+            parameters=8.06e9,
+            pipeline="StableDiffusion3Pipeline",
+        ),
+        "Tongyi-MAI/Z-Image-Turbo": Architecture(
+            "ZImageTransformer2DModel",
+            {},
+            compression=(1, 8),
+            text_tokens=512,
+            parameters=6.15e9,
+            pipeline="ZImagePipeline",
         ),
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": replace(
             _WAN, options={"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, parameters=1.42e9

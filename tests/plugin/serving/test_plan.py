@@ -117,6 +117,32 @@ def test_videos_would_not_fit_with_every_module_cached():
     assert int(wan.module_cache_bytes / GIB) == 346
 
 
+@pytest.mark.parametrize(
+    ("model", "tokens", "width", "branches", "full", "modules"),
+    [
+        ("krea_2", 64 * 64 + 512, 48 * 128, 2, 9, 28 * 2 * (64 * 64 + 512)),
+        ("flux2_dev", 64 * 64, 48 * 128, 1, 12, (8 + 48) * 2 * (64 * 64 + 512)),
+        ("flux2_klein", 64 * 64, 24 * 128, 2, 12, (5 + 20) * 2 * (64 * 64 + 512)),
+        ("qwen_image", 64 * 64, 24 * 128, 2, 12, 60 * 2 * (64 * 64 + 512)),
+        ("qwen_image_edit", 64 * 64, 24 * 128, 2, 12, 60 * 2 * (64 * 64 + 1024)),
+        ("z_image_turbo", 64 * 64 + 512, 3840, 1, 5, 30 * 2 * (64 * 64 + 512)),
+        ("sd3_5_large", 64 * 64, 38 * 64, 2, 9, 38 * 2 * (64 * 64 + 256)),
+        ("hunyuan_video_1_5", 31 * 30 * 53, 16 * 128, 2, 12, 54 * 2 * (31 * 30 * 53 + 1000)),
+    ],
+)
+def test_models_of_declared_families_are_planned(model, tokens, width, branches, full, modules):
+    """In bfloat16, of order 1. Those whose blocks have one stream keep the text's tokens too."""
+    plan = plan_of(model)
+    assert (plan.tokens, plan.width, plan.branches, plan.anchors) == (tokens, width, branches, 2)
+    assert plan.anchor_bytes == tokens * width * 2
+    assert plan.module_anchor_bytes == modules * width * 2
+    assert len(plan.full_steps) == full
+
+
+def test_the_last_of_eight_steps_is_full_where_a_model_is_distilled_for_them():
+    assert plan_of("z_image_turbo").full_steps == (0, 1, 3, 5, 7)
+
+
 def test_dit_is_planned_at_its_own_size():
     plan = plan_of("dit_xl_2_256", height=512)
     assert (plan.tokens, plan.width, plan.branches, plan.anchors) == (256, 1152, 2, 5)
@@ -244,7 +270,26 @@ def test_a_picture_of_its_own_tokens_is_planned_with_them(tmp_path):
     assert re.search(rf"feature +│ {32 * 48 + 78 * 52} tokens x 3072", output)
 
 
-@pytest.mark.parametrize("model", ["flux_kontext_dev", "flux_fill_dev", "wan2_1_i2v", "hunyuan_video_i2v"])
+@pytest.mark.parametrize(
+    ("model", "tokens", "width"),
+    [("qwen_image_edit", 78 * 52, 3072), ("flux2_dev", 6 * 4, 6144), ("flux2_klein", 6 * 4, 3072)],
+)
+def test_several_pictures_are_planned_with_the_tokens_of_each(tmp_path, model, tokens, width):
+    """Qwen-Image-Edit resizes each to 1248 x 832 pixels; FLUX.2 leaves them as small as they are."""
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (96, 64)).save(path)
+    code, output = run("plan", model, "--image", path, "--image", path, "--height", 512, "--width", 768)
+    assert code == 0
+    assert re.search(rf"feature +│ {32 * 48 + 2 * tokens} tokens x {width}", output)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("flux_kontext_dev", "flux_fill_dev", "wan2_1_i2v", "hunyuan_video_i2v"),
+        *("flux2_dev", "flux2_klein", "qwen_image", "qwen_image_edit", "sd3_5_large", "z_image_turbo"),
+    ],
+)
 def test_the_shipped_models_of_pictures_take_them(model):
     code, output = run("plan", model)
     assert code == 0

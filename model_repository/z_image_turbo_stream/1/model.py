@@ -1,0 +1,5 @@
+"""Z-Image-Turbo, text to picture, decoupled."""
+
+from plugin.triton_model import StreamModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
