@@ -25,7 +25,11 @@ import yaml
 from plugin.cli.app import app
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Report
+from plugin.families import FAMILY_OF_TRANSFORMER
 from plugin.families.base import Family
+from plugin.families.declared import DeclaredFamily
+from plugin.families.split import SplitFamily
+from plugin.families.standing_in import Blocks
 from plugin.fields import FIELDS, Field
 from plugin.parameters import PARAMETERS
 from plugin.request import InvalidRequest, parse_request
@@ -43,7 +47,10 @@ from tests.support.documents import (
     tables_of,
 )
 from tests.support.tiny import FAMILIES
+from tests.support.tiny.declared import DECLARED
 
+# The headings of docs/extending.md that have a table of what a family has
+FAMILY_TABLES = ("What a declaration says", "Where the defaults do not fit", "What cannot be declared")
 LANGUAGES = {"bash", "python", "pycon", "text", "json", "yaml", "typescript"}
 
 
@@ -160,7 +167,11 @@ def check_tests(arguments: list[str]) -> None:
     assert all(file.is_file() for file in files)
     wanted = options.get("-k", "")
     assert re.fullmatch(r"\w*", wanted), "one word, which this test looks for in names and in what tests are given"
-    assert not targets or wanted in FAMILIES or any(wanted in file.read_text(encoding="utf-8") for file in files)
+    assert (
+        not targets
+        or wanted in {**FAMILIES, **DECLARED}
+        or any(wanted in file.read_text(encoding="utf-8") for file in files)
+    )
 
 
 def test_wrong_commands_are_noticed():
@@ -364,15 +375,30 @@ def check_session(block: Block) -> None:
 
 
 def test_everything_that_a_family_must_say_is_in_its_recipe():
-    rows = tables_of(ROOT / "docs/extending.md")["A family"]
-    named = {name for row in rows for name in re.findall(r"`(\w+)", row[0])}
-    assert Family.__abstractmethods__ | {"name", "block_axes", "output_axes"} <= named
-    assert all(hasattr(Family, name) or name in Family.__annotations__ for name in named)
+    tables = tables_of(ROOT / "docs/extending.md")
+    named = {heading: names_in(tables[heading]) for heading in FAMILY_TABLES}
+    declared, overridden, written = ({*names} for names in named.values())
+    assert declared >= DeclaredFamily.__annotations__.keys() | {"name", "video", "batches_guidance", "example_call"}
+    assert written >= Family.__abstractmethods__ | SplitFamily.__abstractmethods__ | {
+        "name",
+        "block_axes",
+        "output_axes",
+    }
+    known = {*dir(DeclaredFamily), *Family.__annotations__, *DeclaredFamily.__annotations__, *Blocks.__annotations__}
+    assert declared | overridden <= known
+    assert written <= {*dir(SplitFamily), *Family.__annotations__}
+
+
+def test_the_table_of_models_has_every_class_once():
+    rows = tables_of(ROOT / "docs/models.md")["Models"]
+    classes = [name for row in rows for name in re.findall(r"`(\w+)`", row[1])]
+    assert sorted(classes) == sorted(FAMILY_OF_TRANSFORMER)
 
 
 def test_the_steps_to_a_predictor_lead_to_one(tmp_path):
     """docs/extending.md, followed in a copy of the package."""
-    function, line, test = (block.text for block in blocks_of(ROOT / "docs/extending.md") if block.language == "python")
+    blocks = (block.text for block in blocks_of(ROOT / "docs/extending.md") if block.language == "python")
+    function, line, test, *_ = blocks  # the others are those of a family: tests/plugin/families/test_recipe.py
     for folder in ("taylorseer", "tests/taylorseer", "tests/support"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tests/__init__.py").touch()
