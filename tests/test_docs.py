@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import yaml
 from plugin.cli.app import app
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Report
-from plugin.families import FAMILY_OF_TRANSFORMER
+from plugin.families import FAMILY_OF_TRANSFORMER, family_class
 from plugin.families.base import Family
 from plugin.families.declared import DeclaredFamily
 from plugin.families.split import SplitFamily
@@ -389,10 +390,49 @@ def test_everything_that_a_family_must_say_is_in_its_recipe():
     assert written <= {*dir(SplitFamily), *Family.__annotations__}
 
 
+def models() -> list[list[str]]:
+    return [row for row in tables_of(ROOT / "docs/models.md")["Models"] if row[1].startswith("`")]
+
+
 def test_the_table_of_models_has_every_class_once():
-    rows = tables_of(ROOT / "docs/models.md")["Models"]
-    classes = [name for row in rows for name in re.findall(r"`(\w+)`", row[1])]
+    classes = [name for row in models() for name in re.findall(r"`(\w+)`", row[1])]
     assert sorted(classes) == sorted(FAMILY_OF_TRANSFORMER)
+
+
+def names_assigned(file: str, variable: str) -> set[str]:
+    """The keys of a dict, or the strings in a tuple, that a test module assigns."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    (value,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == variable
+    )
+    among = value.keys if isinstance(value, ast.Dict) else ast.walk(value)
+    return {node.value for node in among if isinstance(node, ast.Constant)}
+
+
+def test_what_the_table_of_models_calls_verified_is_tested():
+    exported = names_assigned("tests/plugin/engines/test_declared_exports.py", "EXPORTED") | FAMILIES.keys()
+    served = names_assigned("tests/e2e/test_families.py", "SERVED") | {"flux"}  # emoji is one, in all other tests there
+    rows = {re.findall(r"\w+", row[1])[0]: row for row in models()}
+
+    def check_model(name: str) -> None:
+        known = vars(import_module(f"tests.support.tiny.{name}"))
+        (transformer,) = known.keys() & FAMILY_OF_TRANSFORMER.keys()
+        _, _, pipeline, _, _, verified = rows.pop(transformer)
+        assert pipeline.strip("`") in known, pipeline
+        words = {"parity": True, "requests": name in DECLARED, "ONNX": name in exported, "Triton": name in served}
+        assert verified.split(", ") == [word for word, tested in words.items() if tested]
+
+    check_each(check_model, (*FAMILIES, *DECLARED), str)
+    assert not rows, "these have no test"
+
+
+def test_guidance_and_text_in_the_table_of_models_are_those_of_the_families():
+    for row in models():
+        family: Any = family_class(re.findall(r"\w+", row[1])[0])
+        assert row[3].startswith("one call") == family.batches_guidance, row
+        assert row[4] == ("yes" if family.rows(0, 1) else "no"), row
 
 
 def test_the_steps_to_a_predictor_lead_to_one(tmp_path):
