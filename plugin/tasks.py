@@ -33,7 +33,6 @@ class Task:
         strength: the default of its argument of that name; None where it has none and runs all steps.
         whole_steps: whether it rounds the steps that `strength` leaves down before it counts them, as Wan's does.
         negative_prompt: whether it has an argument of that name.
-        num_frames: the same.
         appended: whether its pictures become tokens of their own, which the transformer sees beside the result's.
     """
 
@@ -44,7 +43,6 @@ class Task:
     strength: float | None = None
     whole_steps: bool = False
     negative_prompt: bool = True
-    num_frames: bool = False
     appended: bool = False
 
     def takes(self, pictures: int, mask: bool) -> bool:
@@ -144,7 +142,7 @@ _FLUX = _of("Flux", 0.6, 0.6)
 _QWEN = _of("QwenImage", 0.6, 0.6)
 _CONTROL, _BOTH = ("control_image",), ("image", "control_image")
 _VIDEO_TO_VIDEO = Task("WanVideoToVideoPipeline", ("video",), Several.FRAMES, strength=0.8, whole_steps=True)
-_WAN_IMAGE = Task("WanImageToVideoPipeline", _IMAGE, num_frames=True)
+_WAN_IMAGE = Task("WanImageToVideoPipeline", _IMAGE)
 
 _TASKS: dict[str, tuple[_Row, ...]] = {
     "FluxPipeline": _FLUX,
@@ -171,28 +169,18 @@ _TASKS: dict[str, tuple[_Row, ...]] = {
     "StableDiffusion3Pipeline": _of("StableDiffusion3", 0.6, 0.6),
     "ChromaPipeline": _of("Chroma", 0.9, 0.6),
     "DiTPipeline": (_Row(Task("DiTPipeline", negative_prompt=False)),),
-    **{
-        name: (_Row(Task(name, num_frames=True)),)
-        for name in (
-            *("AllegroPipeline", "CogVideoXPipeline", "CosmosTextToWorldPipeline", "EasyAnimatePipeline"),
-            *("HunyuanVideo15Pipeline", "Kandinsky5T2VPipeline", "LTXPipeline", "MochiPipeline", "SkyReelsV2Pipeline"),
-        )
-    },
-    "HunyuanVideoPipeline": (_Row(Task("HunyuanVideoPipeline", num_frames=True)),),
-    "HunyuanVideoImageToVideoPipeline": (_Row(Task("HunyuanVideoImageToVideoPipeline", _IMAGE, num_frames=True)),),
-    "HunyuanSkyreelsImageToVideoPipeline": (
-        _Row(Task("HunyuanSkyreelsImageToVideoPipeline", _IMAGE, num_frames=True)),
-    ),
+    "HunyuanVideoImageToVideoPipeline": (_Row(Task("HunyuanVideoImageToVideoPipeline", _IMAGE)),),
+    "HunyuanSkyreelsImageToVideoPipeline": (_Row(Task("HunyuanSkyreelsImageToVideoPipeline", _IMAGE)),),
     "WanPipeline": (
-        _Row(Task("WanPipeline", num_frames=True)),
+        _Row(Task("WanPipeline")),
         _Row(_VIDEO_TO_VIDEO, lambda of: not of.experts and not of.expand_timesteps),
         _Row(_WAN_IMAGE, lambda of: of.expand_timesteps),
     ),
-    "WanVideoToVideoPipeline": (_Row(Task("WanPipeline", num_frames=True)), _Row(_VIDEO_TO_VIDEO)),
+    "WanVideoToVideoPipeline": (_Row(Task("WanPipeline")), _Row(_VIDEO_TO_VIDEO)),
     "WanImageToVideoPipeline": (
         _Row(_WAN_IMAGE, lambda of: not of.sees_two),
         _Row(
-            Task("WanImageToVideoPipeline", ("image", "last_image"), num_frames=True),
+            Task("WanImageToVideoPipeline", ("image", "last_image")),
             lambda of: of.sees_two or not (of.sees_pictures or of.expand_timesteps),
         ),
     ),

@@ -30,7 +30,7 @@ from plugin.engines.tensorrt.record import BuiltEngine
 from plugin.families import family_of
 from plugin.families.base import Family
 from plugin.request import GenerationRequest
-from plugin.serving.plan import architecture_of, axis_sizes, example_request
+from plugin.serving.plan import architecture_of, axis_sizes, example_request, feature_of
 
 
 @dataclass(frozen=True)
@@ -216,15 +216,24 @@ def _examples(config: ModelConfig, request: BuildRequest) -> Iterator[Generation
 
 
 def _size_classes(family: Family, config: ModelConfig, examples: Iterable[GenerationRequest]) -> Iterator[SizeClass]:
-    """One for each request; and one more with a picture, where that has tokens of its own."""
+    """One for each request; and one more with a picture, where that has tokens of its own. A range where the text has
+    as many tokens as the prompt."""
     architecture = architecture_of(config.source.pipeline)
     appends = any(task.appended for task in architecture.tasks)
+
+    def size_class(name: str, example: GenerationRequest, appended: tuple[int, int, int]) -> SizeClass:
+        most_text = feature_of(config, architecture, example)[2]
+        texts = (1, most_text // 4, most_text) if family.text_varies else (most_text,) * 3
+        least, usual, most = (
+            axis_sizes(family, config, architecture, example, *each) for each in zip(appended, texts, strict=True)
+        )
+        return SizeClass(name, usual) if least == most else SizeRange(name, usual, least, most)
+
     for example in examples:
-        yield SizeClass(_size_name(example), axis_sizes(family, config, architecture, example))
+        yield size_class(_size_name(example), example, (0, 0, 0))
         if appends:
             counts = family.appended_range(architecture.compression)
-            least, usual, most = (axis_sizes(family, config, architecture, example, tokens) for tokens in counts)
-            yield SizeRange(f"{_size_name(example)} with a picture", usual, least, most)
+            yield size_class(f"{_size_name(example)} with a picture", example, counts)
 
 
 def _size_name(request: GenerationRequest) -> str:

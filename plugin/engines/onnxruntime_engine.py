@@ -16,9 +16,11 @@ from plugin.families.base import BlockInputs, Family
 
 _ONNX_TYPES = {  # onnx.TensorProto.DataType
     torch.float32: 1,
+    torch.int32: 6,
     torch.int64: 7,
     torch.bool: 9,
     torch.float16: 10,
+    torch.float64: 11,
     torch.bfloat16: 16,
 }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from plugin.engines.base import Engine
-from plugin.engines.packing import joined, may_share_a_call
+from plugin.engines.packing import joined, longest, may_share_a_call, unpadded
 from plugin.families.base import BlockInputs, Family
 
 _POLL_S = 0.02  # how often a request that waits checks whether it must end
@@ -105,6 +105,10 @@ class _EngineJob:
     def rows(self) -> int:
         return self.inputs["hidden_states"].shape[0]
 
+    @property
+    def tokens(self) -> int:
+        return self.inputs["hidden_states"].shape[1]
+
 
 class Packer:
     """Batches the engine calls of all requests of one model instance.
@@ -112,9 +116,10 @@ class Packer:
     The oldest job goes first, together with the jobs that may share its call; up to `lanes` calls run at once.
 
     Jobs share a call where engine, dtypes and shapes are the same and the inputs that a family shares between requests
-    are equal in content: another height x width has other rotary tables even with as many tokens. A request has one
-    job at a time, and a new job goes behind those that wait. So requests take turns step by step, however many steps
-    each has left.
+    are equal in content: another height x width has other rotary tables even with as many tokens. Texts of unequal
+    lengths are padded where the family has a mask for them, and where results may depend on the company (no
+    `fixed_rows`). A request has one job at a time, and a new job goes behind those that wait. So requests take turns
+    step by step, however many steps each has left.
 
     The thread of the oldest job makes the call for all jobs that share it. Then it wakes their threads, and the thread
     that makes the next call. So a request that is alone calls the engine itself: to hand each full step to another
@@ -223,16 +228,17 @@ class Packer:
 
     def _gather(self, first: _EngineJob) -> list[_EngineJob]:
         """The leader's job and those that may share its call, oldest first, as many as there is room for."""
-        jobs, rows, bound = [first], first.rows, self._rows_for(first)
+        jobs, rows, most, pads = [first], first.rows, first.inputs, self._settings.fixed_rows is None
         for job in sorted(self._waiting(), key=lambda each: each.due):
-            fits = job.engine == first.engine and rows + job.rows <= bound
-            if fits and may_share_a_call(first.family, first.inputs, job.inputs):
+            fits = job.engine == first.engine and rows + job.rows <= min(self._rows_for(first), self._rows_for(job))
+            if fits and may_share_a_call(first.family, most, job.inputs, pads=pads):
                 jobs.append(job)
                 rows += job.rows
+                most = longest(first.family, [most, job.inputs])
         return jobs
 
     def _rows_for(self, job: _EngineJob) -> int:
-        return self._settings.rows_for(job.inputs["hidden_states"].shape[1])
+        return self._settings.rows_for(job.tokens)
 
     def _engine_of(self, job: _EngineJob) -> Engine:
         """The engine of a call: beside other requests, the one that leaves cores to the other calls."""
@@ -262,7 +268,7 @@ class Packer:
             features = engine.run(joined(first.family, [job.inputs for job in jobs], padding))
             begin = 0
             for job in jobs:
-                part = features[begin : begin + job.rows]
+                part = unpadded(job.family, features[begin : begin + job.rows], job.tokens)
                 begin += job.rows
                 job.result = part if job.out is None else job.out.copy_(part)
         device = first.inputs["hidden_states"].device

@@ -53,6 +53,10 @@ class Family(ABC):
             numbers; the others are masks, tables, timesteps or labels.
         batches_guidance: whether pipelines give the transformer both guidance branches as one batch.
         completes: whether the engine needs `completed` arguments.
+        text_varies: whether pipelines give the blocks as many tokens of text as the prompt has.
+        text_mask: then the argument of the block stack that says which tokens of the text count, so that requests with
+            texts of unequal lengths can share an engine call; None where there is none.
+        text_first: whether the text stands before the picture where both are one stream.
     """
 
     name: str
@@ -60,6 +64,9 @@ class Family(ABC):
     output_axes: ClassVar[Mapping[int, str]]
     random_arguments: ClassVar[Collection[str]]
     batches_guidance: ClassVar[bool] = False
+    text_varies: ClassVar[bool] = False
+    text_mask: ClassVar[str | None] = None
+    text_first: ClassVar[bool] = True
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer

@@ -45,8 +45,10 @@ class DeclaredFamily(ExampleTensors, Family):
         layers: the configuration's entries that count the blocks, one for each list.
         batch_axis: arguments of blocks whose batch is not their first axis.
         attention_options: what pipelines put into the attention's keyword arguments.
+        torch_only: why the block stack cannot be exported; None where it can.
         guidance: the argument of the pipeline's call that the guidance scale becomes.
         unguided: the guidance scale up to which a pipeline computes one branch alone.
+        guider: whether the pipeline has one, which computes one branch alone at a scale of 1 and at no other.
         no_negative_prompt: given where a request has none, to pipelines that leave guidance out without one.
     """
 
@@ -59,8 +61,10 @@ class DeclaredFamily(ExampleTensors, Family):
     layers: ClassVar[tuple[str, ...]] = ("num_layers",)
     batch_axis: ClassVar[Mapping[str, int]] = {}
     attention_options: ClassVar[tuple[str, ...]] = ()
+    torch_only: ClassVar[str | None] = None
     guidance: ClassVar[str] = "guidance_scale"
     unguided: ClassVar[float] = 1.0
+    guider: ClassVar[bool] = False
     no_negative_prompt: ClassVar[str | None] = None
 
     def __init__(self, transformer: nn.Module) -> None:
@@ -71,10 +75,9 @@ class DeclaredFamily(ExampleTensors, Family):
 
     def forward(self, inputs: Inputs, constants: Constants, step: Step) -> Any:
         self.check(inputs)
-        standing_in = constants.get("standing_in")
-        if standing_in is None:
-            standing_in = constants["standing_in"] = self._standing_in()
-        return standing_in(
+        if "standing_in" not in constants:
+            constants["standing_in"] = StandingIn(self.transformer, self._lists, self.kept, self.embeds, self.refiners)
+        return constants["standing_in"](
             inputs,
             blocks_run=step.blocks_run,
             compute=lambda calls: self.as_called(self.lists[-1].stream, step.features(lambda: self._flattened(calls))),
@@ -119,15 +122,16 @@ class DeclaredFamily(ExampleTensors, Family):
             for argument, example in examples.items()
         }
 
-    def _standing_in(self) -> StandingIn:
-        return StandingIn(self.transformer, self._lists, self.kept, self.embeds, self.refiners)
-
     # The block stack
 
     def block_stack(self) -> nn.Module:
         return DeclaredStack(self.transformer, self._lists, self)
 
     def export_stack(self) -> nn.Module:
+        """With complex numbers as pairs of real ones. Raises NotExported where no form can be exported."""
+        if self.torch_only is not None:
+            name, reason = type(self.transformer).__name__, self.torch_only
+            raise NotExported(f"the blocks of {name} cannot be exported ({reason}): set engine to torch")
         return DeclaredStack(self.transformer, self._lists, self, Rotation)
 
     def run_blocks(self, blocks: Sequence[nn.Module], spec: Blocks, arguments: Arguments) -> Arguments:
@@ -326,7 +330,8 @@ class DeclaredFamily(ExampleTensors, Family):
 
     @classmethod
     def guidance_branches(cls, request: GenerationRequest) -> int:
-        return 2 if request.guidance_scale > cls.unguided else 1
+        scale = request.guidance_scale
+        return 2 if (not math.isclose(scale, 1.0) if cls.guider else scale > cls.unguided) else 1
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor | None:
         """Latents that the autoencoder scales and shifts, or of which its configuration holds mean and deviation;

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plugin.families.base import BlockInputs, Constants, Inputs
-from plugin.families.split import SplitFamily, once, refuse_adapters
+from plugin.families.split import SplitFamily, once
 from plugin.request import GenerationRequest
 
 
@@ -84,7 +84,6 @@ class DiTFamily(SplitFamily):
         return embedded + label
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
-        refuse_adapters(inputs, "cross_attention_kwargs")
         return {
             "hidden_states": self.transformer.pos_embed(inputs["hidden_states"]),  # (B, I, D)
             # Some schedulers give whole numbers. The blocks convert to float32 first, so the bits are the same.

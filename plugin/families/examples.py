@@ -72,8 +72,8 @@ class ExampleTensors(ABC):
         return torch.ones(shape, dtype=dtype, device=self.device)
 
     def timestep(self, size: Example, value: float = 0.5) -> torch.Tensor:
-        """(B,) float32: the same timestep in all rows."""
-        return torch.full((size.batch,), value, device=self.device)
+        """(B,) in the transformer's dtype: the same timestep in all rows."""
+        return torch.full((size.batch,), value, dtype=self.dtype, device=self.device)
 
 
 def rule_of(argument: str, axis: int, lengths: Sequence[int], followed: Mapping[str, Sequence[int]]) -> tuple[str, int]:

@@ -12,10 +12,8 @@ import torch
 from torch import nn
 
 from plugin.families.base import BlockInputs, Constants, Inputs, autocast_state
-from plugin.families.split import EmbeddedGuidanceFamily, once, refuse_adapters
+from plugin.families.split import EmbeddedGuidanceFamily, once
 from plugin.request import GenerationRequest
-
-_NOT_SERVED = ("controlnet_block_samples", "controlnet_single_block_samples")
 
 
 class FluxBlockStack(nn.Module):
@@ -119,10 +117,6 @@ class FluxFamily(EmbeddedGuidanceFamily):
         return timestep + text
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
-        for name in _NOT_SERVED:
-            if inputs[name] is not None:
-                raise ValueError(f"{name} is given, must be left out: ControlNet residuals are not served")
-        refuse_adapters(inputs, "joint_attention_kwargs")
         transformer, text = self.transformer, inputs["encoder_hidden_states"]
         txt_ids, img_ids = (ids[0] if ids.ndim == 3 else ids for ids in (inputs["txt_ids"], inputs["img_ids"]))
         rotary_cos, rotary_sin = once(  # (T+I, R)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from plugin.families.base import BlockInputs, Constants, Inputs
-from plugin.families.split import SplitFamily, once, refuse_adapters
+from plugin.families.split import SplitFamily, once
 from plugin.request import GenerationRequest
 
 
@@ -161,7 +161,6 @@ class HiDreamFamily(SplitFamily):
         return timestep + text
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
-        refuse_adapters(inputs, "attention_kwargs")
         if inputs["hidden_states_masks"] is not None:
             raise ValueError("hidden_states_masks is given, must be left out: latents are served before patches")
         transformer = self.transformer

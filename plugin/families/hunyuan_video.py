@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from plugin.families.base import BlockInputs, Constants, Family, Inputs
-from plugin.families.split import EmbeddedGuidanceFamily, once, refuse_adapters
+from plugin.families.split import EmbeddedGuidanceFamily, once
 from plugin.request import GenerationRequest
 
 
@@ -140,7 +140,6 @@ class HunyuanVideoFamily(EmbeddedGuidanceFamily):
 
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         """The text is refined again at each full step, because its refiner is modulated by the timestep."""
-        refuse_adapters(inputs, "attention_kwargs")
         transformer, text_mask = self.transformer, inputs["encoder_attention_mask"]
         latents = inputs["hidden_states"]
         rotary_cos, rotary_sin = once(  # (I, R)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from plugin.families.declared import DeclaredFamily
 from plugin.families.examples import Example
 from plugin.families.previews import unnormalised, unscaled
+from plugin.families.rotation import TwoRows
 from plugin.families.standing_in import Blocks
 from plugin.request import GenerationRequest
 
@@ -29,6 +30,8 @@ class QwenImage(DeclaredFamily):
     patch = (1, 2, 2)
     guidance = "true_cfg_scale"
     no_negative_prompt = " "
+    text_varies = True
+    text_mask = "encoder_hidden_states_mask"
 
     def example_call(self, size: Example) -> dict[str, Any]:
         config, height, width = self.transformer.config, size.height // 2, size.width // 2
@@ -52,7 +55,7 @@ class QwenImage(DeclaredFamily):
 
     def as_called(self, argument: str, tensor: torch.Tensor) -> torch.Tensor:
         if argument == "temb" and self._has_clean_tokens:
-            return tensor.transpose(0, 1).flatten(0, 1)
+            return cast(torch.Tensor, TwoRows(tensor))
         return tensor
 
     @classmethod
@@ -140,6 +143,7 @@ class CogView4(DeclaredFamily):
 
     name = "cogview4"
     lists = (Blocks("transformer_blocks", ("hidden_states", "encoder_hidden_states")),)
+    text_varies = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
         sides = self.random(size.batch, 2)
@@ -158,6 +162,7 @@ class CogView3Plus(CogView4):
 
     name = "cogview3"
     batches_guidance = True
+    text_varies = False
 
 
 _GLYPHS = 128  # tokens of HunyuanImagePipeline's second text
@@ -172,6 +177,7 @@ class HunyuanImage(DeclaredFamily):
         for name in ("transformer_blocks", "single_transformer_blocks")
     )
     embeds = ("context_embedder_2", "rope")
+    guider = True
     layers = ("num_layers", "num_single_layers")
 
     def example_call(self, size: Example) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def nested(
 
 
 def _value(tree: Any, complex_numbers: Callable[[torch.Tensor], Any]) -> Any:
-    if isinstance(tree, torch.Tensor):
+    if not isinstance(tree, dict):
         return tree
     if "complex" in tree:
         return complex_numbers(tree["complex"])

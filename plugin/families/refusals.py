@@ -17,7 +17,7 @@ _NOT_SERVED = {
 }
 
 
-def check_call(inputs: Inputs, attention_options: Collection[str]) -> None:
+def check_call(inputs: Inputs, attention_options: Collection[str] = ()) -> None:
     """Checks that a call changes nothing in the blocks.
 
     Args:

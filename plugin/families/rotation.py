@@ -1,4 +1,4 @@
-"""Rotary tables of complex numbers, in a form that ONNX can hold."""
+"""What stands for tensors inside blocks that are exported, where ONNX has no form for what is done with them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,24 @@ class Rotation:
         cos, sin = rotation._pairs.unbind(-1)
         parts = real * cos - imaginary * sin, real * sin + imaginary * cos
         return torch.view_as_complex(torch.stack(parts, dim=-1))
+
+
+class TwoRows:
+    """Two rows for each row of the batch, in place of the tensor (2 B, ...) that has all first rows before all second
+    ones. Blocks cut it in two by `torch.chunk`, which ONNX cannot do where B is not known.
+
+    Args:
+        pairs: (B, 2, ...).
+    """
+
+    def __init__(self, pairs: torch.Tensor) -> None:
+        self._pairs = pairs
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        rows, *more = args
+        if function is torch.chunk:
+            return rows._pairs.unbind(1)
+        return function(rows._pairs.transpose(0, 1).flatten(0, 1), *more, **(kwargs or {}))

@@ -50,6 +50,9 @@ class ZImage(DeclaredFamily):
     batches_guidance = True
     layers = ("n_layers",)
     unguided = 0.0
+    text_varies = True
+    text_mask = "attn_mask"
+    text_first = False
 
     def latents(self, inputs: Inputs) -> torch.Tensor:
         return torch.cat(inputs["x"], dim=1).transpose(0, 1)  # (B, C, H, W)
@@ -131,6 +134,8 @@ class Lumina2(DeclaredFamily):
     embeds = ("rope_embedder",)
     refiners = ("context_refiner", "noise_refiner")
     joint = True
+    text_varies = True
+    text_mask = "attention_mask"
 
     def example_call(self, size: Example) -> dict[str, Any]:
         mask = self.ones(size.batch, size.text)
@@ -151,9 +156,12 @@ class LuminaNext(DeclaredFamily):
     """Lumina-Next."""
 
     name = "lumina_next"
+    torch_only = "its attention takes the logarithm of a length as a plain number"
     lists = (Blocks("layers"),)
     attention_options = ("base_sequence_length",)
     batches_guidance = True
+    text_varies = True
+    text_mask = "encoder_mask"
 
     def example_call(self, size: Example) -> dict[str, Any]:
         config = self.transformer.config
@@ -205,6 +213,9 @@ class Ernie(DeclaredFamily):
     batches_guidance = True
     batch_axis: ClassVar = {"x": 1, "temb": 1}
     patch = (1, 2, 2)
+    text_varies = True
+    text_mask = "attention_mask"
+    text_first = False
 
     def example_call(self, size: Example) -> dict[str, Any]:
         config = self.transformer.config
@@ -266,7 +277,9 @@ class NucleusMoE(QwenImage):
     """Nucleus-Image, whose feed-forwards are mixtures of experts."""
 
     name = "nucleusmoe_image"
+    torch_only = "its experts run one by one over counts of tokens"
     lists = (Blocks("transformer_blocks"),)
     embeds = ("txt_norm", "pos_embed")
     guidance = "guidance_scale"
     no_negative_prompt = None
+    text_mask = None  # padding would take places at the experts

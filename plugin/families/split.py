@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from plugin.families.base import BlockInputs, Constants, Family, Inputs, Step
+from plugin.families.refusals import check_call
+from plugin.families.sameness import is_same, state_of
 from plugin.request import GenerationRequest
 
 
@@ -24,9 +26,13 @@ class SplitFamily(Family):
         from diffusers.models.modeling_outputs import Transformer2DModelOutput  # takes seconds, and plans import this
 
         condition = self.condition(inputs, constants, step.timestep)
-        features = step.features(lambda: self.embed(inputs, condition, constants))
+        features = step.features(lambda: self._checked_embed(inputs, condition, constants))
         output = self.finish(inputs, features, condition)
         return Transformer2DModelOutput(sample=output) if inputs["return_dict"] else (output,)
+
+    def _checked_embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
+        check_call(inputs)
+        return self.embed(inputs, condition, constants)
 
     @abstractmethod
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:
@@ -72,7 +78,7 @@ class EmbeddedGuidanceFamily(SplitFamily):
 def once(constants: Constants, name: str, sources: Sequence[object], compute: Callable[[], Any]) -> Any:
     """What `compute` returns, kept in `constants` for as long as its sources stay the same.
 
-    A tensor is the same while it is the same object and nothing has been written into it since: callbacks may replace
+    A tensor is the same while it is the same memory and nothing has been written into it since: callbacks may replace
     the embeddings of a prompt, or edit them. Of what inference mode makes nobody knows that; then nothing is kept.
 
     Args:
@@ -82,37 +88,8 @@ def once(constants: Constants, name: str, sources: Sequence[object], compute: Ca
         compute: computes it.
     """
     kept = constants.get(name)
-    now = [_state_of(each) for each in sources]
-    if kept is not None and all(map(_is_same, kept[0], now)):
+    if kept is not None and is_same(kept[0], sources):
         return kept[1]
     value = compute()
-    constants[name] = now, value
+    constants[name] = state_of(sources), value
     return value
-
-
-def _state_of(source: object) -> tuple[object, int | None]:
-    """A source, and how often it has been written into; None where that is not known."""
-    if not isinstance(source, torch.Tensor):
-        return source, 0
-    return source, None if source.is_inference() else source._version
-
-
-def _is_same(before: tuple[object, int | None], now: tuple[object, int | None]) -> bool:
-    if isinstance(now[0], torch.Tensor):
-        return before[0] is now[0] and now[1] is not None and before[1] == now[1]
-    return type(before[0]) is type(now[0]) and before[0] == now[0]
-
-
-def refuse_adapters(inputs: Inputs, name: str) -> None:
-    """Checks that a call brings no adapter scales or other options of attention.
-
-    Args:
-        inputs: the arguments of the forward.
-        name: of the argument that would hold them.
-
-    Raises:
-        ValueError: it is not empty; the message names its keys.
-    """
-    if inputs[name]:
-        names = ", ".join(inputs[name])
-        raise ValueError(f"{name} has {names}, must be empty: adapters are not served per request")

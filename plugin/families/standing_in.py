@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from plugin.families.sameness import is_same, state_of
+
 Arguments = dict[str, Any]  # of one call of a block, by name
 
 
@@ -27,7 +29,7 @@ class Blocks:
         returns: the arguments of the next block that a block's outputs become, in order.
         stream: the one of them that holds the tokens of the picture.
         joined: the list goes on with one stream, those of the list before concatenated: text, then picture.
-        per_block: arguments that the forward makes anew for each block; they must not depend on the blocks before.
+        per_block: arguments that the forward makes for each block again; they must not depend on the blocks before.
     """
 
     name: str
@@ -203,52 +205,6 @@ class _Kept(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._part, name)
-
-
-@dataclass(frozen=True)
-class _TensorState:
-    """What of a tensor must be the same for its content to be the same; holding it keeps its memory from others."""
-
-    tensor: torch.Tensor
-    version: int
-
-    def is_of(self, other: torch.Tensor) -> bool:
-        mine = self.tensor
-        return (
-            not other.is_inference()
-            and mine.data_ptr() == other.data_ptr()
-            and (mine.shape, mine.stride(), mine.dtype) == (other.shape, other.stride(), other.dtype)
-            and self.version == other._version
-        )
-
-
-class _Unknown:
-    """The state of a tensor of inference mode: nobody counts what is written into it."""
-
-
-def state_of(value: Any) -> Any:
-    """A value that `is_same` compares with another later."""
-    if isinstance(value, torch.Tensor):
-        return _Unknown() if value.is_inference() else _TensorState(value, value._version)
-    if isinstance(value, list | tuple):
-        return [state_of(each) for each in value]
-    if isinstance(value, dict):
-        return {name: state_of(each) for name, each in value.items()}
-    return value
-
-
-def is_same(state: Any, value: Any) -> bool:
-    """Whether a value is what it was when `state_of` saw it: the same memory that nothing has been written into since,
-    or an equal value of the same type."""
-    if isinstance(value, torch.Tensor):
-        return isinstance(state, _TensorState) and state.is_of(value)
-    if isinstance(value, list | tuple):
-        return isinstance(state, list) and len(state) == len(value) and all(map(is_same, state, value))
-    if isinstance(value, dict):
-        return (
-            isinstance(state, dict) and state.keys() == value.keys() and all(is_same(state[n], value[n]) for n in value)
-        )
-    return type(state) is type(value) and bool(state == value)
 
 
 def _shallow(module: nn.Module) -> nn.Module:

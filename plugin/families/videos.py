@@ -11,6 +11,7 @@ import torch
 from plugin.families.declared import DeclaredFamily
 from plugin.families.examples import Example
 from plugin.families.previews import unscaled
+from plugin.families.single_stream_images import Sana
 from plugin.families.standing_in import Blocks
 
 _TWO_STREAMS = ("hidden_states", "encoder_hidden_states")  # as blocks of two streams return them
@@ -63,6 +64,7 @@ class HunyuanVideo15(VideoFamily):
     name = "hunyuan_video15"
     lists = (Blocks("transformer_blocks", _TWO_STREAMS),)
     embeds = ("context_embedder_2", "image_embedder", "rope")
+    guider = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
         config = self.transformer.config
@@ -107,6 +109,7 @@ class Mochi(VideoFamily):
     """Mochi 1."""
 
     name = "mochi"
+    torch_only = "its attention leaves padding out, row by row"
     lists = (Blocks("transformer_blocks", _TWO_STREAMS),)
     batches_guidance = True
 
@@ -123,6 +126,7 @@ class Allegro(VideoFamily):
     """Allegro."""
 
     name = "allegro"
+    torch_only = "what the exporter makes of its lookup of rotary tables does not run"
     lists = (Blocks("transformer_blocks"),)
     embeds = ("caption_projection",)
     batches_guidance = True
@@ -200,23 +204,11 @@ class Cosmos(VideoFamily):
         }
 
 
-class SanaVideo(VideoFamily):
+class SanaVideo(VideoFamily, Sana):
     """Sana-Video."""
 
     name = "sana_video"
-    lists = (Blocks("transformer_blocks"),)
-    embeds = ("rope", "caption_projection", "caption_norm")
-    batches_guidance = True
-
-    def example_call(self, size: Example) -> dict[str, Any]:
-        config = self.transformer.config
-        return {
-            "hidden_states": self.spatial(size),
-            "encoder_hidden_states": self.random(size.batch, size.text, config.caption_channels),
-            "encoder_attention_mask": self.ones(size.batch, size.text),
-            "timestep": self.timestep(size, 500.0),
-            "guidance": self.timestep(size) if config.guidance_embeds else None,
-        }
+    embeds = ("rope", *Sana.embeds)
 
 
 class Kandinsky5(VideoFamily):
@@ -226,6 +218,7 @@ class Kandinsky5(VideoFamily):
     lists = (Blocks("visual_transformer_blocks", ("visual_embed",), "visual_embed"),)
     embeds = ("visual_rope_embeddings", "text_rope_embeddings")
     layers = ("num_visual_blocks",)
+    text_varies = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
         config = self.transformer.config

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from plugin.families.base import BlockInputs, Constants, Inputs
-from plugin.families.split import SplitFamily, once, refuse_adapters
+from plugin.families.split import SplitFamily, once
 from plugin.request import GenerationRequest
 
 _TEXT_TOKENS = 512  # WanAttnProcessor treats all tokens before the last 512 as those of the picture
@@ -112,7 +112,6 @@ class WanFamily(SplitFamily):
     def embed(self, inputs: Inputs, condition: torch.Tensor, constants: Constants) -> BlockInputs:
         transformer, embedder = self.transformer, self.transformer.condition_embedder
         text, picture = inputs["encoder_hidden_states"], inputs["encoder_hidden_states_image"]
-        refuse_adapters(inputs, "attention_kwargs")
         if transformer.config.added_kv_proj_dim is not None:
             if picture is None:
                 raise ValueError("encoder_hidden_states_image is left out, must be given to this transformer")

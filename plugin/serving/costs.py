@@ -87,7 +87,8 @@ class CostModel:
 
 
 def _key(request: GenerationRequest) -> tuple[object, ...]:
-    guided = request.guidance_scale > 1, request.negative_prompt is not None
+    scale = request.guidance_scale
+    guided = scale > 0, scale == 1, scale > 1, request.negative_prompt is not None  # models differ in where it begins
     return request.height, request.width, request.num_frames, *guided, request.task, len(request.pictures)
 
 

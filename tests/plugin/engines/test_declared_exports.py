@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from plugin.denoising.host import PipelineHost
+from plugin.engines import make_engine
+from plugin.families import family_of
+from plugin.families.examples import NotExported
 from taylorseer import CacheConfig
 from tests.support.tiny import latents_of
 from tests.support.tiny.declared import DECLARED
@@ -13,7 +16,7 @@ from tests.support.tiny.declared import DECLARED
 # One of each form that a declaration can take: two streams with a mask and complex tables, lists that are joined, an
 # argument for each block, tokens before the batch, lengths as arguments, text and picture in one stream with a mask of
 # its own, a video.
-EXPORTED = ("qwen_image", "flux2", "chroma", "ernie_image", "sana", "z_image", "hunyuan_video15")
+EXPORTED = ("lumina2", "qwen_image", "flux2", "chroma", "ernie_image", "sana", "z_image", "hunyuan_video15")
 
 
 @pytest.mark.compiles
@@ -35,3 +38,11 @@ def test_onnxruntime_gives_what_torch_gives(name, tmp_path, engine_cache):
         expected = latents_of(pipe, **arguments)
         difference = (latents_of(host.pipeline_for(CacheConfig(interval=1)), **arguments) - expected).abs().max()
         assert difference <= 1e-3 * expected.abs().max(), call
+
+
+@pytest.mark.parametrize("name", ["allegro", "lumina_next", "mochi", "nucleusmoe_image"])
+def test_blocks_that_cannot_be_exported_say_so_and_what_to_set(name, tmp_path):
+    family = DECLARED[name]
+    transformer = getattr(family.make(tmp_path, torch.float32), family.transformer)
+    with pytest.raises(NotExported, match=r"the blocks of \w+ cannot be exported \(.+\): set engine to torch"):
+        make_engine("onnxruntime", family_of(transformer), tmp_path)

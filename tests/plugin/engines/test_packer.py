@@ -19,6 +19,7 @@ class Family:
     """Two inputs of each request's own and a table that requests share."""
 
     block_axes: ClassVar = {"hidden_states": {0: "batch", 1: "tokens"}, "temb": {0: "batch"}, "rotary": {0: "tokens"}}
+    text_mask = None
 
 
 FAMILY: Any = Family()

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from plugin.denoising.host import PipelineHost
 from taylorseer import CacheConfig
 from tests.support.reference_forecast import ReferenceForecast
-from tests.support.tiny import TinyFamily, latents_of
+from tests.support.tiny import TinyFamily, block_inputs_of, latents_of
 from tests.support.tiny.declared import DECLARED
 
 OFF = CacheConfig(interval=1)
@@ -93,3 +93,17 @@ def test_eight_at_once_give_what_each_gives_alone(pipeline_of, name):
         together = list(pool.map(run, every))
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("name", DECLARED)
+def test_example_calls_give_the_blocks_what_the_pipelines_calls_give(pipeline_of, name, dtype):
+    """The same arguments (masks where every token counts may be missing), of the same dtypes and axes: engines are made
+    for those of the example call."""
+    family = DECLARED[name]
+    served, inputs = block_inputs_of(family, pipeline_of(name, dtype), arguments_of(family, [*family.guidance][-1]))
+    examples = served.example_inputs()
+    assert {argument: (each.dtype, each.ndim) for argument, each in inputs.items()} == {
+        argument: (each.dtype, each.ndim) for argument, each in examples.items() if argument in inputs
+    }
+    assert all("mask" in argument for argument in examples.keys() - inputs.keys())

@@ -43,7 +43,7 @@ def tiny_cogview3(folder: Path, *, dtype: torch.dtype = torch.float32) -> CogVie
             text_embed_dim=32,
             time_embed_dim=16,
             condition_dim=8,
-            pos_embed_max_size=8,
+            pos_embed_max_size=16,
             sample_size=8,
         ),
     )

@@ -66,7 +66,7 @@ def _transformer(learned_positions: bool, concat_padding_mask: bool) -> CosmosTr
         num_layers=3,
         text_embed_dim=32,
         adaln_lora_dim=8,
-        max_size=(4, 32, 32),
+        max_size=(8, 32, 32),
         rope_scale=(1.0, 4.0, 4.0),
         concat_padding_mask=concat_padding_mask,
         extra_pos_embed_type="learnable" if learned_positions else None,

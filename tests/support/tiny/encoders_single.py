@@ -129,22 +129,3 @@ def fill_zeros(module: torch.nn.Module) -> None:
     for parameter in module.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
-
-
-def ready(pipe: Any, dtype: torch.dtype) -> Any:
-    """The pipeline with all its weights in the dtype, for inference, quiet.
-
-    Tables that are computed and never saved, as those of rotary positions, stay as they are, as in a loaded pipeline.
-    """
-    models = [component for component in pipe.components.values() if isinstance(component, torch.nn.Module)]
-    tables = [
-        (module, name, module.get_buffer(name))
-        for model in models
-        for module in model.eval().modules()
-        for name in module._non_persistent_buffers_set
-    ]
-    pipe.to(dtype)
-    for module, name, table in tables:
-        setattr(module, name, table)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe

@@ -8,7 +8,8 @@ import torch
 from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel, FlowMatchEulerDiscreteScheduler
 from transformers import Mistral3Config, Mistral3Model
 
-from tests.support.tiny.encoders_single import autoencoder_flux2, fill_zeros, ready, word_tokenizer
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import autoencoder_flux2, fill_zeros, word_tokenizer
 from tests.support.tiny.family import Guidance, TinyFamily
 
 

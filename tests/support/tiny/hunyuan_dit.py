@@ -9,7 +9,8 @@ import torch
 from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from tests.support.tiny.encoders_single import autoencoder, fill_zeros, ready
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import autoencoder, fill_zeros
 from tests.support.tiny.family import Guidance, TinyFamily
 from tests.support.tiny.text import WORDS, t5_text_model, t5_tokenizer
 

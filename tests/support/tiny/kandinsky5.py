@@ -14,7 +14,8 @@ from diffusers import (
 )
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from tests.support.tiny.encoders_single import autoencoder, fill_zeros, ready, word_tokenizer
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import autoencoder, fill_zeros, word_tokenizer
 from tests.support.tiny.family import Guidance, TinyFamily
 from tests.support.tiny.hunyuan_video import autoencoder as video_autoencoder
 from tests.support.tiny.text import clip_text_model, clip_tokenizer

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
 
-from tests.support.tiny.encoders_single import autoencoder, gemma2, ready, word_tokenizer
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import autoencoder, gemma2, word_tokenizer
 from tests.support.tiny.family import Guidance, TinyFamily
 
 

@@ -8,7 +8,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LuminaNextDiT2DModel, LuminaPipeline
 from transformers import GemmaConfig, GemmaModel
 
-from tests.support.tiny.encoders_single import autoencoder, fill_zeros, ready, word_tokenizer
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import autoencoder, fill_zeros, word_tokenizer
 from tests.support.tiny.family import Guidance, TinyFamily
 
 

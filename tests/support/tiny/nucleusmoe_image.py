@@ -14,7 +14,8 @@ from diffusers import (
 from diffusers.pipelines.nucleusmoe_image.pipeline_nucleusmoe_image import DEFAULT_SYSTEM_PROMPT
 from transformers import Qwen3VLForConditionalGeneration
 
-from tests.support.tiny.encoders_single import QWEN_CHAT, qwen3_vl_config, ready, word_tokenizer
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import QWEN_CHAT, qwen3_vl_config, word_tokenizer
 from tests.support.tiny.family import Guidance, TinyFamily
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
 
-from tests.support.tiny.encoders_single import autoencoder, ready
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import autoencoder
 from tests.support.tiny.family import Guidance, TinyFamily
 from tests.support.tiny.text import t5_text_model, t5_tokenizer
 

@@ -9,7 +9,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, PRXPipeline, PRXTransform
 from transformers import T5GemmaConfig, T5GemmaModuleConfig
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
-from tests.support.tiny.encoders_single import autoencoder, fill_zeros, ready, word_tokenizer
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import autoencoder, fill_zeros, word_tokenizer
 from tests.support.tiny.family import Guidance, TinyFamily
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
 
-from tests.support.tiny.encoders_single import gemma2, ready, word_tokenizer
+from tests.support.tiny.encoders_served import ready
+from tests.support.tiny.encoders_single import gemma2, word_tokenizer
 from tests.support.tiny.family import Guidance, TinyFamily
 
 
