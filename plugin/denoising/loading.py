@@ -23,7 +23,7 @@ def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> Di
 
     Args:
         source: what to load.
-        denoisers_only: leave encoders and autoencoder out, where only the transformers are wanted.
+        denoisers_only: leave the encoders out, where only the transformers are wanted.
 
     Raises:
         OSError: the pipeline, a component or the LoRA cannot be had; the message says which and what helps.
@@ -67,10 +67,11 @@ def _pipeline_class(pipeline: str) -> type[DiffusionPipeline]:
 
 
 def _other_components(pipeline: str) -> list[str]:
-    """The components of a pipeline that are neither denoising transformers nor their scheduler."""
+    """The components of a pipeline that are neither denoising transformers nor what constructors read beside them: the
+    scheduler, and the autoencoder (Bria, HunyuanVideo 1.5)."""
     with _named(f"pipeline {pipeline}"):
         index = DiffusionPipeline.load_config(pipeline)
-    kept = ("transformer", "transformer_2", "scheduler")
+    kept = ("transformer", "transformer_2", "scheduler", "vae")
     return [name for name, value in index.items() if isinstance(value, list) and name not in kept]
 
 

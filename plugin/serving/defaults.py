@@ -98,7 +98,7 @@ TEXT_TOKENS: Mapping[str, int] = MappingProxyType(
 )
 
 # Of pipelines that have no argument for it: what they set themselves, or the longest that their tokenizers give.
-_TOKENS_WITHIN: Mapping[str, int] = MappingProxyType(
+TOKENS_WITHIN: Mapping[str, int] = MappingProxyType(
     {
         "EasyAnimatePipeline": 256,
         "ErnieImagePipeline": 512,
@@ -144,7 +144,7 @@ def arguments_of(class_name: str) -> Mapping[str, Any]:
 
 def text_tokens_of(pipeline_class: str) -> int:
     """The tokens of text that a pipeline takes by default; 0 where it takes no text."""
-    for known in (TEXT_TOKENS, _TOKENS_WITHIN):
+    for known in (TEXT_TOKENS, TOKENS_WITHIN):
         if pipeline_class in known:
             return known[pipeline_class]
     import diffusers  # as in arguments_of

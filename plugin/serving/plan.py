@@ -14,7 +14,7 @@ from plugin.families.base import Family
 from plugin.pictures import stitched_size
 from plugin.request import GenerationRequest, parse_request
 from plugin.serving.autoencoders import compression_of
-from plugin.serving.defaults import picture_tokens_of, text_tokens_of
+from plugin.serving.defaults import TOKENS_WITHIN, picture_tokens_of, text_tokens_of
 from plugin.serving.experts import Experts
 from plugin.serving.published import PUBLISHED, Architecture
 from plugin.tasks import Several, Task
@@ -191,7 +191,8 @@ def feature_of(config: ModelConfig, architecture: Architecture, request: Generat
         if request.task.several is Several.STITCHED:
             sizes = [stitched_size(sizes)]
         tokens += sum(family.appended_tokens(*size, architecture.compression) for size in sizes)
-    return tokens, width, (config.max_sequence_length or architecture.text_tokens) + architecture.picture_tokens
+    asked = None if architecture.pipeline in TOKENS_WITHIN else config.max_sequence_length
+    return tokens, width, (asked or architecture.text_tokens) + architecture.picture_tokens
 
 
 def architecture_of_pipe(pipe: Any) -> Architecture:

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from tests.support.tiny import FAMILIES
+from tests.support.tiny.declared import DECLARED
 
 FLAVOUR = "tensorrt-rtx"
 
 
 def write_model(folder: Path, name: str, dtype: str, **parameters: str) -> Path:
     """A model folder whose pipeline is a saved tiny one, with further parameters; the folder's path."""
-    family = FAMILIES[name]
+    family = (FAMILIES | DECLARED)[name]
     pipe = family.make(folder, torch.float32)
     pipe.save_pretrained(folder / "pipeline")
     parameters = {

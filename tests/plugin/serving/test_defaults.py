@@ -8,7 +8,14 @@ import sys
 import diffusers
 import pytest
 
-from plugin.serving.defaults import ARGUMENTS, TEXT_TOKENS, arguments_of, signature_defaults, text_tokens_of
+from plugin.serving.defaults import (
+    ARGUMENTS,
+    TEXT_TOKENS,
+    TOKENS_WITHIN,
+    arguments_of,
+    signature_defaults,
+    text_tokens_of,
+)
 from tests.support.paths import ROOT
 
 
@@ -21,6 +28,11 @@ def test_arguments_have_the_defaults_of_their_class(name):
 @pytest.mark.parametrize("name", TEXT_TOKENS)
 def test_pipelines_take_as_many_tokens_of_text_by_default(name):
     assert signature_defaults(getattr(diffusers, name).__call__).get("max_sequence_length", 0) == TEXT_TOKENS[name]
+
+
+@pytest.mark.parametrize("name", TOKENS_WITHIN)
+def test_other_pipelines_take_no_number_of_tokens(name):
+    assert "max_sequence_length" not in signature_defaults(getattr(diffusers, name).__call__)
 
 
 def test_classes_that_are_not_written_down_are_read_from_diffusers():
