@@ -219,13 +219,16 @@ def _size_classes(family: Family, config: ModelConfig, examples: Iterable[Genera
     """One for each request; and one more with a picture, where that has tokens of its own. A range where the text has
     as many tokens as the prompt."""
     architecture = architecture_of(config.source.pipeline)
-    appends = any(task.appended for task in architecture.tasks)
+    appends = [task for task in architecture.tasks if task.appended]
 
-    def size_class(name: str, example: GenerationRequest, appended: tuple[int, int, int]) -> SizeClass:
+    def size_class(
+        name: str, example: GenerationRequest, appended: tuple[int, int, int], seen: tuple[int, int, int] = (0, 0, 0)
+    ) -> SizeClass:
         most_text = feature_of(config, architecture, example)[2]
         texts = (1, most_text // 4, most_text) if family.text_varies else (most_text,) * 3
         least, usual, most = (
-            axis_sizes(family, config, architecture, example, *each) for each in zip(appended, texts, strict=True)
+            axis_sizes(family, config, architecture, example, tokens, text + more)
+            for tokens, text, more in zip(appended, texts, seen, strict=True)
         )
         return SizeClass(name, usual) if least == most else SizeRange(name, usual, least, most)
 
@@ -233,7 +236,8 @@ def _size_classes(family: Family, config: ModelConfig, examples: Iterable[Genera
         yield size_class(_size_name(example), example, (0, 0, 0))
         if appends:
             counts = family.appended_range(architecture.compression)
-            yield size_class(f"{_size_name(example)} with a picture", example, counts)
+            seen = family.seen_range(appends[0].pipeline)
+            yield size_class(f"{_size_name(example)} with a picture", example, counts, seen)
 
 
 def _size_name(request: GenerationRequest) -> str:

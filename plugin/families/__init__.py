@@ -12,8 +12,8 @@ _WRITTEN = {
     "DiTTransformer2DModel": ("plugin.families.dit", "DiTFamily"),
     "FluxTransformer2DModel": ("plugin.families.flux", "FluxFamily"),
     "HiDreamImageTransformer2DModel": ("plugin.families.hidream", "HiDreamFamily"),
-    "HunyuanVideoTransformer3DModel": ("plugin.families.hunyuan_video", "HunyuanVideoFamily"),
-    "WanTransformer3DModel": ("plugin.families.wan", "WanFamily"),
+    "HunyuanVideoTransformer3DModel": ("plugin.families.hunyuan_video", "HunyuanVideo"),
+    "WanTransformer3DModel": ("plugin.families.wan", "Wan"),
 }
 _IMAGES = {
     "AuraFlowTransformer2DModel": "AuraFlow",

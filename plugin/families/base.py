@@ -100,7 +100,7 @@ class Family(ABC):
         timestep: torch.Tensor,
         scheduled: float | None,
         compute: Callable[[], torch.Tensor],
-        *dtypes: torch.dtype,
+        *more: object,
     ) -> torch.Tensor:
         """The embedding of a timestep, kept for all requests; computing it is half of a forecast step's kernels.
 
@@ -108,9 +108,10 @@ class Family(ABC):
             timestep: (B,).
             scheduled: the same timestep as the scheduler has it, on the host: on a GPU, reading `timestep` would wait
                 for the device. If it is None there, the embedding is computed and not kept.
-            compute: computes it from the timestep, these dtypes and this family's weights alone. Nothing may write to
-                what it returns.
-            dtypes: of other arguments of the forward that `compute` reads. Autocast is taken into account as well.
+            compute: computes it from the timestep, `more` and this family's weights alone. Nothing may write to what it
+                returns.
+            more: what else it follows from, such as the dtypes of other arguments. Autocast is taken into account as
+                well.
         """
         if timestep.device.type == "cpu":
             values = timestep.tolist()
@@ -118,7 +119,7 @@ class Family(ABC):
             return compute()
         else:
             values = [scheduled] * len(timestep)
-        key = (timestep.dtype, dtypes, autocast_state(timestep.device.type), *values)
+        key = (timestep.dtype, more, autocast_state(timestep.device.type), *values)
         embedded = self._timesteps.get(key)
         if embedded is None:
             if len(self._timesteps) >= _MAX_TIMESTEPS:
@@ -261,6 +262,21 @@ class Family(ABC):
     def appended_range(cls, compression: tuple[int, int]) -> tuple[int, int, int]:
         """The fewest, the usual and the most tokens that `appended_tokens` returns, for engines of fixed sizes."""
         raise NotImplementedError(f"{cls.name} appends no tokens")
+
+    @classmethod
+    def seen_tokens(cls, pipeline: str, width: int, height: int) -> int:
+        """The tokens that a text is longer by for a picture that the pipeline's text encoder sees with it.
+
+        Args:
+            pipeline: the name of the pipeline's class in diffusers.
+            width, height: of the picture, in pixels.
+        """
+        return 0
+
+    @classmethod
+    def seen_range(cls, pipeline: str) -> tuple[int, int, int]:
+        """The fewest, the usual and the most tokens that the pictures of a request add to its text."""
+        return 0, 0, 0
 
     @abstractmethod
     def axis_sizes(

@@ -11,33 +11,37 @@ Letters: B batch, I tokens of the picture or video, T tokens of text, D inner wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from plugin.families.base import BlockInputs, Constants, Family, Inputs, Step
-from plugin.families.examples import Example, ExampleTensors, NotExported, axis_name, every_token, rule_of
+from plugin.families.base import BlockInputs, Constants, Inputs, Step
+from plugin.families.examples import Example, NotExported, every_token
 from plugin.families.leaves import leaves
 from plugin.families.previews import unpacked, unscaled
 from plugin.families.refusals import check_call
 from plugin.families.rotation import Rotation
 from plugin.families.stack import DeclaredStack
 from plugin.families.standing_in import Arguments, Blocks, StandingIn, block_list
+from plugin.families.traces import ExampleCalls
 from plugin.request import GenerationRequest
 
 
-class DeclaredFamily(ExampleTensors, Family):
+class DeclaredFamily(ExampleCalls):
     """A family that is declared by its class's attributes.
 
     Attributes:
         lists: the transformer's lists of blocks, in the order of its forward.
-        kept: dotted names of submodules that the forward calls once, and whose results stay the same within a request
-            while their arguments do: text embedders.
-        embeds: the same of those whose results only blocks read; at forecast steps they do not run.
+        stepwise: the forward's arguments that change at every step: what is denoised, and the timestep.
+        kept: dotted names of submodules whose results follow from its other arguments: embedders of pooled text and of
+            guidance.
+        timed: those whose results follow from the timestep; they are kept for all requests. If the forward calls one of
+            them again, the further results follow from its other arguments.
+        embeds: those whose results only blocks read; at forecast steps they do not run.
+        stream_embeds: submodules that embed what is denoised, and whose results only blocks read; at forecast steps
+            they do not run, and their results are left empty.
         refiners: lists of submodules whose results only blocks read; at forecast steps they do not run either.
         patch: frames, height and width of a token, in latents; None where the configuration says it.
         video: whether the latents have frames.
@@ -53,8 +57,11 @@ class DeclaredFamily(ExampleTensors, Family):
     """
 
     lists: ClassVar[tuple[Blocks, ...]]
+    stepwise: ClassVar[tuple[str, str]] = ("hidden_states", "timestep")
     kept: ClassVar[tuple[str, ...]] = ()
+    timed: ClassVar[tuple[str, ...]] = ()
     embeds: ClassVar[tuple[str, ...]] = ()
+    stream_embeds: ClassVar[tuple[str, ...]] = ()
     refiners: ClassVar[tuple[str, ...]] = ()
     patch: ClassVar[tuple[int, int, int] | None] = None
     joint: ClassVar[bool] = False
@@ -76,11 +83,11 @@ class DeclaredFamily(ExampleTensors, Family):
     def forward(self, inputs: Inputs, constants: Constants, step: Step) -> Any:
         self.check(inputs)
         if "standing_in" not in constants:
-            constants["standing_in"] = StandingIn(self.transformer, self._lists, self.kept, self.embeds, self.refiners)
+            constants["standing_in"] = StandingIn(self.transformer, self._lists, self)
         return constants["standing_in"](
             inputs,
-            blocks_run=step.blocks_run,
-            compute=lambda calls: self.as_called(self.lists[-1].stream, step.features(lambda: self._flattened(calls))),
+            step,
+            lambda calls: self.as_called(self.lists[-1].stream, step.features(lambda: self._flattened(calls))),
         )
 
     def check(self, inputs: Inputs) -> None:
@@ -164,11 +171,13 @@ class DeclaredFamily(ExampleTensors, Family):
         first = self._lists[0].spec
         for index, (blocks, own) in enumerate(zip(self._lists, calls, strict=True)):
             spec, arguments = blocks.spec, dict(own[0])
+            in_first = {name: calls[0][0].get(original) for original, name in spec.renamed}
             for name in spec.per_block:
                 arguments[name] = torch.stack([each[name] for each in own], dim=1)
             for name, value in arguments.items():
-                if index and (name in spec.returns or name in first.returns or value is calls[0][0].get(name)):
-                    continue  # it comes from the list before, or is one of its arguments
+                same = value is calls[0][0].get(name, in_first.get(name))
+                if index and (same or name in spec.returns or name in first.returns):
+                    continue  # it is an argument of the first list, or comes from the list before
                 known = "hidden_states" if not index and name == first.stream else name
                 for leaf, tensor in leaves(known if not index else f"{index}.{name}", value, self.device):
                     inputs[leaf] = self.rows_first(name, tensor)
@@ -176,113 +185,9 @@ class DeclaredFamily(ExampleTensors, Family):
 
     # Sizes
 
-    @cached_property
-    def _traces(self) -> list[tuple[Example, BlockInputs]]:
-        base = self.example_size()
-        others = [
-            replace(base, batch=base.batch + 1),
-            replace(base, height=2 * base.height),
-            replace(base, width=2 * base.width),
-            replace(base, text=2 * base.text),
-            *([replace(base, frames=2 * base.frames)] if self.video else []),
-        ]
-        return [(size, self.trace(size)) for size in (base, *others)]
-
-    def example_size(self) -> Example:
-        """A small size; its numbers of tokens are all different, and longer than 1."""
-        frames, height, width = self.patch_of(self.transformer.config)
-        return Example(2, 3 * frames if self.video else 1, 4 * height, 6 * width, 16)
-
-    def trace(self, size: Example) -> BlockInputs:
-        """The arguments of the block stack in an example call."""
-        seen: BlockInputs = {}
-
-        def stop(make: Callable[[], BlockInputs]) -> torch.Tensor:
-            seen.update(make())
-            raise _Traced
-
-        inputs = {**self._defaults, **self.example_call(size)}
-        try:
-            with torch.no_grad():
-                self.forward(inputs, {}, Step(None, True, stop))
-        except _Traced:
-            return seen
-        raise AssertionError("the forward has called no block")
-
-    @cached_property
-    def _defaults(self) -> dict[str, Any]:
-        parameters = self.signature.parameters.values()
-        return {each.name: each.default for each in parameters if each.default is not each.empty}
-
-    def example_call(self, size: Example) -> dict[str, Any]:
-        """Arguments of the transformer's forward, small random ones.
-
-        Raises:
-            NotExported: it is not declared.
-        """
-        raise NotExported(f"{self.name} has no example call: its block stack runs with engine torch alone")
-
-    @cached_property
-    def _axes(self) -> dict[str, dict[int, tuple[str, int]]]:
-        """For each argument its dynamic axes: axis index -> (what it follows, by how much it is longer)."""
-        sizes, traces = zip(*self._traces, strict=True)
-        each = [self._lengths(size) for size in sizes]
-        followed = {name: [lengths[name] for lengths in each] for name in each[0]}
-        return {
-            name: {
-                axis: rule_of(name, axis, lengths, followed)
-                for axis, lengths in enumerate(zip(*(trace[name].shape for trace in traces), strict=True))
-                if len(set(lengths)) > 1
-            }
-            for name in traces[0]
-        }
-
-    @cached_property
-    def block_axes(self) -> Mapping[str, Mapping[int, str]]:  # type: ignore[override]
-        return {name: {axis: axis_name(*rule) for axis, rule in axes.items()} for name, axes in self._axes.items()}
-
-    @property
-    def output_axes(self) -> Mapping[int, str]:  # type: ignore[override]
-        return self.block_axes["hidden_states"]
-
-    @property
-    def random_arguments(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(
-            name
-            for name, tensor in self._traces[0][1].items()
-            if tensor.is_floating_point() and "batch" in self.block_axes[name].values()
-        )
-
-    def example_inputs(self) -> BlockInputs:
-        return dict(self._traces[0][1])
-
-    def axis_sizes(
-        self, tokens: int, text_tokens: int, latent_size: tuple[int, int, int] = (1, 1, 1)
-    ) -> dict[str, int]:
-        known = self._lengths(Example(1, *latent_size, text_tokens), tokens)
-        rules = {rule for axes in self._axes.values() for rule in axes.values() if rule[0] != "batch"}
-        return {axis_name(*rule): known[rule[0]] + rule[1] for rule in rules}
-
     def tokens(self, size: Example) -> int:
         tokens, _ = self.feature_shape(self.transformer.config, size.latent_size)
         return tokens
-
-    def _lengths(self, size: Example, tokens: int | None = None) -> dict[str, int]:
-        """What axes may follow, in the order in which it is tried."""
-        config, text = self.transformer.config, self.text_rows(size.text)
-        tokens = self.tokens(size) if tokens is None else tokens
-        frames, rows, columns = (
-            length // side for length, side in zip(size.latent_size, self.patch_of(config), strict=True)
-        )
-        return {
-            "batch": size.batch,
-            "image_tokens": tokens,
-            "text_tokens": text,
-            "all_tokens": tokens + text,
-            "frames": frames,
-            "rows": rows,
-            "columns": columns,
-        }
 
     @classmethod
     def feature_shape(cls, config: Mapping[str, Any], latent_size: tuple[int, int, int]) -> tuple[int, int]:
@@ -308,7 +213,8 @@ class DeclaredFamily(ExampleTensors, Family):
     @classmethod
     def module_features(cls, config: Mapping[str, Any], tokens: int, text_tokens: int) -> int:
         rows = tokens + text_tokens if len(cls.lists[0].returns) > 1 or cls.joint else tokens
-        return 2 * sum(config[name] for name in cls.layers) * rows * cls.width(config)  # attention, feed-forward
+        modules = sum(each.modules * config[name] for each, name in zip(cls.lists, cls.layers, strict=True))
+        return modules * rows * cls.width(config)
 
     @classmethod
     def text_rows(cls, text_tokens: int) -> int:
@@ -342,7 +248,3 @@ class DeclaredFamily(ExampleTensors, Family):
     def release_blocks(self) -> None:
         for each in self.lists:
             setattr(self.transformer, each.name, nn.ModuleList())
-
-
-class _Traced(Exception):
-    """Ends the forward of an example call once its blocks have their arguments."""

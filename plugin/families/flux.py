@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from plugin.families.base import BlockInputs, Constants, Inputs, autocast_state
-from plugin.families.split import EmbeddedGuidanceFamily, once
+from plugin.families.embedded_guidance import EmbeddedGuidance
+from plugin.families.split import SplitFamily, once
 from plugin.request import GenerationRequest
 
 
@@ -58,7 +59,7 @@ class FluxBlockStack(nn.Module):
         return hidden_states
 
 
-class FluxFamily(EmbeddedGuidanceFamily):
+class FluxFamily(EmbeddedGuidance, SplitFamily):
     """FLUX.1 (structure of diffusers 0.42.0, models/transformers/transformer_flux.py, guarded by the parity tests)."""
 
     name = "flux"

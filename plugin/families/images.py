@@ -17,7 +17,12 @@ from plugin.request import GenerationRequest
 
 _CLIP_TOKENS = 77  # StableDiffusion3Pipeline
 _MEGAPIXEL = 1024 * 1024
+# The area that pipelines scale pictures to before their text encoder sees them, a token for each 28 x 28 pixels of
+# Qwen2.5-VL; and the tokens of "Picture 1: " and of the marks around them.
+_SEEN_AREA = {"QwenImageEditPipeline": _MEGAPIXEL, "QwenImageEditPlusPipeline": 384 * 384}
+_SEEN_SIDE, _SEEN_MARKS = 28, 8
 _MOST_PICTURES = 3  # that engines of fixed sizes are built for
+_TIME = ("time_text_embed.time_proj", "time_text_embed.timestep_embedder")
 _TWO_STREAMS = ("encoder_hidden_states", "hidden_states")  # as most blocks of two streams return them
 
 
@@ -26,7 +31,9 @@ class QwenImage(DeclaredFamily):
 
     name = "qwen_image"
     lists = (Blocks("transformer_blocks", _TWO_STREAMS),)
+    timed = _TIME
     embeds = ("txt_norm", "txt_in", "pos_embed")
+    stream_embeds = ("img_in",)
     patch = (1, 2, 2)
     guidance = "true_cfg_scale"
     no_negative_prompt = " "
@@ -60,23 +67,50 @@ class QwenImage(DeclaredFamily):
 
     @classmethod
     def appended_tokens(cls, width: int, height: int, compression: tuple[int, int]) -> int:
-        """Pictures are resized to about a megapixel (`calculate_dimensions` of diffusers' edit pipelines)."""
-        sides = math.sqrt(_MEGAPIXEL * width / height), math.sqrt(_MEGAPIXEL * height / width)
-        wide, high = (round(side / 32) * 32 // (2 * compression[1]) for side in sides)
+        """Pictures are resized to about a megapixel."""
+        wide, high = (side // (2 * compression[1]) for side in _scaled(width, height, _MEGAPIXEL))
         return wide * high
 
     @classmethod
     def appended_range(cls, compression: tuple[int, int]) -> tuple[int, int, int]:
         usual = cls.appended_tokens(1, 1, compression)
-        return usual // 2, usual, _MOST_PICTURES * usual
+        return usual // 2, usual, _MOST_PICTURES * (usual + usual // 16)  # both sides may be rounded up
+
+    @classmethod
+    def seen_tokens(cls, pipeline: str, width: int, height: int) -> int:
+        if pipeline not in _SEEN_AREA:
+            return 0
+        wide, high = (round(side / _SEEN_SIDE) for side in _scaled(width, height, _SEEN_AREA[pipeline]))
+        return wide * high + _SEEN_MARKS
+
+    @classmethod
+    def seen_range(cls, pipeline: str) -> tuple[int, int, int]:
+        usual = cls.seen_tokens(pipeline, 1, 1)
+        return 0, usual, _MOST_PICTURES * (usual + usual // 6)  # as above
+
+
+def _scaled(width: int, height: int, area: int) -> tuple[int, int]:
+    """A picture's sides once it is scaled to about that area (`calculate_dimensions` of diffusers' edit pipelines)."""
+    sides = math.sqrt(area * width / height), math.sqrt(area * height / width)
+    wide, high = (round(side / 32) * 32 for side in sides)
+    return wide, high
 
 
 class Flux2(DeclaredFamily):
     """FLUX.2, dev and klein."""
 
     name = "flux2"
-    lists = (Blocks("transformer_blocks", _TWO_STREAMS), Blocks("single_transformer_blocks", joined=True))
-    embeds = ("context_embedder",)
+    lists = (Blocks("transformer_blocks", _TWO_STREAMS), Blocks("single_transformer_blocks", joined=True, modules=1))
+    kept = ("time_guidance_embed.guidance_embedder",)
+    timed = ("time_guidance_embed.time_proj", "time_guidance_embed.timestep_embedder")
+    embeds = (
+        "context_embedder",
+        "pos_embed",
+        "double_stream_modulation_img",
+        "double_stream_modulation_txt",
+        "single_stream_modulation",
+    )
+    stream_embeds = ("x_embedder",)
     patch = (1, 2, 2)
     layers = ("num_layers", "num_single_layers")
 
@@ -120,7 +154,10 @@ class StableDiffusion3(DeclaredFamily):
 
     name = "sd3"
     lists = (Blocks("transformer_blocks", _TWO_STREAMS),)
+    kept = ("time_text_embed.text_embedder",)
+    timed = _TIME
     embeds = ("context_embedder",)
+    stream_embeds = ("pos_embed",)
     batches_guidance = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -143,6 +180,9 @@ class CogView4(DeclaredFamily):
 
     name = "cogview4"
     lists = (Blocks("transformer_blocks", ("hidden_states", "encoder_hidden_states")),)
+    kept = ("time_condition_embed.condition_proj", "time_condition_embed.condition_embedder")
+    timed = ("time_condition_embed.time_proj", "time_condition_embed.timestep_embedder")
+    embeds = ("rope",)
     text_varies = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -172,11 +212,14 @@ class HunyuanImage(DeclaredFamily):
     """HunyuanImage 2.1; a second text, of glyphs, is put before the first one."""
 
     name = "hunyuan_image"
-    lists = tuple(
-        Blocks(name, ("hidden_states", "encoder_hidden_states"))
-        for name in ("transformer_blocks", "single_transformer_blocks")
+    lists = (
+        Blocks("transformer_blocks", ("hidden_states", "encoder_hidden_states")),
+        Blocks("single_transformer_blocks", ("hidden_states", "encoder_hidden_states"), modules=1),
     )
+    kept = ("time_guidance_embed.guidance_embedder",)
+    timed = ("time_guidance_embed.time_proj", "time_guidance_embed.timestep_embedder")
     embeds = ("context_embedder_2", "rope")
+    stream_embeds = ("x_embedder",)
     guider = True
     layers = ("num_layers", "num_single_layers")
 
@@ -202,8 +245,13 @@ class Ovis(DeclaredFamily):
     """Ovis-Image."""
 
     name = "ovis_image"
-    lists = tuple(Blocks(name, _TWO_STREAMS) for name in ("transformer_blocks", "single_transformer_blocks"))
-    embeds = ("context_embedder_norm", "context_embedder")
+    lists = (
+        Blocks("transformer_blocks", _TWO_STREAMS),
+        Blocks("single_transformer_blocks", _TWO_STREAMS, modules=1),
+    )
+    timed = ("time_proj", "timestep_embedder")
+    embeds = ("context_embedder_norm", "context_embedder", "pos_embed")
+    stream_embeds = ("x_embedder",)
     patch = (1, 2, 2)
     layers = ("num_layers", "num_single_layers")
 
@@ -222,14 +270,16 @@ class LongCat(Ovis):
     """LongCat-Image."""
 
     name = "longcat_image"
-    embeds = ("context_embedder",)
+    timed = ("time_embed.time_proj", "time_embed.timestep_embedder")
+    embeds = ("context_embedder", "pos_embed")
 
 
 class Bria(Ovis):
     """Bria 3."""
 
     name = "bria"
-    embeds = ("context_embedder",)
+    timed = LongCat.timed
+    embeds = LongCat.embeds
     batches_guidance = True
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -243,9 +293,10 @@ class Chroma(Ovis):
     name = "chroma"
     lists = (
         Blocks("transformer_blocks", _TWO_STREAMS, per_block=("temb",)),
-        Blocks("single_transformer_blocks", joined=True, per_block=("temb",)),
+        Blocks("single_transformer_blocks", joined=True, per_block=("temb",), modules=1),
     )
-    embeds = ("context_embedder",)
+    timed = ("time_text_embed", "distilled_guidance_layer")
+    embeds = LongCat.embeds
 
     def example_call(self, size: Example) -> dict[str, Any]:
         call = super().example_call(size)
@@ -261,7 +312,9 @@ class AuraFlow(DeclaredFamily):
         Blocks("joint_transformer_blocks", _TWO_STREAMS),
         Blocks("single_transformer_blocks", joined=True),
     )
+    timed = ("time_step_embed", "time_step_proj")
     embeds = ("context_embedder",)
+    stream_embeds = ("pos_embed",)
     batches_guidance = True
     layers = ("num_mmdit_layers", "num_single_dit_layers")
 

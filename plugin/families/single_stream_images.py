@@ -23,7 +23,9 @@ class Krea2(DeclaredFamily):
 
     name = "krea2"
     lists = (Blocks("transformer_blocks"),)
-    embeds = ("text_fusion", "txt_in", "rotary_emb")
+    timed = ("time_embed",)
+    embeds = ("text_fusion", "txt_in", "rotary_emb", "time_mod_proj")
+    stream_embeds = ("img_in",)
     patch = (1, 2, 2)
     joint = True
     unguided = 0.0
@@ -44,6 +46,8 @@ class ZImage(DeclaredFamily):
 
     name = "z_image"
     lists = (Blocks("layers", ("x",), "x"),)
+    stepwise = ("x", "t")
+    timed = ("t_embedder",)
     embeds = ("cap_embedder",)
     patch = (1, 2, 2)
     joint = True
@@ -91,8 +95,10 @@ class PixArt(DeclaredFamily):
     """PixArt-alpha and PixArt-Sigma."""
 
     name = "pixart"
-    lists = (Blocks("transformer_blocks"),)
-    embeds = ("caption_projection",)
+    lists = (Blocks("transformer_blocks", modules=3),)
+    timed = ("adaln_single.emb.time_proj", "adaln_single.emb.timestep_embedder")
+    embeds = ("caption_projection", "adaln_single.linear")
+    stream_embeds = ("pos_embed",)
     batches_guidance = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -111,8 +117,10 @@ class Sana(DeclaredFamily):
     """Sana."""
 
     name = "sana"
-    lists = (Blocks("transformer_blocks"),)
-    embeds = ("caption_projection", "caption_norm")
+    lists = (Blocks("transformer_blocks", modules=3),)
+    timed = ("time_embed.emb.time_proj", "time_embed.emb.timestep_embedder")
+    embeds = ("caption_projection", "caption_norm", "time_embed.linear")
+    stream_embeds = ("patch_embed",)
     batches_guidance = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -131,7 +139,8 @@ class Lumina2(DeclaredFamily):
 
     name = "lumina2"
     lists = (Blocks("layers"),)
-    embeds = ("rope_embedder",)
+    timed = ("time_caption_embed.time_proj", "time_caption_embed.timestep_embedder")
+    embeds = ("rope_embedder", "time_caption_embed.caption_embedder")
     refiners = ("context_refiner", "noise_refiner")
     joint = True
     text_varies = True
@@ -157,7 +166,8 @@ class LuminaNext(DeclaredFamily):
 
     name = "lumina_next"
     torch_only = "its attention takes the logarithm of a length as a plain number"
-    lists = (Blocks("layers"),)
+    lists = (Blocks("layers", modules=3),)
+    timed = Lumina2.timed
     attention_options = ("base_sequence_length",)
     batches_guidance = True
     text_varies = True
@@ -186,7 +196,9 @@ class Prx(DeclaredFamily):
 
     name = "prx"
     lists = (Blocks("blocks"),)
+    timed = ("time_in",)
     embeds = ("txt_in", "pe_embedder")
+    stream_embeds = ("img_in",)
     batches_guidance = True
     layers = ("depth",)
 
@@ -208,7 +220,9 @@ class Ernie(DeclaredFamily):
 
     name = "ernie_image"
     lists = (Blocks("layers", ("x",), "x"),)
-    embeds = ("text_proj",)
+    timed = ("time_proj", "time_embedding")
+    embeds = ("text_proj", "adaLN_modulation")
+    stream_embeds = ("x_embedder",)
     joint = True
     batches_guidance = True
     batch_axis: ClassVar = {"x": 1, "temb": 1}
@@ -239,8 +253,10 @@ class HunyuanDiT(DeclaredFamily):
     """Hunyuan-DiT; blocks of the second half also read what those of the first half have returned."""
 
     name = "hunyuan_dit"
-    lists = (Blocks("blocks"),)
+    lists = (Blocks("blocks", modules=3),)
+    timed = ("time_extra_emb.time_proj", "time_extra_emb.timestep_embedder")
     embeds = ("text_embedder",)
+    stream_embeds = ("pos_embed",)
     batches_guidance = True
 
     def run_blocks(self, blocks: Any, spec: Blocks, arguments: Any) -> Any:

@@ -11,7 +11,6 @@ import torch
 from plugin.families.base import BlockInputs, Constants, Family, Inputs, Step
 from plugin.families.refusals import check_call
 from plugin.families.sameness import is_same, state_of
-from plugin.request import GenerationRequest
 
 
 class SplitFamily(Family):
@@ -55,24 +54,6 @@ class SplitFamily(Family):
     @abstractmethod
     def finish(self, inputs: Inputs, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """The forward's output, from the stack's output. Of the inputs, it reads only the shape of `hidden_states`."""
-
-
-class EmbeddedGuidanceFamily(SplitFamily):
-    """A family whose guidance scale is an input of the transformer.
-
-    With a negative prompt, `guidance_scale` becomes that of classifier-free guidance between the two prompts, and the
-    embedded guidance is 1 (none): otherwise the two would multiply.
-    """
-
-    def call_arguments(self, request: GenerationRequest, max_sequence_length: int | None) -> dict[str, Any]:
-        arguments = super().call_arguments(request, max_sequence_length)
-        if request.negative_prompt is None:
-            return arguments
-        return arguments | {"true_cfg_scale": request.guidance_scale, "guidance_scale": 1.0}
-
-    @classmethod
-    def guidance_branches(cls, request: GenerationRequest) -> int:
-        return 1 if request.negative_prompt is None else super().guidance_branches(request)
 
 
 def once(constants: Constants, name: str, sources: Sequence[object], compute: Callable[[], Any]) -> Any:

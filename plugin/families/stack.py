@@ -68,7 +68,8 @@ class DeclaredStack(nn.Module):
                 before = self._specs[index - 1].spec
                 text_rows = flow[before.text].shape[1]
                 flow = {each.spec.stream: torch.cat([flow[before.text], flow[before.stream]], dim=1)}
-            own = {**given, **given.get(str(index), {}), **flow}
+            renamed = {own: given[name] for name, own in each.spec.renamed if name in given}
+            own = {**given, **renamed, **given.get(str(index), {}), **flow}
             arguments = dict.fromkeys(each.required) | {name: own[name] for name in each.parameters if name in own}
             after = self._runs.run_blocks(blocks, each.spec, arguments)
             flow = {name: after[name] for name in each.spec.returns}

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from plugin.families.sameness import is_same, state_of
+from plugin.families.base import Inputs, Step
+from plugin.families.submodules import Embed, Kept, Part, Present, Refiner, StreamEmbed, Submodules, Timed
 
 Arguments = dict[str, Any]  # of one call of a block, by name
 
@@ -30,6 +32,9 @@ class Blocks:
         stream: the one of them that holds the tokens of the picture.
         joined: the list goes on with one stream, those of the list before concatenated: text, then picture.
         per_block: arguments that the forward makes for each block again; they must not depend on the blocks before.
+        renamed: arguments of blocks of the first list -> what these blocks call them.
+        modules: of a block, as TaylorSeer's own code would cache them: attention, feed-forward, attention to the text;
+            1 where attention and feed-forward are one.
     """
 
     name: str
@@ -37,6 +42,8 @@ class Blocks:
     stream: str = "hidden_states"
     joined: bool = False
     per_block: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    modules: int = 2
 
     @property
     def text(self) -> str:
@@ -93,43 +100,39 @@ class StandingIn:
     Args:
         transformer: the shared module.
         lists: its lists of blocks, in the order of the forward.
-        kept: submodules whose results stay the same while their arguments do, by dotted name.
-        embeds: submodules whose results only blocks read: where no block runs, their last results are taken.
-        refiners: lists of submodules whose results only blocks read: where no block runs, they are empty.
+        submodules: what else of it is replaced.
     """
 
-    def __init__(
-        self,
-        transformer: nn.Module,
-        lists: Sequence[BlockList],
-        kept: Sequence[str],
-        embeds: Sequence[str],
-        refiners: Sequence[str],
-    ) -> None:
+    def __init__(self, transformer: nn.Module, lists: Sequence[BlockList], submodules: Submodules) -> None:
         self._lists = lists
         self._calls: list[list[Arguments]] = []
         self._compute: Compute | None = None
-        self.blocks_run = True
+        self._present = Present(submodules)
         self._module = _shallow(transformer)
         for index, each in enumerate(lists):
             self._module._modules[each.spec.name] = _StandIn(self, index, each)
-        for name in refiners:
-            self._module._modules[name] = _Refiner(self._module._modules[name], self)
-        for name in kept:
-            _wrap(self._module, name.split("."), lambda part: _Kept(part, self, only_for_blocks=False))
-        for name in embeds:
-            _wrap(self._module, name.split("."), lambda part: _Kept(part, self, only_for_blocks=True))
+        for name in submodules.refiners:
+            self._module._modules[name] = Refiner(self._module._modules[name], self._present)
+        replacements: dict[type[Part], tuple[str, ...]] = {
+            Kept: submodules.kept,
+            Timed: submodules.timed,
+            Embed: submodules.embeds,
+            StreamEmbed: submodules.stream_embeds,
+        }
+        for replacement, names in replacements.items():
+            for name in names:
+                _wrap(self._module, name.split("."), partial(replacement, present=self._present))
 
-    def __call__(self, inputs: Mapping[str, Any], *, blocks_run: bool, compute: Compute) -> Any:
+    def __call__(self, inputs: Inputs, step: Step, compute: Compute) -> Any:
         """The transformer's forward.
 
         Args:
             inputs: its arguments.
-            blocks_run: whether `compute` reads the arguments of the blocks.
+            step: what is known of it.
             compute: gives the features, in place of the blocks.
         """
-        self.blocks_run, self._compute = blocks_run, compute
-        self._calls = [[] for _ in self._lists]
+        self._present.begin(inputs, step)
+        self._compute, self._calls = compute, [[] for _ in self._lists]
         try:
             return self._module.forward(**inputs)
         finally:
@@ -171,40 +174,6 @@ class _StandIn(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         arguments = {**dict(zip(self._blocks.parameters, args, strict=False)), **kwargs}
         return self._standing_in.called(self._index, arguments)
-
-
-class _Refiner(nn.Module):
-    """In place of a list of submodules that refine what the blocks are given."""
-
-    def __init__(self, parts: nn.Module | None, standing_in: StandingIn) -> None:
-        super().__init__()
-        self.__dict__.update(_parts=parts, _standing_in=standing_in)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self._parts if self._standing_in.blocks_run else ())
-
-
-class _Kept(nn.Module):
-    """A submodule whose last result is given again while nothing has changed."""
-
-    def __init__(self, part: nn.Module, standing_in: StandingIn, *, only_for_blocks: bool) -> None:
-        super().__init__()
-        self.__dict__.update(
-            _part=part, _standing_in=standing_in, _only_for_blocks=only_for_blocks, _result=None, _states=None
-        )
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self._states is not None and self._only_for_blocks and not self._standing_in.blocks_run:
-            return self._result
-        given = args, kwargs
-        if self._states is not None and is_same(self._states, (given, self._result)):
-            return self._result
-        result = self._part(*args, **kwargs)
-        self.__dict__.update(_result=result, _states=state_of((given, result)))
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._part, name)
 
 
 def _shallow(module: nn.Module) -> nn.Module:

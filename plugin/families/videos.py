@@ -35,8 +35,10 @@ class Ltx(VideoFamily):
     """LTX-Video."""
 
     name = "ltx"
-    lists = (Blocks("transformer_blocks"),)
-    embeds = ("caption_projection",)
+    lists = (Blocks("transformer_blocks", modules=3),)
+    timed = ("time_embed.emb.time_proj", "time_embed.emb.timestep_embedder")
+    embeds = ("rope", "caption_projection", "time_embed.linear")
+    stream_embeds = ("proj_in",)
     batches_guidance = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -63,7 +65,9 @@ class HunyuanVideo15(VideoFamily):
 
     name = "hunyuan_video15"
     lists = (Blocks("transformer_blocks", _TWO_STREAMS),)
+    timed = ("time_embed.time_proj", "time_embed.timestep_embedder")
     embeds = ("context_embedder_2", "image_embedder", "rope")
+    stream_embeds = ("x_embedder",)
     guider = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -88,15 +92,19 @@ class CogVideoX(VideoFamily):
 
     name = "cogvideox"
     lists = (Blocks("transformer_blocks", _TWO_STREAMS),)
+    timed = ("time_proj", "time_embedding")
+    stream_embeds = ("patch_embed",)
     batches_guidance = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
         config = self.transformer.config
         tokens = self.tokens(size)
+        # Positions that are added belong to texts of one length.
+        text = size.text if config.use_rotary_positional_embeddings else config.max_text_seq_length
         rotary = tuple(self.ids(tokens, config.attention_head_dim) for _ in "cs")
         return {
             "hidden_states": self.spatial(size).transpose(1, 2),
-            "encoder_hidden_states": self.random(size.batch, size.text, config.text_embed_dim),
+            "encoder_hidden_states": self.random(size.batch, text, config.text_embed_dim),
             "timestep": self.timestep(size, 500.0),
             "image_rotary_emb": rotary if config.use_rotary_positional_embeddings else None,
         }
@@ -111,6 +119,9 @@ class Mochi(VideoFamily):
     name = "mochi"
     torch_only = "its attention leaves padding out, row by row"
     lists = (Blocks("transformer_blocks", _TWO_STREAMS),)
+    timed = ("time_embed.time_proj", "time_embed.timestep_embedder")
+    embeds = ("time_embed.caption_proj",)
+    stream_embeds = ("patch_embed",)
     batches_guidance = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -127,8 +138,10 @@ class Allegro(VideoFamily):
 
     name = "allegro"
     torch_only = "what the exporter makes of its lookup of rotary tables does not run"
-    lists = (Blocks("transformer_blocks"),)
-    embeds = ("caption_projection",)
+    lists = (Blocks("transformer_blocks", modules=3),)
+    timed = ("adaln_single.emb.time_proj", "adaln_single.emb.timestep_embedder")
+    embeds = ("caption_projection", "adaln_single.linear")
+    stream_embeds = ("pos_embed",)
     batches_guidance = True
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -154,8 +167,15 @@ class SkyReelsV2(VideoFamily):
     """SkyReels-V2."""
 
     name = "skyreels_v2"
-    lists = (Blocks("blocks"),)
-    embeds = ("rope", "condition_embedder.text_embedder", "condition_embedder.image_embedder")
+    lists = (Blocks("blocks", modules=3),)
+    timed = ("condition_embedder.timesteps_proj", "condition_embedder.time_embedder")
+    embeds = (
+        "rope",
+        "condition_embedder.time_proj",
+        "condition_embedder.text_embedder",
+        "condition_embedder.image_embedder",
+    )
+    stream_embeds = ("patch_embedding",)
 
     def example_call(self, size: Example) -> dict[str, Any]:
         return {
@@ -170,6 +190,7 @@ class EasyAnimate(VideoFamily):
 
     name = "easyanimate"
     lists = (Blocks("transformer_blocks", _TWO_STREAMS),)
+    timed = ("time_proj", "time_embedding")
     embeds = ("text_proj", "text_proj_t5")
     batches_guidance = True
     no_negative_prompt = ""
@@ -189,7 +210,9 @@ class Cosmos(VideoFamily):
     """Cosmos-Predict 1 and 2."""
 
     name = "cosmos"
-    lists = (Blocks("transformer_blocks"),)
+    lists = (Blocks("transformer_blocks", modules=3),)
+    timed = ("time_embed.time_proj", "time_embed.t_embedder")
+    stream_embeds = ("patch_embed",)
     embeds = ("rope", "learnable_pos_embed", "crossattn_proj")
 
     def example_call(self, size: Example) -> dict[str, Any]:
@@ -209,13 +232,15 @@ class SanaVideo(VideoFamily, Sana):
 
     name = "sana_video"
     embeds = ("rope", *Sana.embeds)
+    stream_embeds = ("patch_embedding",)
 
 
 class Kandinsky5(VideoFamily):
     """Kandinsky 5, pictures and videos; pictures are videos of one frame."""
 
     name = "kandinsky5"
-    lists = (Blocks("visual_transformer_blocks", ("visual_embed",), "visual_embed"),)
+    lists = (Blocks("visual_transformer_blocks", ("visual_embed",), "visual_embed", modules=3),)
+    timed = ("time_embeddings",)
     embeds = ("visual_rope_embeddings", "text_rope_embeddings")
     layers = ("num_visual_blocks",)
     text_varies = True

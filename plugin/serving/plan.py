@@ -186,13 +186,15 @@ def feature_of(config: ModelConfig, architecture: Architecture, request: Generat
     that is encoded with it."""
     family, options = family_class(architecture.transformer), architecture.config
     tokens, width = family.feature_shape(options, family.latent_size(options, request, architecture.compression))
+    seen = architecture.picture_tokens
     if request.task is not None and request.task.appended:
         sizes = [(each.width, each.height) for each in request.pictures]
+        seen += sum(family.seen_tokens(request.task.pipeline, *size) for size in sizes)
         if request.task.several is Several.STITCHED:
             sizes = [stitched_size(sizes)]
         tokens += sum(family.appended_tokens(*size, architecture.compression) for size in sizes)
     asked = None if architecture.pipeline in TOKENS_WITHIN else config.max_sequence_length
-    return tokens, width, (asked or architecture.text_tokens) + architecture.picture_tokens
+    return tokens, width, (asked or architecture.text_tokens) + seen
 
 
 def architecture_of_pipe(pipe: Any) -> Architecture:

@@ -20,6 +20,7 @@ from taylorseer import full_steps
 from tests.support.repository import write_pair
 from tests.support.tiny import FAMILIES
 from tests.support.tiny.declared import DECLARED
+from tests.support.tiny.flux2 import KLEIN
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ SERVED = {
         {"prompt": "a red apple", "height": 32, "width": 48},
         (1, 32, 48, 3),
     ),
+    "flux2_klein": Served(
+        {"guidance_scale": "4.0", "max_sequence_length": "48"},
+        {"prompt": "a red apple", "height": 32, "width": 48},
+        (1, 32, 48, 3),
+        calls=2,
+    ),
+    "hunyuan_video15": Served(  # as loaded, it has the published number of tokens: 1000, 256 and 729
+        {"max_frames": "17", "guidance_scale": "6.0"},
+        {"prompt": 'a red apple "tree"', "height": 32, "width": 48, "num_frames": 5},
+        (5, 32, 48, 3),
+        calls=2,
+    ),
     "sd3": Served({"guidance_scale": "3.5"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3)),
     "z_image": Served({"guidance_scale": "3.0"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3)),
     "ltx": Served(
@@ -78,7 +91,7 @@ SERVED = {
         (9, 64, 32, 3),
     ),
 }
-TINY = {**FAMILIES, **DECLARED}
+TINY = {**FAMILIES, **DECLARED, "flux2_klein": KLEIN}
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,18 @@ from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
 from tests.support.commands import run
 from tests.support.repository import write_pair
-from tests.support.tiny.pictures import CASES, left_half, picture, plain
+from tests.support.tiny.pictures import CASES as WRITTEN_CASES
+from tests.support.tiny.pictures import left_half, picture, plain
+from tests.support.tiny.pictures_declared import DECLARED_CASES
 
+CASES = {**WRITTEN_CASES, **DECLARED_CASES}
 SERVED = {
     "kontext": "flux kontext, three pictures",
     "fill": "flux fill",
     "wan": "wan video to video",
     "wan_i2v": "wan first and last frame",
     "hunyuan_i2v": "hunyuan video, first frame",
+    "qwen_edit": "qwen image edit plus",  # which scales its picture to a megapixel, here as anywhere
 }
 STEPS, WIDTH, HEIGHT = 6, 64, 32
 
@@ -70,8 +74,11 @@ def fields_of(model: str) -> dict[str, Any]:
 
 def plain_result(model: str, pipe: Any) -> np.ndarray:
     case, fields = CASES[SERVED[model]], fields_of(model)
+    scale = float(case.parameters["guidance_scale"])
+    guidance = {"true_cfg_scale": scale, "negative_prompt": " "} if model == "qwen_edit" else {"guidance_scale": scale}
     arguments = {
         **case.arguments(fields["input_image"]),
+        **guidance,
         **({"mask_image": fields["mask_image"]} if case.mask else {}),
         **({"strength": fields["strength"]} if fields["strength"] is not None else {}),
         **({"num_frames": case.num_frames} if case.num_frames > 1 and model != "wan" else {}),
@@ -83,7 +90,6 @@ def plain_result(model: str, pipe: Any) -> np.ndarray:
         width=WIDTH,
         height=HEIGHT,
         num_inference_steps=STEPS,
-        guidance_scale=float(case.parameters["guidance_scale"]),
         max_sequence_length=int(case.parameters["max_sequence_length"]),
         generator=torch.Generator().manual_seed(3),
         output_type="np",

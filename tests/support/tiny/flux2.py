@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,4 +85,12 @@ FAMILY = TinyFamily(
         "distilled, weak": Guidance({"guidance_scale": 1.0}),
     },
     feature_module="norm_out",
+)
+KLEIN = replace(
+    FAMILY,
+    make=lambda folder, dtype: tiny_flux2_klein(folder, dtype=dtype, is_distilled=False),
+    guidance={
+        "none": Guidance({"guidance_scale": 1.0}),
+        "separate calls": Guidance({"guidance_scale": 4.0}, calls=2),
+    },
 )

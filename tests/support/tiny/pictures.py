@@ -10,6 +10,7 @@ from typing import Any
 
 import diffusers
 import numpy as np
+import pytest
 import torch
 from diffusers import (
     FluxControlPipeline,
@@ -42,6 +43,8 @@ class PictureCase:
         num_frames: of the result.
         parameters: of the model's configuration.
         calls: engine calls at a full step.
+        scale: the sides of pictures and results, in those that are asked for, where a pipeline takes no small ones.
+        patch: makes the pipeline's work small, in the pipeline and in the plan.
     """
 
     make: Callable[[Path], Any]
@@ -53,6 +56,8 @@ class PictureCase:
     num_frames: int = 1
     parameters: Mapping[str, str] = field(default_factory=dict)
     calls: int = 1
+    scale: int = 1
+    patch: Callable[[pytest.MonkeyPatch], None] = field(default=lambda _: None)
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -97,57 +102,58 @@ def tiny_skyreels() -> HunyuanSkyreelsImageToVideoPipeline:
     return pipe
 
 
-_STRENGTHS = (0.3, 0.6, 1.0)
+STRENGTHS = (0.3, 0.6, 1.0)
 _SIZE = {"height": "32", "width": "32"}
-_SMALL = {**_SIZE, "size_multiple": "8", "min_size": "16", "guidance_scale": "2.5", "max_sequence_length": "16"}
+SMALL = {**_SIZE, "size_multiple": "8", "min_size": "16", "guidance_scale": "2.5", "max_sequence_length": "16"}
 _VIDEO = {**_SIZE, "min_size": "16", "max_frames": "17", "num_frames": "5", "max_sequence_length": "16"}
 _HUNYUAN = {**_VIDEO, "max_sequence_length": "64", "guidance_scale": "6.0"}
 _WAN = {**_VIDEO, "guidance_scale": "5.0", "max_sequence_length": "512"}
 
 
-def _one(pictures: Pictures) -> Mapping[str, Any]:
+def first(pictures: Pictures) -> Mapping[str, Any]:
+    """The argument of pipelines that take one."""
     return {"image": pictures[0]}
 
 
 CASES: dict[str, PictureCase] = {
-    "flux image to image": PictureCase(tiny_flux, "FluxImg2ImgPipeline", _one, strengths=_STRENGTHS, parameters=_SMALL),
+    "flux image to image": PictureCase(tiny_flux, "FluxImg2ImgPipeline", first, strengths=STRENGTHS, parameters=SMALL),
     "flux inpainting": PictureCase(
-        tiny_flux, "FluxInpaintPipeline", _one, mask=True, strengths=_STRENGTHS, parameters=_SMALL
+        tiny_flux, "FluxInpaintPipeline", first, mask=True, strengths=STRENGTHS, parameters=SMALL
     ),
     "flux fill": PictureCase(
         lambda folder: tiny_flux(folder, pipeline_class=FluxFillPipeline, in_channels=48),
         "FluxFillPipeline",
-        _one,
+        first,
         mask=True,
-        strengths=_STRENGTHS,
-        parameters=_SMALL,
+        strengths=STRENGTHS,
+        parameters=SMALL,
     ),
     "flux kontext": PictureCase(
         lambda folder: tiny_flux(folder, pipeline_class=FluxKontextPipeline, levels=5),
         "FluxKontextPipeline",
-        _one,
-        parameters={**_SMALL, "size_multiple": "32", "min_size": "32"},
+        first,
+        parameters={**SMALL, "size_multiple": "32", "min_size": "32"},
     ),
     "flux kontext, three pictures": PictureCase(
         lambda folder: tiny_flux(folder, pipeline_class=FluxKontextPipeline, levels=5),
         "FluxKontextPipeline",
         lambda pictures: {"image": side_by_side(pictures)},
         pictures=3,
-        parameters={**_SMALL, "size_multiple": "32", "min_size": "32"},
+        parameters={**SMALL, "size_multiple": "32", "min_size": "32"},
     ),
     "flux control": PictureCase(
         lambda folder: tiny_flux(folder, pipeline_class=FluxControlPipeline, in_channels=32),
         "FluxControlPipeline",
         lambda pictures: {"control_image": pictures[0]},
-        parameters=_SMALL,
+        parameters=SMALL,
     ),
     "flux control, image to image": PictureCase(
         lambda folder: tiny_flux(folder, pipeline_class=FluxControlPipeline, in_channels=32),
         "FluxControlImg2ImgPipeline",
         lambda pictures: {"image": pictures[0], "control_image": pictures[1]},
         pictures=2,
-        strengths=_STRENGTHS,
-        parameters=_SMALL,
+        strengths=STRENGTHS,
+        parameters=SMALL,
     ),
     "flux control, inpainting": PictureCase(
         lambda folder: tiny_flux(folder, pipeline_class=FluxControlPipeline, in_channels=32),
@@ -155,15 +161,15 @@ CASES: dict[str, PictureCase] = {
         lambda pictures: {"image": pictures[0], "control_image": pictures[1]},
         pictures=2,
         mask=True,
-        strengths=_STRENGTHS,
-        parameters=_SMALL,
+        strengths=STRENGTHS,
+        parameters=SMALL,
     ),
     "wan video to video": PictureCase(
         tiny_wan,
         "WanVideoToVideoPipeline",
         lambda pictures: {"video": pictures},
         pictures=5,
-        strengths=_STRENGTHS,
+        strengths=STRENGTHS,
         num_frames=5,
         parameters=_WAN,
         calls=2,
@@ -171,7 +177,7 @@ CASES: dict[str, PictureCase] = {
     "wan image to video": PictureCase(
         lambda folder: tiny_wan_image_to_video(folder, image_encoder=True),
         "WanImageToVideoPipeline",
-        _one,
+        first,
         num_frames=5,
         parameters=_WAN,
         calls=2,
@@ -179,7 +185,7 @@ CASES: dict[str, PictureCase] = {
     "wan2.2 image to video": PictureCase(
         lambda folder: tiny_wan_image_to_video(folder, image_encoder=False, boundary_ratio=0.9),
         "WanImageToVideoPipeline",
-        _one,
+        first,
         num_frames=5,
         parameters=_WAN,
         calls=2,
@@ -196,7 +202,7 @@ CASES: dict[str, PictureCase] = {
     "wan2.2 of text and image": PictureCase(
         lambda folder: tiny_wan(folder, expand_timesteps=True),
         "WanImageToVideoPipeline",
-        _one,
+        first,
         num_frames=5,
         parameters=_WAN,
         calls=2,
@@ -204,21 +210,21 @@ CASES: dict[str, PictureCase] = {
     "hunyuan video, concatenated": PictureCase(
         lambda _: tiny_hunyuan_image_to_video("latent_concat"),
         "HunyuanVideoImageToVideoPipeline",
-        _one,
+        first,
         num_frames=9,
         parameters=_HUNYUAN,
     ),
     "hunyuan video, first frame": PictureCase(
         lambda _: tiny_hunyuan_image_to_video("token_replace"),
         "HunyuanVideoImageToVideoPipeline",
-        _one,
+        first,
         num_frames=9,
         parameters=_HUNYUAN,
     ),
     "skyreels image to video": PictureCase(
         lambda _: tiny_skyreels(),
         "HunyuanSkyreelsImageToVideoPipeline",
-        _one,
+        first,
         num_frames=5,
         parameters={**_HUNYUAN, "max_sequence_length": "256"},
     ),

@@ -39,11 +39,14 @@ def clip_text_model() -> CLIPTextModel:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer trained on `WORDS`."""
+    """A CLIP tokenizer trained on `WORDS`, the same in every process."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=600,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        # CLIP marks word ends, and each byte needs its marked form. The trainer gives the marked letters that it meets
+        # numbers in the order of a hash table, which differs from call to call; those of special tokens are fixed.
+        special_tokens=["<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in alphabet)],
+        initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         show_progress=False,
     )
@@ -51,12 +54,8 @@ def clip_tokenizer() -> CLIPTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.train_from_iterator([WORDS], trainer)
     trained = json.loads(tokenizer.to_str())["model"]
-    vocab = trained["vocab"]
-    for word in list(vocab):  # CLIP marks word ends; each byte needs its marked form too
-        if not word.endswith("</w>") and not word.startswith("<|"):
-            vocab.setdefault(f"{word}</w>", len(vocab))
     merges = [tuple(merge) for merge in trained["merges"]]
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+    return CLIPTokenizer(vocab=trained["vocab"], merges=merges, model_max_length=77)
 
 
 def t5_text_model() -> T5EncoderModel:
@@ -68,13 +67,19 @@ def t5_text_model() -> T5EncoderModel:
 
 
 def t5_tokenizer(folder: Path) -> T5TokenizerFast:
-    """A T5 tokenizer trained on `WORDS`; its file is left in the folder."""
-    tokenizer = Tokenizer(models.Unigram())
+    """A T5 tokenizer of the words and the letters of `WORDS`; its file is left in the folder.
+
+    It is not trained: the trainer's pieces depend on the order of a hash table, which differs from call to call.
+    """
+    words = dict.fromkeys(f"▁{word}" for word in WORDS.split())
+    letters = sorted(set(WORDS) - {" "})
+    vocab = [
+        *((special, 0.0) for special in ("<pad>", "</s>", "<unk>")),
+        *((letter, -4.0) for letter in ("▁", *letters)),
+        *((word, -2.0) for word in words),
+    ]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator([WORDS] * 3, trainer)
     path = folder / "t5.json"
     tokenizer.save(str(path))
     return T5TokenizerFast(tokenizer_file=str(path), extra_ids=0, model_max_length=512)
@@ -136,6 +141,7 @@ def qwen_tokenizer(*texts: str, chat_template: str = QWEN_CHAT) -> Qwen2Tokenize
         merges=[tuple(merge) for merge in model["merges"]],
         eos_token="<|im_end|>",
         additional_special_tokens=list(_QWEN_SPECIAL[1:]),
+        image_token="<|image_pad|>",
         model_max_length=2048,
         chat_template=chat_template,
     )
