@@ -165,6 +165,10 @@ class DeclaredFamily(ExampleCalls):
         """The inverse of `rows_first`."""
         return tensor.movedim(0, self.batch_axis[argument]) if argument in self.batch_axis else tensor
 
+    def given(self, name: str, arguments: Arguments) -> Any:
+        """An argument of the first block of a list as the block stack gets it."""
+        return arguments[name]
+
     def _flattened(self, calls: Sequence[Sequence[Arguments]]) -> BlockInputs:
         """The tensors among the arguments of all lists' blocks; see `nested` for their names."""
         inputs: BlockInputs = {}
@@ -179,7 +183,8 @@ class DeclaredFamily(ExampleCalls):
                 if index and (same or name in spec.returns or name in first.returns):
                     continue  # it is an argument of the first list, or comes from the list before
                 known = "hidden_states" if not index and name == first.stream else name
-                for leaf, tensor in leaves(known if not index else f"{index}.{name}", value, self.device):
+                given = self.given(name, arguments)
+                for leaf, tensor in leaves(known if not index else f"{index}.{name}", given, self.device):
                     inputs[leaf] = self.rows_first(name, tensor)
         return inputs
 

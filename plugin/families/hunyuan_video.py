@@ -3,13 +3,15 @@ diffusers 0.42.0, models/transformers/transformer_hunyuan_video.py, guarded by t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from plugin.families.embedded_guidance import EmbeddedGuidance
 from plugin.families.examples import Example
-from plugin.families.standing_in import Blocks
+from plugin.families.standing_in import Arguments, Blocks
 from plugin.families.videos import VideoFamily
 
 _TWO_STREAMS = ("hidden_states", "encoder_hidden_states")  # as its blocks return them
@@ -29,6 +31,24 @@ class HunyuanVideo(EmbeddedGuidance, VideoFamily):
     embeds = ("rope", "context_embedder")
     stream_embeds = ("x_embedder",)
     layers = ("num_layers", "num_single_layers")
+
+    def given(self, name: str, arguments: Arguments) -> Any:
+        """With the number of tokens of the first frame goes that of the later ones: lengths are symbols in an export,
+        and blocks cut the tokens in two and put them together again."""
+        first = arguments[name]
+        return (first, arguments["hidden_states"].shape[1] - first) if name == "num_tokens" and first else first
+
+    def run_blocks(self, blocks: Sequence[nn.Module], spec: Blocks, arguments: Arguments) -> Arguments:
+        if isinstance(arguments.get("num_tokens"), tuple):
+            (first, later), video = arguments["num_tokens"], arguments["hidden_states"]
+            tables = "freqs_cis" if "freqs_cis" in arguments else "image_rotary_emb"
+            arguments = {
+                **arguments,
+                "num_tokens": first,
+                "hidden_states": video.reshape(video.shape[0], first + later, video.shape[2]),
+                tables: tuple(each.reshape(first + later, each.shape[1]) for each in arguments[tables]),
+            }
+        return super().run_blocks(blocks, spec, arguments)
 
     def example_call(self, size: Example) -> dict[str, Any]:
         config = self.transformer.config

@@ -134,6 +134,7 @@ class ExampleCalls(ExampleTensors, Family):
             "rows": rows,
             "columns": columns,
             "frame_tokens": rows * columns,
+            "later_tokens": tokens - rows * columns,
         }
 
 
