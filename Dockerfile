@@ -12,8 +12,9 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 # In a step of their own, so that a change of our source does not install gigabytes again.
 RUN python3 -c "import pathlib, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-pathlib.Path('/requirements.txt').write_text('\n'.join(project['dependencies'])); \
-pathlib.Path('/fp8.txt').write_text('\n'.join(project['optional-dependencies']['fp8']))"
+extras = project['optional-dependencies']; \
+pathlib.Path('/requirements.txt').write_text('\n'.join(project['dependencies'] + extras['vision'])); \
+pathlib.Path('/fp8.txt').write_text('\n'.join(extras['fp8']))"
 COPY deploy/constraints.txt /constraints.txt
 COPY taylorseer taylorseer
 COPY plugin plugin

@@ -75,6 +75,12 @@ class PictureFields:
 
     def _check_frames(self, task: Task) -> None:
         first, is_video = self.pictures[0], task.several is Several.FRAMES
+        for each in self.pictures:
+            size = f"{each.name} is {each.width} x {each.height}"
+            if min(each.width, each.height) < task.least_side:
+                raise InvalidRequest(f"{size}, must have at least {task.least_side} pixels on each side")
+            if max(each.width, each.height) > task.most_ratio * min(each.width, each.height):
+                raise InvalidRequest(f"{size}, must be at most {task.most_ratio:g} times as long on one side")
         for each in (*self.pictures, *([self.mask] if self.mask else [])):
             if each.frames > 1 and (not is_video or len(self.pictures) > 1):
                 raise InvalidRequest(f"{each.name} is an animation of {each.frames} frames, must be a still picture")

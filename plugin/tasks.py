@@ -34,6 +34,8 @@ class Task:
         whole_steps: whether it rounds the steps that `strength` leaves down before it counts them, as Wan's does.
         negative_prompt: whether it has an argument of that name.
         appended: whether its pictures become tokens of their own, which the transformer sees beside the result's.
+        least_side: the fewest pixels of a side that its pictures may have.
+        most_ratio: how many times as long one side of them may be as the other.
     """
 
     pipeline: str
@@ -44,6 +46,8 @@ class Task:
     whole_steps: bool = False
     negative_prompt: bool = True
     appended: bool = False
+    least_side: int = 1
+    most_ratio: float = float("inf")
 
     def takes(self, pictures: int, mask: bool) -> bool:
         """Whether it can be done with that many pictures, and with a mask or without one."""
@@ -132,10 +136,13 @@ def _of(model: str, strength: float, mask_strength: float) -> tuple[_Row, ...]:
     )
 
 
-def _lists(pipeline: str) -> tuple[_Row, ...]:
-    """Text to image, with or without a list of pictures that become tokens; no negative prompt."""
+def _flux2(pipeline: str) -> tuple[_Row, ...]:
+    """Text to image, with or without a list of pictures that become tokens (`Flux2ImageProcessor.check_image_input`
+    says which); no negative prompt."""
     text = Task(pipeline, negative_prompt=False)
-    return _Row(text), _Row(Task(pipeline, _IMAGE, Several.LIST, negative_prompt=False, appended=True))
+    return _Row(text), _Row(
+        Task(pipeline, _IMAGE, Several.LIST, negative_prompt=False, appended=True, least_side=64, most_ratio=8)
+    )
 
 
 _FLUX = _of("Flux", 0.6, 0.6)
@@ -158,8 +165,8 @@ _TASKS: dict[str, tuple[_Row, ...]] = {
         _Row(Task("FluxControlImg2ImgPipeline", _BOTH, strength=0.6, negative_prompt=False)),
         _Row(Task("FluxControlInpaintPipeline", _BOTH, mask=True, strength=0.6, negative_prompt=False)),
     ),
-    "Flux2Pipeline": _lists("Flux2Pipeline"),
-    "Flux2KleinPipeline": _lists("Flux2KleinPipeline"),
+    "Flux2Pipeline": _flux2("Flux2Pipeline"),
+    "Flux2KleinPipeline": _flux2("Flux2KleinPipeline"),
     "QwenImagePipeline": _QWEN,
     "QwenImageImg2ImgPipeline": _QWEN,
     "QwenImageInpaintPipeline": _QWEN,
@@ -167,7 +174,8 @@ _TASKS: dict[str, tuple[_Row, ...]] = {
     "QwenImageEditPlusPipeline": (_Row(Task("QwenImageEditPlusPipeline", _IMAGE, Several.LIST, appended=True)),),
     "ZImagePipeline": _of("ZImage", 0.6, 1.0),
     "StableDiffusion3Pipeline": _of("StableDiffusion3", 0.6, 0.6),
-    "ChromaPipeline": _of("Chroma", 0.9, 0.6),
+    # ChromaInpaintPipeline of diffusers 0.42.0 reads `guidance_embeds`, which Chroma's transformer does not have.
+    "ChromaPipeline": _of("Chroma", 0.9, 0.6)[:2],
     "DiTPipeline": (_Row(Task("DiTPipeline", negative_prompt=False)),),
     "HunyuanVideoImageToVideoPipeline": (_Row(Task("HunyuanVideoImageToVideoPipeline", _IMAGE)),),
     "HunyuanSkyreelsImageToVideoPipeline": (_Row(Task("HunyuanSkyreelsImageToVideoPipeline", _IMAGE)),),

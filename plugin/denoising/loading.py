@@ -94,6 +94,8 @@ def _named(what: str) -> Iterator[None]:
     """Turns what a hub's library says of something that cannot be had into one sentence that says what helps."""
     try:
         yield
+    except ImportError as error:
+        raise OSError(f"{what} needs a package that is not installed: {_first_line(error)}") from error
     except (OSError, ValueError, HFValidationError) as error:
         if "safetensors" in str(error) and ("no file named" in str(error) or "not found" in str(error)):
             raise OSError(
@@ -102,11 +104,16 @@ def _named(what: str) -> Iterator[None]:
             ) from error
         if not isinstance(error, OSError | HFValidationError):
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _first_line(error)
         raise OSError(
             f"{what} cannot be had ({reason}): name a folder that holds it, or a hub id that this machine can reach, "
             "with HF_TOKEN set where its licence must be accepted"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a message, or the error's name where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def denoisers(pipe: DiffusionPipeline) -> tuple[str, ...]:

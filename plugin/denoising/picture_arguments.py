@@ -18,8 +18,9 @@ from plugin.request import GenerationRequest
 from plugin.tasks import Several, Task
 from taylorseer import CacheConfig
 
-# Pipelines that have these would make another size and resize the result, or need a package that cleans captions.
-_AS_ASKED = {"use_resolution_binning": False, "clean_caption": False}
+# Pipelines that have these would make another size and resize the result, need a package that cleans captions, or take
+# two steps alone (Sana-Sprint).
+_AS_ASKED = {"use_resolution_binning": False, "clean_caption": False, "intermediate_timesteps": None}
 
 
 def pipeline_class_of(task: Task | None, loaded: DiffusionPipeline) -> type[DiffusionPipeline] | None:
@@ -65,7 +66,7 @@ def accepted(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> dict[str,
         guider.guidance_scale = arguments["guidance_scale"]
     frames = {"frames": arguments["num_frames"]} if "num_frames" in arguments else {}
     given = {**_AS_ASKED, **frames, **arguments}
-    return {name: value for name, value in given.items() if name in taken and value is not None}
+    return {name: value for name, value in given.items() if name in taken and (value is not None or name in _AS_ASKED)}
 
 
 @cache

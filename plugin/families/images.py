@@ -141,7 +141,7 @@ class Flux2(DeclaredFamily):
     @classmethod
     def appended_range(cls, compression: tuple[int, int]) -> tuple[int, int, int]:
         usual = cls.appended_tokens(1024, 1024, compression)
-        return usual // 16, usual, _MOST_PICTURES * usual
+        return cls.appended_tokens(64, 64, compression), usual, _MOST_PICTURES * usual
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         side = 2 * pipe.vae_scale_factor

@@ -134,7 +134,8 @@ def test_the_bench_service_runs_perf_analyzer(recipe, tmp_path):
 
 def test_the_image_installs_the_versions_that_the_project_pins():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = [*project["dependencies"], *project["optional-dependencies"]["fp8"]]
+    extras = project["optional-dependencies"]
+    pinned = [*project["dependencies"], *extras["fp8"], *extras["vision"]]
     wanted = dict(re.sub(r"\[.*\]", "", each).split("==") for each in pinned)
     lines = (ROOT / "deploy/constraints.txt").read_text().splitlines()
     constraints = dict(line.split("==") for line in lines if "==" in line)

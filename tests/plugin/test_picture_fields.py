@@ -157,6 +157,17 @@ def test_files_that_do_not_go_together_are_refused(values, message):
         parse(**values)
 
 
+def test_pictures_that_a_pipeline_does_not_take_are_refused_before_it_runs():
+    """`Flux2ImageProcessor.check_image_input`: 64 pixels, and a ratio of 8."""
+    for size, message in (
+        ((63, 80), "input_image is 63 x 80, must have at least 64 pixels on each side"),
+        ((520, 64), "input_image is 520 x 64, must be at most 8 times as long on one side"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            parse("Flux2Pipeline", input_image=[file_of(64, 64), file_of(*size)])
+    assert len(parse("Flux2Pipeline", input_image=[file_of(512, 64)]).pictures) == 1
+
+
 def test_frames_that_a_video_does_not_have_are_refused():
     with pytest.raises(InvalidRequest, match="num_frames is 9, must be at most 5, the frames of input_image"):
         parse("WanPipeline", VIDEO, input_image=[file_of(64, 64, 5)], num_frames=9)

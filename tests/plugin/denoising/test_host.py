@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxKontextPipeline, FluxPipeline
+from transformers.utils import is_torchvision_available
 
 from plugin.config import PipelineSource
 from plugin.denoising.host import PipelineHost
@@ -16,6 +18,7 @@ from plugin.denoising.loading import load_pipeline
 from plugin.denoising.transformer import StepObserver
 from plugin.engines.packer import PackSettings
 from taylorseer import CacheConfig, StepKind
+from tests.support.tiny.qwen_image import tiny_qwen_image_edit
 
 MAX_SEQUENCE_LENGTH = 16
 
@@ -275,6 +278,18 @@ def test_components_come_from_their_own_source_and_in_their_own_dtype(flux, tmp_
         load_pipeline(PipelineSource(str(tmp_path / "pipeline"), components=(("encoder", "a/b"),)))
     with pytest.raises(OSError, match=r"component vae .*/nowhere cannot be had"):
         load_pipeline(PipelineSource(str(tmp_path / "pipeline"), components=(("vae", str(tmp_path / "nowhere")),)))
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="is about a package that is missing")
+def test_a_package_that_a_component_needs_is_named(tmp_path):
+    tiny_qwen_image_edit(tmp_path).save_pretrained(tmp_path / "pipeline")
+    index = tmp_path / "pipeline/model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"processor": ["transformers", "Qwen2VLProcessor"]}))
+    (index.parent / "processor/video_preprocessor_config.json").write_text(
+        json.dumps({"video_processor_type": "Qwen2VLVideoProcessor"})
+    )
+    with pytest.raises(OSError, match=r"needs a package that is not installed: .*requires the Torchvision library"):
+        load_pipeline(PipelineSource(str(tmp_path / "pipeline"), device="cpu"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
