@@ -34,7 +34,9 @@ class Step:
     features: Callable[[Callable[[], BlockInputs]], torch.Tensor]
 
 
-_MAX_TIMESTEPS = 4096  # embeddings kept; about eighty different schedules of 50 steps
+# Of embeddings kept: about eighty different schedules of 50 steps, if they are small.
+_MAX_TIMESTEPS = 4096
+_MAX_TIMESTEP_BYTES = 256 * 2**20
 
 
 class Family(ABC):
@@ -72,6 +74,7 @@ class Family(ABC):
         self.transformer = transformer
         self.completes = False
         self._timesteps: dict[tuple[object, ...], torch.Tensor] = {}  # (dtype, *timesteps) -> their embedding
+        self._timestep_bytes = 0  # about, as several threads count
 
     @classmethod
     def of(cls, transformer: nn.Module) -> Family:
@@ -122,9 +125,12 @@ class Family(ABC):
         key = (timestep.dtype, more, autocast_state(timestep.device.type), *values)
         embedded = self._timesteps.get(key)
         if embedded is None:
-            if len(self._timesteps) >= _MAX_TIMESTEPS:
+            embedded = compute()
+            if len(self._timesteps) >= _MAX_TIMESTEPS or self._timestep_bytes > _MAX_TIMESTEP_BYTES:
                 self._timesteps.clear()
-            embedded = self._timesteps[key] = compute()
+                self._timestep_bytes = 0
+            self._timesteps[key] = embedded
+            self._timestep_bytes += embedded.nbytes
         return embedded
 
     @abstractmethod

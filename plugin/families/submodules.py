@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from plugin.families.base import Inputs, Step
+from plugin.families.base import Inputs, Step, autocast_state
 from plugin.families.sameness import is_same, state_of
 
 
@@ -56,7 +56,10 @@ class Present:
         self.number += 1
         if not (self._submodules.kept or self._submodules.timed):
             return
+        latents = inputs[self._submodules.stepwise[0]]
+        first = latents if isinstance(latents, torch.Tensor) else latents[0]
         others = {name: value for name, value in inputs.items() if name not in self._submodules.stepwise}
+        others[""] = first.dtype, *autocast_state(first.device.type)
         self.unchanged = self._others is not None and is_same(self._others, others)
         if not self.unchanged:
             self._others = state_of(others)

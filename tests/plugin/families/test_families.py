@@ -185,3 +185,12 @@ def test_a_timestep_is_embedded_once_for_all_requests_and_the_memory_for_it_is_b
     for value in range(100):
         embedded(float(value))
     assert len(family._timesteps) <= 4
+
+
+def test_large_embeddings_are_kept_as_far_as_their_bytes_allow(flux, monkeypatch):
+    """Chroma's has two megabytes."""
+    family = family_of(flux.transformer)
+    monkeypatch.setattr("plugin.families.base._MAX_TIMESTEP_BYTES", 4000)
+    for value in range(100):
+        family.embedded_once(torch.tensor([float(value)]), None, lambda: torch.zeros(250))
+        assert sum(each.nbytes for each in family._timesteps.values()) <= 4000 + 1000
