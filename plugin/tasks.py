@@ -8,7 +8,7 @@ compare each line with diffusers' own signatures, and the relatives of a class w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -36,6 +36,8 @@ class Task:
         appended: whether its pictures become tokens of their own, which the transformer sees beside the result's.
         least_side: the fewest pixels of a side that its pictures may have.
         most_ratio: how many times as long one side of them may be as the other.
+        guided: whether the pipeline computes a second branch where the guidance scale asks for one; in others the scale
+            is an input of the transformer, or ignored.
     """
 
     pipeline: str
@@ -48,6 +50,7 @@ class Task:
     appended: bool = False
     least_side: int = 1
     most_ratio: float = float("inf")
+    guided: bool = True
 
     def takes(self, pictures: int, mask: bool) -> bool:
         """Whether it can be done with that many pictures, and with a mask or without one."""
@@ -99,12 +102,14 @@ class Traits:
         expand_timesteps: it has a timestep for each token, as Wan2.2 TI2V-5B.
         sees_pictures: its transformer attends to an encoded picture, as Wan2.1's of image to video.
         sees_two: to two of them, as Wan2.1's of first and last frame.
+        distilled: it takes no guidance, as FLUX.2 klein of four steps.
     """
 
     experts: bool = False
     expand_timesteps: bool = False
     sees_pictures: bool = False
     sees_two: bool = False
+    distilled: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,10 @@ def tasks_of(pipeline_class: str, traits: Traits | None = None) -> tuple[Task, .
         pipeline_class: the name of the class that is loaded.
         traits: of the pipeline; None for one that has none of them.
     """
+    traits = traits or Traits()
     rows = _TASKS.get(pipeline_class, (_Row(Task(pipeline_class)),))
-    return tuple(row.task for row in rows if row.applies(traits or Traits()))
+    tasks = (row.task for row in rows if row.applies(traits))
+    return tuple(replace(task, guided=False) if traits.distilled else task for task in tasks)
 
 
 _IMAGE = ("image",)
@@ -136,13 +143,12 @@ def _of(model: str, strength: float, mask_strength: float) -> tuple[_Row, ...]:
     )
 
 
-def _flux2(pipeline: str) -> tuple[_Row, ...]:
+def _flux2(pipeline: str, *, guided: bool) -> tuple[_Row, ...]:
     """Text to image, with or without a list of pictures that become tokens (`Flux2ImageProcessor.check_image_input`
     says which); no negative prompt."""
-    text = Task(pipeline, negative_prompt=False)
-    return _Row(text), _Row(
-        Task(pipeline, _IMAGE, Several.LIST, negative_prompt=False, appended=True, least_side=64, most_ratio=8)
-    )
+    text = Task(pipeline, negative_prompt=False, guided=guided)
+    edit = replace(text, pictures=_IMAGE, several=Several.LIST, appended=True, least_side=64, most_ratio=8)
+    return _Row(text), _Row(edit)
 
 
 _FLUX = _of("Flux", 0.6, 0.6)
@@ -165,8 +171,8 @@ _TASKS: dict[str, tuple[_Row, ...]] = {
         _Row(Task("FluxControlImg2ImgPipeline", _BOTH, strength=0.6, negative_prompt=False)),
         _Row(Task("FluxControlInpaintPipeline", _BOTH, mask=True, strength=0.6, negative_prompt=False)),
     ),
-    "Flux2Pipeline": _flux2("Flux2Pipeline"),
-    "Flux2KleinPipeline": _flux2("Flux2KleinPipeline"),
+    "Flux2Pipeline": _flux2("Flux2Pipeline", guided=False),
+    "Flux2KleinPipeline": _flux2("Flux2KleinPipeline", guided=True),
     "QwenImagePipeline": _QWEN,
     "QwenImageImg2ImgPipeline": _QWEN,
     "QwenImageInpaintPipeline": _QWEN,
@@ -176,6 +182,7 @@ _TASKS: dict[str, tuple[_Row, ...]] = {
     "StableDiffusion3Pipeline": _of("StableDiffusion3", 0.6, 0.6),
     # ChromaInpaintPipeline of diffusers 0.42.0 reads `guidance_embeds`, which Chroma's transformer does not have.
     "ChromaPipeline": _of("Chroma", 0.9, 0.6)[:2],
+    "SanaSprintPipeline": (_Row(Task("SanaSprintPipeline", negative_prompt=False, guided=False)),),
     "DiTPipeline": (_Row(Task("DiTPipeline", negative_prompt=False)),),
     "HunyuanVideoImageToVideoPipeline": (_Row(Task("HunyuanVideoImageToVideoPipeline", _IMAGE)),),
     "HunyuanSkyreelsImageToVideoPipeline": (_Row(Task("HunyuanSkyreelsImageToVideoPipeline", _IMAGE)),),

@@ -242,6 +242,8 @@ class DeclaredFamily(ExampleCalls):
     @classmethod
     def guidance_branches(cls, request: GenerationRequest) -> int:
         scale = request.guidance_scale
+        if request.task is not None and not request.task.guided:
+            return 1
         return 2 if (not math.isclose(scale, 1.0) if cls.guider else scale > cls.unguided) else 1
 
     def preview_latents(self, pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor | None:

@@ -13,7 +13,6 @@ from plugin.families.examples import Example
 from plugin.families.previews import unnormalised, unscaled
 from plugin.families.rotation import TwoRows
 from plugin.families.standing_in import Blocks
-from plugin.request import GenerationRequest
 
 _CLIP_TOKENS = 77  # StableDiffusion3Pipeline
 _MEGAPIXEL = 1024 * 1024
@@ -124,12 +123,6 @@ class Flux2(DeclaredFamily):
             "img_ids": self.ids(tokens, 4),
             "txt_ids": self.ids(size.text, 4),
         }
-
-    @classmethod
-    def guidance_branches(cls, request: GenerationRequest) -> int:
-        """The scale is an input of dev's transformer, and klein's base model computes two branches."""
-        dev = request.task is None or request.task.pipeline == "Flux2Pipeline"
-        return 1 if dev else super().guidance_branches(request)
 
     @classmethod
     def appended_tokens(cls, width: int, height: int, compression: tuple[int, int]) -> int:

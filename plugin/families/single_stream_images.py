@@ -14,7 +14,6 @@ from plugin.families.examples import Example
 from plugin.families.images import QwenImage
 from plugin.families.previews import unnormalised
 from plugin.families.standing_in import Blocks
-from plugin.request import GenerationRequest
 
 _TWO_STREAMS = ("encoder_hidden_states", "hidden_states")  # as most blocks of two streams return them
 
@@ -133,12 +132,6 @@ class Sana(DeclaredFamily):
             "timestep": self.timestep(size, 500.0),
             "guidance": self.timestep(size) if config.guidance_embeds else None,
         }
-
-    @classmethod
-    def guidance_branches(cls, request: GenerationRequest) -> int:
-        """The scale is an input of Sana-Sprint's transformer."""
-        sprint = request.task is not None and request.task.pipeline == "SanaSprintPipeline"
-        return 1 if sprint else super().guidance_branches(request)
 
 
 class Lumina2(DeclaredFamily):

@@ -173,6 +173,7 @@ def architecture_of(pipeline: str) -> Architecture:
         experts=_experts_of(folder, index),
         pipeline=index["_class_name"],
         expand_timesteps=bool(index.get("expand_timesteps")),
+        distilled=bool(index.get("is_distilled")),
         picture_tokens=picture_tokens_of(
             transformer.get("image_condition_type"),
             transformer.get("pos_embed_seq_len"),
@@ -213,6 +214,7 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
         experts=Experts(boundary, pipe.scheduler.to_json_string()) if boundary and both else None,
         pipeline=type(pipe).__name__,
         expand_timesteps=bool(pipe.config.get("expand_timesteps")),
+        distilled=bool(pipe.config.get("is_distilled")),
         picture_tokens=picture_tokens_of(
             config.get("image_condition_type"),
             config.get("pos_embed_seq_len"),

@@ -25,6 +25,7 @@ class Architecture:
         experts: where a second transformer takes over; None where there is one.
         pipeline: the name of the pipeline's class in diffusers.
         expand_timesteps: whether it has a timestep for each token.
+        distilled: whether the pipeline takes no guidance.
         picture_tokens: tokens of an encoded picture that the transformer is given with the text.
     """
 
@@ -36,6 +37,7 @@ class Architecture:
     experts: Experts | None = None
     pipeline: str = ""
     expand_timesteps: bool = False
+    distilled: bool = False
     picture_tokens: int = 0
 
     @property
@@ -46,6 +48,7 @@ class Architecture:
             self.expand_timesteps,
             self.options.get("image_dim") is not None,
             self.options.get("pos_embed_seq_len") is not None,
+            self.distilled,
         )
         return tasks_of(self.pipeline, traits)
 

@@ -77,8 +77,7 @@ _CHROMA = replace(_AGAIN, make=tiny_chroma, calls=2)
 DECLARED_CASES: dict[str, PictureCase] = {
     "flux2": _FLUX2,
     "flux2, two pictures": replace(_FLUX2, pictures=2),
-    # Guidance is ignored where it is distilled, but planned: it is asked for without any.
-    "flux2 klein": replace(_KLEIN, make=tiny_flux2_klein, parameters={**_KLEIN.parameters, "guidance_scale": "1.0"}),
+    "flux2 klein": replace(_KLEIN, make=tiny_flux2_klein),
     "flux2 klein base": replace(_KLEIN, make=partial(tiny_flux2_klein, is_distilled=False), calls=2),
     "qwen image edit": replace(_EDIT, make=tiny_edit, pipeline="QwenImageEditPipeline", arguments=first),
     "qwen image edit plus": _EDIT,
