@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import nn
 
 from plugin.families import FAMILY_OF_TRANSFORMER
@@ -95,9 +96,15 @@ def check_class(pipe: DiffusionPipeline) -> None:
     """Checks that a pipeline calls its transformer itself.
 
     Raises:
-        TypeError: it has others inside itself, which would share their state and know nothing of the cache; or it has a
-            scheduler for each frame, and no step that all frames share.
+        TypeError: it has others inside itself, which would share their state and know nothing of the cache; it has a
+            scheduler for each frame, and no step that all frames share; or it exchanges the attention of the shared
+            transformer at each call.
     """
+    if isinstance(pipe, PAGMixin):
+        raise TypeError(
+            f"{type(pipe).__name__} exchanges the attention of the shared transformer at each call, must be a pipeline "
+            "without perturbed-attention guidance"
+        )
     if "DiffusionForcing" in type(pipe).__name__:
         raise TypeError(
             f"{type(pipe).__name__} has a scheduler for each frame, must be a pipeline of one: no step is known"

@@ -224,3 +224,10 @@ def test_pipelines_with_a_scheduler_for_each_frame_are_refused(tmp_path):
     forcing = diffusers.SkyReelsV2DiffusionForcingPipeline(**pipe.components)
     with pytest.raises(TypeError, match="SkyReelsV2DiffusionForcingPipeline has a scheduler for each frame"):
         PipelineHost(forcing)
+
+
+def test_pipelines_that_exchange_attention_are_refused(tmp_path):
+    """Two requests at once would get each other's."""
+    pipe = DECLARED["sana"].make(tmp_path, torch.float32)
+    with pytest.raises(TypeError, match="SanaPAGPipeline exchanges the attention of the shared transformer"):
+        PipelineHost(diffusers.SanaPAGPipeline(**pipe.components))
