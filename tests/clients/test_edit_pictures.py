@@ -24,6 +24,7 @@ from clients.openai_api import fetching
 from clients.openai_api.fetching import Place, fetched
 from clients.openai_api.held import Room, Share
 from clients.openai_api.masks import white_where_edited
+from tests.support.waiting import wait_for
 
 MOST = 1 << 20
 
@@ -198,8 +199,10 @@ def test_places_are_checked_at_the_start(text):
 )
 def test_what_is_no_picture_there_is_refused(monkeypatch, name, reason):
     monkeypatch.setattr(fetching, "FETCH_S", 0.3 if name == "slow.png" else 10.0)
-    with site() as (url, asked), pytest.raises(InvalidArgument) as caught:
-        fetch(f"{url}/{name}", f"{url}/")
+    with site() as (url, asked):
+        with pytest.raises(InvalidArgument) as caught:
+            fetch(f"{url}/{name}", f"{url}/")
+        wait_for(lambda: bool(asked), "the site's own thread has seen it")
     assert str(caught.value) == f'image is "{url}/{name}", must be a picture that can be fetched: {reason}'
     assert [path for path, _ in asked] == [f"/{name}"], "no redirect is followed"
 

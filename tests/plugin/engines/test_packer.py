@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from plugin.engines.packer import PackedEngine, Packer, PackSettings, Ticket
+from tests.support.waiting import wait_for
 
 
 class Family:
@@ -223,9 +224,9 @@ def test_a_request_that_has_begun_waits_for_one_step_of_another_however_many_tha
                 engine.run(inputs_of(value))
 
         threads = [threading.Thread(target=request, args=arguments) for arguments in ((1.0, 30), (2.0, 3))]
-        for thread in threads:
+        for waiting, thread in enumerate(threads, start=1):
             thread.start()
-            time.sleep(0.05)
+            wait_for(lambda waiting=waiting: len(desk.packer._queue) == waiting)
         desk.engine.open()
         for thread in threads:
             thread.join(5)

@@ -28,11 +28,11 @@ def png(width: int = 32, height: int = 32) -> bytes:
     return file.getvalue()
 
 
-def send(triton: Triton, files: list[bytes], name: str = "input_image", **fields: Any) -> Client:
+def send(triton: Triton, files: list[bytes], name: str = "input_image", steps: int = 10, **fields: Any) -> Client:
     """A request with files, whose shape is [n]."""
     text = {"prompt": b"a cat", **{key: value for key, value in fields.items() if isinstance(value, bytes)}}
     tensors = [Tensor(key, np.array([value], np.object_)) for key, value in text.items()]
-    tensors += [Tensor("seed", np.array([7], np.int64)), Tensor("num_inference_steps", np.array([10], np.int32))]
+    tensors += [Tensor("seed", np.array([7], np.int64)), Tensor("num_inference_steps", np.array([steps], np.int32))]
     tensors += [Tensor(name, np.array(files, np.object_))]
     if "strength" in fields:
         tensors.append(Tensor("strength", np.array([fields["strength"]], np.float32)))
@@ -131,11 +131,19 @@ def test_a_description_says_what_the_model_takes(triton, load_stream):
     assert outcomes() == {}, "a question is no request"
 
 
-def test_what_is_taken_in_when_the_model_ends_is_answered(triton, load_stream, held_intake):
+def test_what_is_taken_in_when_the_model_ends_is_answered(triton, load_stream, held_intake, monkeypatch):
+    closes, close = threading.Event(), Intake.close
+
+    def closing(desk: Intake) -> None:
+        closes.set()
+        close(desk)
+
+    monkeypatch.setattr(Intake, "close", closing)
     load_stream()
-    client = send(triton, [png()])
+    client = send(triton, [png()], steps=1000)  # it has not ended when it is cancelled
     ending = threading.Thread(target=lambda: triton.unload("tiny_stream"))
     ending.start()
+    assert closes.wait(30)
     held_intake.set()
     ending.join(30)
     assert not ending.is_alive()
