@@ -190,9 +190,22 @@ def test_sentences_about_quality_are_those_of_the_result():
     assert not missing(sentences, "README.md")
 
 
+def model_folders(document: str, heading: str) -> dict[str, list[str]]:
+    """The rows of a table of model folders by their names, without targets of links."""
+    rows = [[re.sub(r"\]\(.*?\)", "]", cell) for cell in row] for row in tables_of(ROOT / document)[heading]]
+    return {re.findall(r"`(\w+)`", row[0])[0]: row for row in rows if row[0].startswith("`") and len(row) == 5}
+
+
+def test_the_models_of_the_readme_are_those_of_the_table_of_all():
+    every = model_folders("docs/models.md", "Model folders")
+    some = model_folders("README.md", "Models")
+    assert len(some) == 9
+    assert some.items() <= every.items()
+    assert len(every) - len(some) == 9, "the README says how many others there are"
+
+
 def test_caches_are_those_that_plan_prints():
-    rows = tables_of(ROOT / "README.md")["Models"]
-    models = {re.findall(r"`(\w+)`", row[0])[0]: row[4] for row in rows if row[0].startswith("`") and len(row) == 5}
+    models = {model: row[4] for model, row in model_folders("docs/models.md", "Model folders").items()}
     assert len(models) == len([*(ROOT / "model_repository").glob("*_stream")])
     for model, cell in models.items():
         config = ModelConfig.from_folder(ROOT / f"model_repository/{model}_stream")
