@@ -61,4 +61,5 @@ def leaves(name: str, value: Any, device: torch.device) -> Iterator[tuple[str, t
         for key, each in value.items():
             yield from leaves(f"{name}.{key}", each, device)
     elif value is not None:
-        raise ValueError(f"{name} of the blocks is {value!r}, must be tensors or a whole number to be served")
+        kind = type(value).__name__
+        raise ValueError(f"{name} of the blocks is a {kind}, must be tensors or a whole number to be served")
