@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import nn
 
@@ -99,6 +100,7 @@ def check_class(pipe: DiffusionPipeline) -> None:
         TypeError: it has others inside itself, which would share their state and know nothing of the cache; it has a
             scheduler for each frame, and no step that all frames share; or it exchanges the attention of the shared
             transformer at each call.
+        NotServed: its guider hooks layers of the shared transformer, to skip them or their attention in a further call.
     """
     if isinstance(pipe, PAGMixin):
         raise TypeError(
@@ -109,6 +111,12 @@ def check_class(pipe: DiffusionPipeline) -> None:
         raise TypeError(
             f"{type(pipe).__name__} has a scheduler for each frame, must be a pipeline of one: no step is known"
         )
+    for name, guider in pipe.components.items():
+        if isinstance(guider, BaseGuidance) and type(guider).prepare_models is not BaseGuidance.prepare_models:
+            raise NotServed(
+                f"{name} is a {type(guider).__name__}, which hooks layers of the shared transformer, must be one that "
+                "changes none, as ClassifierFreeGuidance"
+            )
     if inner := [name for name, value in vars(pipe).items() if isinstance(value, DiffusionPipeline)]:
         raise TypeError(f"{type(pipe).__name__} runs pipelines inside itself ({', '.join(inner)}): host these instead")
 

@@ -231,3 +231,21 @@ def test_pipelines_that_exchange_attention_are_refused(tmp_path):
     pipe = DECLARED["sana"].make(tmp_path, torch.float32)
     with pytest.raises(TypeError, match="SanaPAGPipeline exchanges the attention of the shared transformer"):
         PipelineHost(diffusers.SanaPAGPipeline(**pipe.components))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("SkipLayerGuidance", {"skip_layer_guidance_layers": [0]}),
+        ("PerturbedAttentionGuidance", {"perturbed_guidance_layers": [0]}),
+        ("SmoothedEnergyGuidance", {"seg_guidance_layers": [0]}),
+        ("AutoGuidance", {"auto_guidance_layers": [0], "dropout": 1.0}),
+    ],
+)
+@pytest.mark.parametrize("component", ["guider", "ocr_guider"])
+def test_guiders_that_hook_layers_are_refused(tmp_path, component, kind, options):
+    """HunyuanImage has one for pictures and one for pictures of text."""
+    pipe = DECLARED["hunyuan_image_21"].make(tmp_path, torch.float32)
+    pipe.register_modules(**{component: getattr(diffusers, kind)(**options)})
+    with pytest.raises(NotServed, match=f"^{component} is a {kind}, which hooks layers of the shared transformer"):
+        PipelineHost(pipe)
