@@ -204,6 +204,18 @@ def test_the_models_of_the_readme_are_those_of_the_table_of_all():
     assert len(every) - len(some) == 9, "the README says how many others there are"
 
 
+def test_the_readme_counts_what_the_table_of_classes_has():
+    rows = [row for row in tables_of(ROOT / "docs/models.md")["Models"] if row[1].startswith("`")]
+    verified = [row[-1].split(", ") for row in rows]
+    served, compiled = (sum(word in each for each in verified) for word in ("Triton", "RTX"))
+    sentences = (
+        f"{len(rows)} classes of transformers with small random weights",
+        f"{served} of them through a real Triton",
+        f"TensorRT-RTX compiles the block stacks of {compiled}.",
+    )
+    assert not missing(sentences, "README.md")
+
+
 def test_caches_are_those_that_plan_prints():
     models = {model: row[4] for model, row in model_folders("docs/models.md", "Model folders").items()}
     assert len(models) == len([*(ROOT / "model_repository").glob("*_stream")])
