@@ -141,6 +141,9 @@ def only_denoiser(pipe: DiffusionPipeline, what: str) -> Any:
 class LockedTokenizer:
     """A tokenizer for many threads: the fast ones change their padding state on each call, of `tokenize` too.
 
+    What a pipeline sets on it, as Sana's do with `padding_side` in each call, is set on the tokenizer itself: each
+    request of a pipeline sets the same.
+
     Args:
         tokenizer: the pipeline's own.
 
@@ -149,13 +152,15 @@ class LockedTokenizer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.kind = type(tokenizer)
-        self._lock = threading.RLock()
+        self.__dict__.update(_tokenizer=tokenizer, kind=type(tokenizer), _lock=threading.RLock())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             return self._tokenizer(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        with self._lock:
+            setattr(self._tokenizer, name, value)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._tokenizer, name)

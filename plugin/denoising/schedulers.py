@@ -92,5 +92,6 @@ def _counting(scheduler_class: Any) -> Any:
             self.step_index = (self.step_index or 0) + 1
             return result
 
-    Counting.__name__ = scheduler_class.__name__
+    for name in ("__name__", "__qualname__", "__module__"):  # errors of diffusers name the class
+        setattr(Counting, name, getattr(scheduler_class, name))
     return Counting

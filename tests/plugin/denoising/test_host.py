@@ -174,6 +174,13 @@ def test_calls_of_a_tokenizer_never_overlap(make_flux):
     assert counting.overlaps == 0
 
 
+def test_what_a_pipeline_sets_on_its_tokenizer_is_set(make_flux):
+    pipe = make_flux()
+    served = PipelineHost(pipe).pipeline_for(OFF)
+    served.tokenizer.padding_side = "left"
+    assert (served.tokenizer.padding_side, pipe.tokenizer.padding_side) == ("left", "left")
+
+
 def test_a_pipeline_used_twice_starts_a_new_cache(host):
     config = CacheConfig(interval=4, warmup_steps=2)
     pipe = host.pipeline_for(config)

@@ -50,6 +50,21 @@ def test_cache_off_is_bit_for_bit_the_plain_pipeline(pipeline_of, name, dtype):
         assert torch.equal(latents_of(served, **arguments), latents_of(pipe, **arguments)), "two prompts"
 
 
+@pytest.mark.parametrize("name", ["sana", "sana_video"])
+def test_a_tokenizer_pads_where_the_pipeline_says(name, tmp_path):
+    """Gemma's pads at the left until Sana's pipelines, in each call, have it pad at the right."""
+    family = DECLARED[name]
+    arguments = {**arguments_of(family, "none"), "complex_human_instruction": ["the sun of "]}
+
+    def fresh() -> DiffusionPipeline:
+        pipe = family.make(tmp_path, torch.float32)
+        pipe.tokenizer.padding_side = "left"
+        return pipe
+
+    served = latents_of(PipelineHost(fresh()).pipeline_for(OFF), **arguments)
+    assert torch.equal(served, latents_of(fresh(), **arguments))
+
+
 @pytest.mark.parametrize("name", DECLARED)
 def test_cache_on_equals_the_recursion_written_out(pipeline_of, name):
     family, pipe, steps = DECLARED[name], pipeline_of(name, torch.float32), 12
