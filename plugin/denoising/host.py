@@ -17,7 +17,15 @@ from plugin.denoising.loading import LockedTokenizer, denoisers
 from plugin.denoising.schedulers import counting
 from plugin.denoising.text_cache import TextCache
 from plugin.denoising.transformer import DenoisingRun, ForecastingTransformer, StepObserver
-from plugin.denoising.unserved import NotServed, adapters_of, check_class, check_hooks, check_pipeline, refusals
+from plugin.denoising.unserved import (
+    NotServed,
+    adapters_of,
+    check_arguments,
+    check_class,
+    check_hooks,
+    check_pipeline,
+    refusals,
+)
 from plugin.engines import ENGINES, make_engine
 from plugin.engines.base import Engine
 from plugin.engines.packer import PackedEngine, Packer, PackSettings, Ticket
@@ -99,7 +107,11 @@ class PipelineHost:
             pipe: loaded from `config.source`.
             config: the settings.
             engine: what makes a transformer's engine; None for the configured one.
+
+        Raises:
+            NotServed: the pipeline's call needs what no request has; and as the constructor.
         """
+        check_arguments(pipe)
         return cls(
             pipe,
             engine or config.engine,

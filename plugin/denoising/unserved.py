@@ -5,6 +5,7 @@ With diffusers these change modules, and modules are shared here: a request that
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import nn
 
 from plugin.families import FAMILY_OF_TRANSFORMER
+from plugin.tasks import tasks_of
 
 Adapters = tuple[object, ...]
 
@@ -119,6 +121,23 @@ def check_class(pipe: DiffusionPipeline) -> None:
             )
     if inner := [name for name, value in vars(pipe).items() if isinstance(value, DiffusionPipeline)]:
         raise TypeError(f"{type(pipe).__name__} runs pipelines inside itself ({', '.join(inner)}): host these instead")
+
+
+def check_arguments(pipe: DiffusionPipeline) -> None:
+    """Checks that what a pipeline's call needs is among what a served request has.
+
+    Raises:
+        NotServed: it is not, as the picture of a pipeline that has no task.
+    """
+    name = type(pipe).__name__
+    given = {"self", "prompt", "class_labels", *(each for task in tasks_of(name) for each in task.pictures)}
+    needed = [
+        each.name
+        for each in inspect.signature(type(pipe).__call__).parameters.values()
+        if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD and each.name not in given
+    ]
+    if needed:
+        raise NotServed(f"{name} needs {', '.join(needed)}, which no request has: call it in process, by PipelineHost")
 
 
 def check_hooks(transformer: nn.Module, *, parts: bool = False) -> None:

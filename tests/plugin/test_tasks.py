@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import diffusers
 import pytest
@@ -16,6 +17,7 @@ from diffusers.pipelines.auto_pipeline import (
 )
 
 from plugin.tasks import _TASKS, Several, Task, Traits, tasks_of
+from tests.support.documents import ROOT, tables_of
 
 ALL = {row.task for rows in _TASKS.values() for row in rows}
 _PICTURES = ("image", "control_image", "last_image", "video")
@@ -88,3 +90,22 @@ def test_a_description_says_how_many_pictures_a_task_takes():
         "mask_image": False,
         "strength": 0.6,
     }
+
+
+def test_the_reference_says_what_each_class_takes():
+    """Every class of which requests may have pictures is in the table, and no other."""
+    table = tables_of(ROOT / "docs/reference.md")["Pictures"][1:]
+    rows = {name: row for row in table for name in re.findall(r"\w+Pipeline", row[0])}
+    related = {
+        name: {each.task.pipeline for each in tasks}
+        for name, tasks in _TASKS.items()
+        if any(each.task.pictures for each in tasks)
+    }
+    written = {name for name in related if not any(name in related[other] for other in related.keys() - {name})}
+    assert rows.keys() >= written
+    assert rows.keys() <= related.keys()
+    for name, row in rows.items():
+        shown = {name if each == "itself" else each for each in re.findall(r"\w+Pipeline|itself", row[3])}
+        assert shown == related[name], name
+        masks = any(each.task.mask for each in _TASKS[name])
+        assert (row[2] != "no") == masks, name

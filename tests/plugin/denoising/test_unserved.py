@@ -15,9 +15,12 @@ from diffusers.hooks import apply_layerwise_casting
 from peft import LoraConfig
 from torch import nn
 
+from plugin.config import ModelConfig
 from plugin.denoising.host import PipelineHost
-from plugin.denoising.unserved import NotServed
+from plugin.denoising.unserved import NotServed, check_arguments
+from plugin.tasks import _TASKS as PIPELINES
 from taylorseer import CacheConfig
+from tests.support.paths import ROOT
 from tests.support.tiny import FAMILIES, latents_of
 from tests.support.tiny.declared import DECLARED
 
@@ -249,3 +252,27 @@ def test_guiders_that_hook_layers_are_refused(tmp_path, component, kind, options
     pipe.register_modules(**{component: getattr(diffusers, kind)(**options)})
     with pytest.raises(NotServed, match=f"^{component} is a {kind}, which hooks layers of the shared transformer"):
         PipelineHost(pipe)
+
+
+@pytest.mark.parametrize(
+    ("kind", "needs"),
+    [
+        *((f"{model}ImageToVideoPipeline", "image") for model in ("CogVideoX", "HunyuanVideo15", "Sana", "SkyReelsV2")),
+        ("Kandinsky5I2VPipeline", "image"),
+        ("LucyEditPipeline", "video"),
+        ("Cosmos2_5_TransferPipeline", "controls"),
+    ],
+)
+def test_pipelines_whose_call_needs_what_no_request_has_are_not_served(kind, needs):
+    """A served model of one would fail in each request."""
+    pipe = object.__new__(getattr(diffusers, kind))
+    refused = f"^{kind} needs {needs}, which no request has: call it in process, by PipelineHost$"
+    with pytest.raises(NotServed, match=refused):
+        PipelineHost.from_config(pipe, ModelConfig.from_folder(ROOT / "model_repository/emoji_stream"))
+
+
+def test_what_the_calls_of_served_pipelines_need_is_in_requests(tmp_path):
+    kinds = {getattr(diffusers, name) for name in PIPELINES}
+    kinds |= {type(family.make(tmp_path, torch.float32)) for family in (*FAMILIES.values(), *DECLARED.values())}
+    for kind in kinds:
+        check_arguments(object.__new__(kind))
