@@ -199,7 +199,6 @@ def model_folders(document: str, heading: str) -> dict[str, list[str]]:
 def test_the_models_of_the_readme_are_those_of_the_table_of_all():
     every = model_folders("docs/models.md", "Model folders")
     some = model_folders("README.md", "Models")
-    assert len(some) == 9
     assert some.items() <= every.items()
     assert len(every) - len(some) == 9, "the README says how many others there are"
 
