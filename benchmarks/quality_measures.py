@@ -14,7 +14,6 @@ from benchmarks.environment import describe
 from benchmarks.features import CHOICES, ChosenFeature
 from benchmarks.quality_studio import COUNT, GRID, MAIN, WARMUP, Key, Studio, methods
 from plugin.building.judge import OFF, psnr
-from plugin.building.tuning import PREDICTORS
 from plugin.config import ModelConfig
 from plugin.denoising.events import Pixels
 from plugin.denoising.generation import generate
@@ -32,6 +31,7 @@ PLAIN = "fewer plain steps"
 BUDGETS = (0.1, 0.05, 0.025)
 ADAPTIVE = CacheConfig(interval=8, order=1, warmup_steps=WARMUP, cooldown_steps=1, min_interval=2, max_full_steps=25)
 RANDOM_SCHEDULES = 80
+PREDICTORS = (("taylor", 1), ("taylor", 2), ("hermite", 2), ("newton", 2), ("chebyshev", 2), ("chebyshev", 4))
 FEW_STEPS = (4, 6, 8, 10, 12, 16, 20)
 
 

@@ -14,7 +14,7 @@ from plugin.parameters import PARAMETERS, parse_parameters
 from plugin.presets import PARAMETER_PREFIX, parse_preset, presets_path, saved_presets
 from plugin.repository import InvalidConfig, overrides, read_max_batch_size, read_parameters
 from plugin.request import GenerationRequest, ResponseFormat
-from taylorseer import CacheConfig
+from taylorseer import SETTINGS, CacheConfig
 
 _BACKEND_PARAMETERS = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
 
@@ -189,7 +189,7 @@ class ModelConfig:
     @classmethod
     def _from_values(cls, read: dict[str, Any], presets: Mapping[str, CacheConfig]) -> ModelConfig:
         try:
-            own_cache = CacheConfig(**{each.name: read[f"cache_{each.name}"] for each in fields(CacheConfig)})
+            own_cache = CacheConfig(**{name: read[f"cache_{name}"] for name in SETTINGS})
         except ValueError as error:
             raise InvalidConfig(f"parameter cache_{error}") from None
         presets = {"default": own_cache, **presets}

@@ -130,8 +130,8 @@ FIELDS: tuple[Field, ...] = (
     Field(
         "cache_predictor",
         "TYPE_STRING",
-        CacheSetting("one of: taylor, reuse, newton, hermite, chebyshev"),
-        "How features are forecast: taylor, newton, hermite, chebyshev or reuse.",
+        CacheSetting("one of: taylor, reuse, newton, hermite, chebyshev, spectrum, foca"),
+        "How features are forecast: taylor, newton, hermite, chebyshev, spectrum, foca or reuse.",
         "--predictor",
     ),
     Field(

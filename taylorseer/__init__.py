@@ -2,17 +2,21 @@
 
 from taylorseer.anchors import Anchors
 from taylorseer.coordinates import COORDINATES, step_positions
+from taylorseer.learnt import LearntRun, LearntWeights
 from taylorseer.predictors import PREDICTORS, forecast_weights
-from taylorseer.schedule import SCHEDULES, CacheConfig, even_steps, full_steps
+from taylorseer.schedule import SCHEDULES, SETTINGS, CacheConfig, even_steps, full_steps
 from taylorseer.session import CacheSession, StepKind, StepRecord
 
 __all__ = [
     "COORDINATES",
     "PREDICTORS",
     "SCHEDULES",
+    "SETTINGS",
     "Anchors",
     "CacheConfig",
     "CacheSession",
+    "LearntRun",
+    "LearntWeights",
     "StepKind",
     "StepRecord",
     "even_steps",

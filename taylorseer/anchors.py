@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 
+from taylorseer.learnt import LEARNT, RunWeights, fallback_weights
 from taylorseer.predictors import forecast_weights
 from taylorseer.weighted_sum import weighted_sum
 
@@ -22,15 +23,22 @@ class Anchors:
     output buffers.
 
     Args:
-        predictor: a name in `taylorseer.PREDICTORS`.
+        predictor: a name in `taylorseer.PREDICTORS`, or "learnt".
         order: O, 0 to 8; the ring has O+1 slots.
         first_step: anchors of earlier steps are not used by forecasts.
         positions: where each step lies along the coordinate that forecasts extrapolate along; None for step indices.
+        learnt: the rows of predictor "learnt".
     """
 
     def __init__(
-        self, predictor: str, order: int, first_step: int = 0, positions: Sequence[float] | None = None
+        self,
+        predictor: str,
+        order: int,
+        first_step: int = 0,
+        positions: Sequence[float] | None = None,
+        learnt: RunWeights | None = None,
     ) -> None:
+        self._learnt = learnt
         self._predictor = predictor
         self._order = order
         self._first_step = first_step
@@ -99,12 +107,16 @@ class Anchors:
         if self._slots is None or not steps:
             raise LookupError(f"step {step} cannot be forecast: no full step came before it")
         weights = [0.0] * (self._order + 1)
-        along = tuple(map(self._position, steps))
-        for anchor_step, weight in zip(
-            steps, _weights(self._predictor, self._order, along, self._position(step)), strict=True
-        ):
+        for anchor_step, weight in zip(steps, self._weigh(steps, step), strict=True):
             weights[self._slot_of_step[anchor_step]] = weight
         return weighted_sum(self._slots, weights, out)
+
+    def _weigh(self, steps: tuple[int, ...], step: int) -> Sequence[float]:
+        row = self._learnt.weights(steps, step) if self._learnt else None
+        if row is not None:
+            return row
+        along = tuple(map(self._position, steps))
+        return _weights(self._predictor, self._order, along, self._position(step))
 
     def _position(self, step: int) -> float:
         return step if self._positions is None else self._positions[step]
@@ -134,4 +146,6 @@ class Anchors:
 @lru_cache(maxsize=4096)
 def _weights(predictor: str, order: int, anchor_steps: tuple[float, ...], step: float) -> tuple[float, ...]:
     """`forecast_weights`, cached: requests with the same schedule need the same weights."""
+    if predictor == LEARNT:
+        return tuple(fallback_weights(order, anchor_steps, step).tolist())
     return tuple(forecast_weights(predictor, order, anchor_steps, step).tolist())

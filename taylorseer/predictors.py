@@ -15,6 +15,8 @@ MAX_ORDER = 8
 _HERMITE_SIGMA = 0.5
 _CHEBYSHEV_COEFFICIENTS = 4
 _CHEBYSHEV_RIDGE = 0.1
+_SPECTRUM_MIX = 0.5
+_FOCA_ANCHORS = 3
 
 
 def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[float], step: float) -> Weights:
@@ -32,7 +34,7 @@ def forecast_weights(predictor: str, order: int, anchor_steps: Sequence[float], 
         step: the step index to forecast, or its position.
 
     Returns:
-        float64 array (number of anchors,), oldest first. Its sum is 1, except for chebyshev.
+        float64 array (number of anchors,), oldest first. Its sum is 1, except for chebyshev and spectrum.
 
     Raises:
         ValueError: an unknown predictor, an order out of range, no anchors, or a step that occurs twice.
@@ -116,10 +118,57 @@ def _chebyshev(anchor_steps: Weights, step: float) -> Weights:
     return np.linalg.solve(penalised, read) @ fitted.T
 
 
+def _spectrum(anchor_steps: Weights, step: float) -> Weights:
+    """Spectrum with the mix of its authors' published code: w times `chebyshev` plus 1 - w times the line through the
+    two newest anchors, w = 0.5.
+
+    The paper (arXiv 2603.01623) has no w. The README of the code, github.com/hanjq17/Spectrum, adds the mix after
+    publication, recommends 0.5 to 1 and has 0.5 in its commands; at 1 it is `chebyshev`. With one anchor the line is
+    its value.
+    """
+    weights = _SPECTRUM_MIX * _chebyshev(anchor_steps, step)
+    weights[-2:] += (1 - _SPECTRUM_MIX) * _newton(anchor_steps[-2:], step)
+    return weights
+
+
+def _foca(anchor_steps: Weights, step: float) -> Weights:
+    """FoCa (arXiv 2508.16211, eq. 6 to 8): a BDF2 forecast, then Heun's correction, over the newest three anchors.
+
+    With F0, F1, F2 the newest anchors, F2 the last, and h the distance to the step, at equal spacing h:
+
+        D = (3 F2 - 4 F1 + F0) / 2h                         eq. 6 at the newest anchor: the derivative by BDF2
+        B = 4/3 F2 - 1/3 F1 + 2/3 h D                       eq. 7: the forecast by BDF2
+        forecast = F2 + h/2 (D + (B - F2) / h)              eq. 8: Heun's mean of two slopes
+
+    The equations are as zhuanlan.zhihu.com/p/1952056591068144338 quotes and explains them, for equal spacing. Four
+    things are choices here. Other spacings use the coefficients of BDF2 with a variable step. A forecast is one step
+    of length h from the newest anchor, where that explanation goes on step by step and counts forecasts as history. The
+    derivative at the newest anchor is eq. 6 over anchors. The slope at the step is the secant to B, as explained there:
+    eq. 6 at the step would return D, since B solves it, and the correction would change nothing.
+
+    The second difference acts as a correction of the slope, so its part grows as h and not as h^2. The step must lie
+    beyond the newest anchor. With two anchors the forecast is the line through them, with one its value.
+    """
+    if len(anchor_steps) < _FOCA_ANCHORS:
+        return _newton(anchor_steps, step)
+    weights = np.zeros(len(anchor_steps))
+    oldest, middle, newest = np.eye(_FOCA_ANCHORS)  # (3,) each: the weights that read one anchor
+    first_gap, gap = np.diff(anchor_steps[-_FOCA_ANCHORS:])
+    ahead = step - anchor_steps[-1]
+    ratio, next_ratio = gap / first_gap, ahead / gap  # of each gap to the one before it
+    slope = ((1 + 2 * ratio) * newest - (1 + ratio) ** 2 * middle + ratio**2 * oldest) / ((1 + ratio) * gap)
+    bdf2 = (1 + next_ratio) ** 2 * newest - next_ratio**2 * middle + (1 + next_ratio) * ahead * slope
+    bdf2 /= 1 + 2 * next_ratio
+    weights[-_FOCA_ANCHORS:] = (newest + ahead * slope + bdf2) / 2  # eq. 8, multiplied out
+    return weights
+
+
 PREDICTORS: dict[str, Callable[[Weights, float], Weights]] = {
     "taylor": _taylor,
     "reuse": _reuse,
     "newton": _newton,
     "hermite": _hermite,
     "chebyshev": _chebyshev,
+    "spectrum": _spectrum,
+    "foca": _foca,
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import pairwise
 
 from taylorseer.coordinates import COORDINATES
+from taylorseer.learnt import FALLBACK, LEARNT, LearntWeights
 from taylorseer.predictors import MAX_ORDER, PREDICTORS
 
 SCHEDULES = ("interval", "even")
@@ -67,7 +68,7 @@ class CacheConfig:
         order: O, 0 to 8: a forecast uses at most the last O+1 anchors.
         warmup_steps: 0 to 1000: the first steps, all full.
         cooldown_steps: 0 to 1000: the last steps, all full.
-        predictor: a name in `taylorseer.PREDICTORS`.
+        predictor: a name in `taylorseer.PREDICTORS`, or "learnt": the weights in `learnt`.
         schedule: where the full steps lie: "interval", as `full_steps` returns them; "even", the same number spread
             evenly over the run, the first and the last step among them; or the steps themselves, ascending from 0, as
             "0 4 9 13". Steps beyond the run are ignored. "0 4 9 13 of 14" was chosen for 14 steps; a run of another
@@ -79,6 +80,7 @@ class CacheConfig:
         min_interval: 1 to 1000, with max_error: the shortest distance between full steps that an audit asks for.
         max_full_steps: None, or 1 to 1000, with max_error: audits add no full step once the run has this many. The full
             steps of the schedule are never left out.
+        learnt: the weights of predictor "learnt", which belong to one order and one schedule; None without them.
 
     Raises:
         ValueError: a field is out of its range; the message names field, value and range.
@@ -94,16 +96,16 @@ class CacheConfig:
     coordinate: str = "step"
     min_interval: int = 1
     max_full_steps: int | None = None
+    learnt: LearntWeights | None = None
 
     def __post_init__(self) -> None:
         _check_int("interval", self.interval, 1, MAX_STEPS)
         _check_int("order", self.order, 0, MAX_ORDER)
         _check_int("warmup_steps", self.warmup_steps, 0, MAX_STEPS)
         _check_int("cooldown_steps", self.cooldown_steps, 0, MAX_STEPS)
-        if self.predictor not in PREDICTORS:
-            raise ValueError(f"predictor is {self.predictor!r}, must be one of: {', '.join(PREDICTORS)}")
         if self.schedule not in SCHEDULES:
             _given_steps(self.schedule)
+        self._check_predictor()
         if self.coordinate not in COORDINATES:
             raise ValueError(f"coordinate is {self.coordinate!r}, must be one of: {', '.join(COORDINATES)}")
         _check_int("min_interval", self.min_interval, 1, MAX_STEPS)
@@ -111,6 +113,32 @@ class CacheConfig:
             _check_int("max_full_steps", self.max_full_steps, 1, MAX_STEPS)
         if self.max_error is not None and not (math.isfinite(self.max_error) and self.max_error > 0):
             raise ValueError(f"max_error is {self.max_error}, must be a finite number above 0")
+
+    def _check_predictor(self) -> None:
+        if self.predictor != LEARNT:
+            if self.predictor not in PREDICTORS:
+                raise ValueError(f"predictor is {self.predictor!r}, must be one of: {', '.join(PREDICTORS)}")
+            return
+        if self.learnt is None:
+            raise ValueError(
+                f"predictor is 'learnt', must be one of: {', '.join(PREDICTORS)}; learnt weights come with a preset "
+                "that `triton-taylorseer tune` has made"
+            )
+        if self.order != self.learnt.order:
+            raise ValueError(
+                f"order is {self.order}, must be {self.learnt.order}, which the weights were learnt for; with another "
+                "predictor it can be chosen"
+            )
+        for run in self.learnt.runs:
+            if self._steps_of_run(run.num_steps) != run.full_steps:
+                raise ValueError(
+                    f"schedule is {self.schedule!r}, must have the full steps {' '.join(map(str, run.full_steps))} of "
+                    f"{run.num_steps}, which the weights were learnt for; with another predictor it can be chosen"
+                )
+
+    def without_learnt(self) -> CacheConfig:
+        """The same settings, with the predictor that learnt weights fall back to in their place."""
+        return replace(self, predictor=FALLBACK, learnt=None) if self.predictor == LEARNT else self
 
     @property
     def enabled(self) -> bool:
@@ -122,7 +150,13 @@ class CacheConfig:
 
         With `max_error`, audits may add to them; see `most_full_steps`.
         """
-        if self.schedule not in SCHEDULES and self.enabled:
+        if self.enabled:
+            return self._steps_of_run(num_steps)
+        return tuple(range(num_steps))
+
+    def _steps_of_run(self, num_steps: int) -> tuple[int, ...]:
+        """The steps of the schedule, whether the cache is on or off."""
+        if self.schedule not in SCHEDULES:
             steps, of = _given_steps(self.schedule)
             if of is None:
                 return tuple(step for step in steps if step < num_steps)
@@ -155,6 +189,9 @@ class CacheConfig:
         first steps features change too fast. With schedules other than "interval" all anchors are used.
         """
         return self.warmup_steps - 2 if self.schedule == "interval" else 0
+
+
+SETTINGS = tuple(each.name for each in fields(CacheConfig) if each.name != "learnt")  # what a text can hold
 
 
 def _in_proportion(steps: tuple[int, ...], of: int, num_steps: int) -> tuple[int, ...]:

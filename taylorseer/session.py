@@ -11,6 +11,7 @@ import torch
 
 from taylorseer.anchors import Anchors
 from taylorseer.coordinates import NoiseLevel, step_positions
+from taylorseer.learnt import LEARNT, RunWeights
 from taylorseer.schedule import CacheConfig
 
 _GROWTH = 2.0  # by which one audit may stretch the distance between full steps: a single good one may be chance
@@ -56,6 +57,7 @@ class CacheSession:
     Attributes:
         num_steps: steps of the run; 0 before `begin`.
         records: what each branch did at each step so far.
+        learnt: the learnt rows of the run; None with another predictor.
 
     Raises:
         ValueError: as `begin`.
@@ -70,6 +72,7 @@ class CacheSession:
         self._expected: dict[str, tuple[torch.Tensor, int] | None] = {}
         self.num_steps = 0
         self.records: list[StepRecord] = []
+        self.learnt: RunWeights | None = None
         if num_steps:
             self.begin(num_steps, noise_levels)
 
@@ -92,7 +95,10 @@ class CacheSession:
             if noise_levels is None:
                 raise ValueError(f"coordinate is {config.coordinate!r}, must be 'step': no noise levels are known")
             self._positions = step_positions(config.coordinate, noise_levels)
-        self._planned = frozenset(config.full_steps(num_steps))
+        planned = config.full_steps(num_steps)
+        self._planned = frozenset(planned)
+        if config.learnt is not None and config.predictor == LEARNT and config.enabled:
+            self.learnt = config.learnt.for_run(num_steps, planned)
         self._most = config.most_full_steps(num_steps)
         self._added = 0  # full steps beyond those of the schedule
         self._gap = config.interval  # with max_error: steps from the last full step to the next, by the latest audit
@@ -202,7 +208,9 @@ class CacheSession:
         self._expected.clear()
 
     def _new_anchors(self) -> Anchors:
-        return Anchors(self.config.predictor, self.config.order, self.config.first_anchor_step, self._positions)
+        return Anchors(
+            self.config.predictor, self.config.order, self.config.first_anchor_step, self._positions, self.learnt
+        )
 
     def _decide(self, step: int) -> StepKind:
         full = step in self._planned

@@ -156,12 +156,17 @@ def export(model: Model, folder: Path) -> None:
 
 
 @torch.no_grad()
-def packed_latents(prompts: Sequence[str], vae: AutoencoderTiny, data: Path, device: torch.device) -> torch.Tensor:
-    """The tokens (N, I, C) of the prepared pictures of these prompts, as FluxPipeline packs and scales latents."""
+def standard_latents(prompts: Sequence[str], vae: AutoencoderTiny, data: Path, device: torch.device) -> torch.Tensor:
+    """The latents (N, 8, 16, 16) of the prepared pictures of these prompts, shifted and scaled as pipelines do it."""
     known, pictures = load(data)
     index = {prompt: i for i, prompt in enumerate(known)}
     chosen = torch.from_numpy(pictures[[index[prompt] for prompt in prompts]]).permute(0, 3, 1, 2)
-    latents = (encode(vae, chosen.to(device)) - vae.config.shift_factor) * vae.config.scaling_factor
+    return (encode(vae, chosen.to(device)) - vae.config.shift_factor) * vae.config.scaling_factor
+
+
+def packed_latents(prompts: Sequence[str], vae: AutoencoderTiny, data: Path, device: torch.device) -> torch.Tensor:
+    """The tokens (N, I, C) of the prepared pictures of these prompts, as FluxPipeline packs and scales latents."""
+    latents = standard_latents(prompts, vae, data, device)
     return FluxPipeline._pack_latents(latents, len(prompts), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
 
 

@@ -42,6 +42,7 @@ class Report:
         total_s: from arrival to the picture.
         seed: the seed used.
         cache_interval: the interval used.
+        cache_predictor: the predictor used, "learnt" for weights that a preset holds.
         stretched_by: "deadline" or "load" where one of them made that larger than what was asked for, else None.
         warnings: what the client should know about its settings, sentences; mostly none.
         engine: the engine's name.
@@ -62,6 +63,7 @@ class Report:
     total_s: float
     seed: int
     cache_interval: int
+    cache_predictor: str
     stretched_by: str | None
     warnings: list[str]
     engine: str
@@ -174,6 +176,7 @@ def _report(
         total_s=clock.done - clock.arrived,
         seed=request.seed,
         cache_interval=request.cache.interval,
+        cache_predictor=request.cache.predictor,
         stretched_by=request.stretched_by and request.stretched_by.value,
         warnings=warnings,
         engine=engine,

@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
 
 from plugin.config import ModelConfig
+from plugin.denoising.fingerprint import check_presets, fingerprint
 from plugin.denoising.loading import LockedTokenizer, denoisers
 from plugin.denoising.schedulers import counting
 from plugin.denoising.text_cache import TextCache
@@ -51,6 +52,8 @@ class PipelineHost:
     Attributes:
         families: the family of each denoising transformer, by the component's name.
         engines: the engine of each.
+        fingerprint: of the transformers' weights, see `plugin.denoising.fingerprint`; empty unless `from_config` made
+            the host.
         packer: packs full steps of several requests into one engine call; None until `pack`.
         text_cache: the embeddings of the latest prompts.
 
@@ -72,6 +75,7 @@ class PipelineHost:
     ) -> None:
         check_pipeline(pipe, engine)
         self.families = {name: family_of(getattr(pipe, name)) for name in denoisers(pipe)}
+        self.fingerprint = ""
         lane_threads = max(1, (engine_threads or len(os.sched_getaffinity(0))) // engine_lanes)
 
         def made(family: Family, threads: int | None) -> Engine:
@@ -110,9 +114,12 @@ class PipelineHost:
 
         Raises:
             NotServed: the pipeline's call needs what no request has; and as the constructor.
+            InvalidConfig: a preset has forecast weights that were learnt for another transformer.
         """
         check_arguments(pipe)
-        return cls(
+        weights = fingerprint(getattr(pipe, name) for name in denoisers(pipe))  # some engines drop the blocks
+        check_presets(config.presets, weights)
+        host = cls(
             pipe,
             engine or config.engine,
             engine_threads=config.engine_threads or None,
@@ -120,6 +127,8 @@ class PipelineHost:
             text_cache_bytes=config.text_cache_mib * 2**20,
             release_blocks=engine is not None or not ENGINES[config.engine].keeps_torch_blocks,
         )
+        host.fingerprint = weights
+        return host
 
     @property
     def family(self) -> Family:

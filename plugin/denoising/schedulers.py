@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any
+
+import torch
 
 
 class Schedule:
@@ -95,3 +100,49 @@ def _counting(scheduler_class: Any) -> Any:
     for name in ("__name__", "__qualname__", "__module__"):  # errors of diffusers name the class
         setattr(Counting, name, getattr(scheduler_class, name))
     return Counting
+
+
+@dataclass(frozen=True)
+class SolverStep:
+    """One call of a scheduler's `step`, which has not been done yet.
+
+    Attributes:
+        output: the transformer's output, after guidance.
+        run: does the step with this output or another one, and returns what `step` returns.
+        tried: the next latents for an output, without doing the step.
+    """
+
+    output: torch.Tensor
+    run: Callable[[torch.Tensor], Any]
+    tried: Callable[[torch.Tensor], torch.Tensor]
+
+
+def intercept(scheduler: Any, on_step: Callable[[SolverStep], Any]) -> None:
+    """Has `on_step` do the steps of a scheduler, which belongs to one request: it returns what `step` returns."""
+    kind: Any = type(scheduler)
+
+    class Intercepted(kind):  # type: ignore[misc]
+        @wraps(kind.step)
+        def step(self, model_output: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            def tried(output: torch.Tensor) -> torch.Tensor:
+                generators = _generators((*args, *kwargs.values()))
+                states = [each.get_state() for each in generators]
+                result = kind.step(copy.deepcopy(self), output, *args, **kwargs)
+                for generator, state in zip(generators, states, strict=True):
+                    generator.set_state(state)
+                return next_latents(result)
+
+            return on_step(SolverStep(model_output, lambda output: kind.step(self, output, *args, **kwargs), tried))
+
+    scheduler.__class__ = Intercepted
+
+
+def _generators(arguments: Iterable[Any]) -> list[torch.Generator]:
+    """Those among arguments, and in their lists."""
+    flat = [one for each in arguments for one in (each if isinstance(each, list | tuple) else (each,))]
+    return [each for each in flat if isinstance(each, torch.Generator)]
+
+
+def next_latents(result: Any) -> torch.Tensor:
+    """The latents in what a scheduler's `step` returns."""
+    return result[0] if isinstance(result, tuple) else result.prev_sample

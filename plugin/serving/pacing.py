@@ -103,9 +103,10 @@ def _with_at_most(request: GenerationRequest, full: int) -> GenerationRequest:
 
 
 def _stretched(request: GenerationRequest, interval: int, reason: StretchedBy) -> GenerationRequest:
-    """With another interval; full steps that were given are replaced by as many as it has, spread evenly."""
+    """With another interval; full steps that were given are replaced by as many as it has, spread evenly. Weights
+    that were learnt for those steps go with them."""
     if interval == request.cache.interval:
         return request
     schedule = request.cache.schedule if request.cache.schedule in SCHEDULES else "even"
-    cache = replace(request.cache, interval=interval, schedule=schedule)
+    cache = replace(request.cache.without_learnt(), interval=interval, schedule=schedule)
     return replace(request, cache=cache, stretched_by=reason)

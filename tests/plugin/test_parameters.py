@@ -10,7 +10,7 @@ import pytest
 from plugin.config import ModelConfig, PipelineSource
 from plugin.limits import Limits
 from plugin.parameters import PARAMETERS, parse_parameters
-from taylorseer import CacheConfig
+from taylorseer import SETTINGS, CacheConfig
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -39,7 +39,7 @@ def test_a_model_that_sets_its_pipeline_alone_has_the_defaults_of_the_dataclasse
 def test_every_field_of_the_settings_has_its_parameter():
     of_config = {each.name for each in fields(ModelConfig)} - {"source", "defaults", "presets", "limits"}
     of_others = {each.name for record in (PipelineSource, Limits) for each in fields(record)}
-    of_cache = {f"cache_{each.name}" for each in fields(CacheConfig)}
+    of_cache = {f"cache_{name}" for name in SETTINGS}
     of_requests = {
         "num_inference_steps",
         "guidance_scale",

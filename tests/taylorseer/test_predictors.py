@@ -84,17 +84,72 @@ def test_hermite_at_order_2_is_as_the_polynomials_say():
 
 @pytest.mark.parametrize("anchor_steps", STEPS)
 def test_chebyshev_is_the_ridge_regression_that_least_squares_solve(anchor_steps):
-    """The same problem as least squares over rows of the penalty, by numpy's solver; cos(m arccos) in closed form."""
     step = anchor_steps[-1] + 2
+    features = np.random.default_rng(1).normal(size=(len(anchor_steps), 3))
+    forecast = forecast_weights("chebyshev", 8, anchor_steps, step) @ features
+    # float64 on both sides: only the solver differs
+    np.testing.assert_allclose(forecast, ridge_forecast(anchor_steps, step, features), atol=1e-10)
+
+
+@pytest.mark.parametrize("anchor_steps", STEPS)
+def test_spectrum_is_half_the_ridge_regression_and_half_the_line_of_two_anchors(anchor_steps):
+    step = anchor_steps[-1] + 2
+    features = np.random.default_rng(1).normal(size=(len(anchor_steps), 3))
+    newest = min(2, len(anchor_steps))
+    line = np.polynomial.polynomial.polyfit(anchor_steps[-2:], features[-2:], newest - 1)
+    linear = np.polynomial.polynomial.polyval(step, line)
+    forecast = forecast_weights("spectrum", 8, anchor_steps, step) @ features
+    # float64 on both sides: only the solvers differ
+    np.testing.assert_allclose(forecast, (ridge_forecast(anchor_steps, step, features) + linear) / 2, atol=1e-10)
+
+
+def ridge_forecast(anchor_steps, step, features):
+    """The penalty as rows of a least-squares problem, by numpy's solver; cos(m arccos) in closed form."""
     positions = np.array([*anchor_steps, step], dtype=float)
     scaled = 2 * (positions - positions.min()) / (positions.max() - positions.min()) - 1
     degrees = np.arange(min(4, len(anchor_steps)))
     basis = np.cos(degrees * np.arccos(scaled)[:, None])
-    features = np.random.default_rng(1).normal(size=(len(anchor_steps), 3))
     rows = np.concatenate([basis[:-1], np.sqrt(0.1) * np.eye(len(degrees))])
-    coefficients = np.linalg.lstsq(rows, np.concatenate([features, np.zeros((len(degrees), 3))]), rcond=None)[0]
-    forecast = forecast_weights("chebyshev", 8, anchor_steps, step) @ features
-    np.testing.assert_allclose(forecast, basis[-1] @ coefficients, atol=1e-10)
+    zeros = np.zeros((len(degrees), features.shape[1]))
+    return basis[-1] @ np.linalg.lstsq(rows, np.concatenate([features, zeros]), rcond=None)[0]
+
+
+@pytest.mark.parametrize("anchor_steps", [[0, 1, 2], [1, 2, 7, 12], [3, 4, 9, 11, 20], [49, 48, 43, 38]])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_foca_is_bdf2_solved_for_the_step_and_heuns_mean_of_slopes(anchor_steps, k):
+    """BDF2 by its definition, without its coefficients: a parabola through the step's value and the two before it has
+    the given derivative at the step."""
+    direction = 1 if anchor_steps[-1] > anchor_steps[0] else -1
+    step = anchor_steps[-1] + direction * k
+    features = np.random.default_rng(2).normal(size=len(anchor_steps))
+    slope = parabola_slope(anchor_steps[-3:], features[-3:])
+    at_0, at_1 = (parabola_slope([*anchor_steps[-2:], step], [*features[-2:], value]) for value in (0.0, 1.0))
+    bdf2 = (slope - at_0) / (at_1 - at_0)  # the slope is linear in the value
+    h = step - anchor_steps[-1]
+    expected = features[-1] + h / 2 * (slope + (bdf2 - features[-1]) / h)
+    # float64 on both sides: numpy's fit of a parabola loses a few digits more than the closed form
+    assert forecast_weights("foca", 4, anchor_steps, step) @ features == pytest.approx(expected, abs=1e-9)
+
+
+def parabola_slope(steps, values):
+    """The derivative at the last of three steps of the parabola through them."""
+    return np.polynomial.Polynomial.fit(steps, values, 2).deriv()(steps[-1])
+
+
+def test_foca_at_equal_spacing_is_as_the_equations_say():
+    """D = (3 F2 - 4 F1 + F0) / 2h and B = 4/3 F2 - 1/3 F1 + 2/3 h D, by hand: (F2 + h D + B) / 2."""
+    weights = forecast_weights("foca", 2, [0, 4, 8], 12)
+    np.testing.assert_allclose(weights, [5 / 12, -11 / 6, 29 / 12], atol=1e-12)  # rounding of float64
+
+
+@pytest.mark.parametrize("anchor_steps", STEPS)
+@pytest.mark.parametrize("order", range(1, 5))
+@pytest.mark.parametrize("k", [1, 30])
+def test_foca_is_exact_on_lines(anchor_steps, order, k):
+    step = anchor_steps[-1] + (k if anchor_steps[-1] >= anchor_steps[0] else -k)
+    slope = 0.5 if len(anchor_steps) > 1 else 0.0  # one anchor has no slope: it is reused
+    forecast = forecast_weights("foca", order, anchor_steps, step) @ (4.0 - slope * np.array(anchor_steps))
+    assert forecast == pytest.approx(4.0 - slope * step, abs=1e-9)  # rounding of float64 times weights of up to 60
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
@@ -102,7 +157,7 @@ def test_chebyshev_is_the_ridge_regression_that_least_squares_solve(anchor_steps
 def test_weights_sum_to_1_and_old_anchors_get_0(predictor, order):
     weights = forecast_weights(predictor, order, [0, 1, 2, 7, 12], 14)
     assert weights.dtype == np.float64
-    if predictor != "chebyshev":  # whose penalty shrinks
+    if predictor not in ("chebyshev", "spectrum"):  # whose penalty shrinks
         assert weights.sum() == pytest.approx(1.0)
     assert not weights[: 5 - (order + 1)].any()
 

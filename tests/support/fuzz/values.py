@@ -46,7 +46,7 @@ SOUND: dict[str, st.SearchStrategy[Any]] = {
     "cache_order": st.integers(0, 8),
     "cache_warmup_steps": st.integers(0, 5),
     "cache_cooldown_steps": st.integers(0, 5),
-    "cache_predictor": st.sampled_from(["taylor", "reuse", "newton", "hermite", "chebyshev"]),
+    "cache_predictor": st.sampled_from(["taylor", "reuse", "newton", "hermite", "chebyshev", "spectrum", "foca"]),
     "cache_schedule": st.sampled_from(["interval", "even", "0", "0 2", "0 1 3 of 4"]),
     "cache_coordinate": st.sampled_from(["step", "sigma", "log_snr"]),
     "cache_max_error": st.floats(1e-6, 10),

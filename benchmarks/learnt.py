@@ -1,0 +1,285 @@
+"""What learnt forecast weights gain, from what, and where they stop to hold; on the embedded model and two others.
+
+    python -m benchmarks.learnt                        every part
+    python -m benchmarks.learnt --part ablation        one part; repeatable. The others keep what they measured before
+    python -m benchmarks.learnt --part models --folder training/cache/dit --folder training/cache/sd3
+
+Distances are PSNR in dB to the uncached picture of the same engine, over pictures that nothing was learnt from. The
+presets are those that the model ships. `models` tunes the pipelines in the folders, which
+`python -m training.others` trains, as `triton-taylorseer tune` does.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.harness import MODEL, config_of, parser_of, say, write
+from benchmarks.quality_studio import PROMPTS, Setting, Studio
+from clients.lines import read_lines
+from plugin.building.judge import Judge, offline_host, requests_of
+from plugin.building.learning.annealing import anneal
+from plugin.building.learning.batch import Batch, Gradients, RunRecord, Steps, Weigher
+from plugin.building.learning.gradients import refine
+from plugin.building.learning.weighers import StepByStep, audit_row, of_predictor, of_rows
+from plugin.building.tuning import TuneRequest, tune_model
+from plugin.config import ModelConfig
+from plugin.denoising.host import PipelineHost
+from taylorseer import CacheConfig, even_steps, forecast_weights
+from taylorseer.predictors import Weights
+
+TUNING_PROMPTS = ROOT / "benchmarks" / "tuning_prompts.txt"
+COUNTS = (8, 12)
+ORDER, TRIES, ITERATIONS = 4, 200, 40
+LEARN, HELD_OUT = 8, 32  # pictures
+SHIFTS = (1.0, 2.0, 3.0, 4.0, 6.0)
+LENGTHS = (20, 24, 28, 33, 38, 45, 60, 75, 100)
+_STEPS = 50
+
+
+class Bench:
+    """The embedded model, batches to learn from and batches to measure on."""
+
+    def __init__(self, engine: str | None = None) -> None:
+        config = config_of(MODEL)
+        self.presets = config.presets
+        self.config = replace(config, presets={}, engine=engine or config.engine)
+        self.host = offline_host(self.config)
+        for family in self.host.families.values():
+            family.transformer.requires_grad_(False)
+
+    def batch(self, path: Path, pictures: int, first_seed: int, **fields: Any) -> Batch:
+        """Requests of a file's prompts in turn."""
+        prompts = [text for _, text in read_lines(path)]
+        requests = requests_of(self.config, prompts, pictures, first_seed, fields)
+        return Batch(self.host, requests, self.config.max_sequence_length)
+
+
+def measure_ablation(folders: Sequence[Path]) -> dict[str, Any]:
+    """Schedule and weights, each alone and together: the distance of the last latents in dB; see `Batch.distances`."""
+    bench = Bench("torch")
+    learn, held_out = bench.batch(TUNING_PROMPTS, LEARN, 1000), bench.batch(PROMPTS, HELD_OUT, 0)
+    stop = bench.batch(TUNING_PROMPTS, LEARN, 2000)  # other seeds, by which gradients end
+    chebyshev = of_predictor("chebyshev", 2)
+    recorded = learn.run(tuple(range(_STEPS)), chebyshev)
+    rows = []
+    for count in COUNTS:
+        even, learnt = even_steps(_STEPS, count), bench.presets[f"tuned-{count}"].full_steps(_STEPS)
+        alone = anneal(lambda steps, near: _error(learn, steps, chebyshev), even, _STEPS, TRIES).steps
+        ways: dict[str, tuple[Steps, Weigher]] = {
+            "even steps, chebyshev": (even, chebyshev),
+            "schedule alone (searched with chebyshev)": (alone, chebyshev),
+            "ridge on recorded features, even steps": (even, of_rows(_ridge(recorded, even))),
+            "step by step, even steps": (even, of_rows(learn.run(even, StepByStep(ORDER)).weights)),
+            "gradients, even steps": (even, of_rows(_refined(learn, stop, even, _chebyshev_rows(even)))),
+            "ridge, that schedule": (alone, of_rows(_ridge(recorded, alone))),
+            "step by step, that schedule": (alone, of_rows(learn.run(alone, StepByStep(ORDER)).weights)),
+            "ridge, the preset's schedule": (learnt, of_rows(_ridge(recorded, learnt))),
+        }
+        fitted = learn.run(learnt, StepByStep(ORDER)).weights
+        ways["step by step, the preset's schedule (the preset)"] = learnt, of_rows(fitted)
+        ways["the preset and gradients"] = learnt, of_rows(_refined(learn, stop, learnt, fitted))
+        for name, (steps, weigher) in ways.items():
+            rows.append({"full_steps": count, "way": name, "learning_db": _error(learn, steps, weigher)})
+            rows[-1] |= {"held_out_db": _error(held_out, steps, weigher), "steps": list(steps)}
+            say(f"{count}: {name}: {rows[-1]['held_out_db']:.1f} dB")
+    return {"rows": rows, "iterations": ITERATIONS, "tries": TRIES}
+
+
+def measure_pictures(folders: Sequence[Path]) -> dict[str, Any]:
+    """How many pictures and anchors the fit needs, and how gradients go on from there."""
+    bench = Bench()
+    held_out = bench.batch(PROMPTS, HELD_OUT, 0)
+    rows = []
+    for count in COUNTS:
+        steps = bench.presets[f"tuned-{count}"].full_steps(_STEPS)
+        for pictures in (1, 2, 8, 32, 128):
+            parts = [bench.batch(TUNING_PROMPTS, pictures, 1000)]
+            rows.append(
+                {"full_steps": count, "pictures": pictures, "order": ORDER} | _fit(parts[0], held_out, steps, ORDER)
+            )
+        for order in (1, 2, 3, 5, 8):
+            rows.append({"full_steps": count, "pictures": LEARN, "order": order})
+            rows[-1] |= _fit(bench.batch(TUNING_PROMPTS, LEARN, 1000), held_out, steps, order)
+    return {"rows": rows}
+
+
+def measure_curve(folders: Sequence[Path]) -> dict[str, Any]:
+    """Learning and held-out error along the gradients, with 8 and 32 pictures, and with full steps as constants."""
+    bench, rows = Bench("torch"), []
+    held_out = bench.batch(PROMPTS, HELD_OUT, 0)
+    steps = bench.presets["tuned-8"].full_steps(_STEPS)
+    for pictures, gradients in ((8, Gradients.FULL_STEPS), (8, Gradients.FORECASTS), (32, Gradients.FULL_STEPS)):
+        batches = [bench.batch(TUNING_PROMPTS, LEARN, 1000 + LEARN * part) for part in range(pictures // LEARN)]
+        begun, points = time.perf_counter(), []
+        start = batches[0].run(steps, StepByStep(ORDER)).weights
+        refine(
+            batches, held_out, steps, start, ITERATIONS, gradients=gradients,
+            on_check=lambda at, error: points.append((at, error, time.perf_counter() - begun)),  # noqa: B023
+        )  # fmt: skip
+        rows.append({"pictures": pictures, "through": gradients.value, "held_out": points})
+    return {"full_steps": 8, "rows": rows}
+
+
+def measure_robustness(folders: Sequence[Path]) -> dict[str, Any]:
+    """PSNR where a run differs from what the preset was learnt at, beside even steps with chebyshev."""
+    studio, rows = Studio(16), []
+    for what, judge in _elsewhere(studio):
+        for count in (6, *COUNTS):
+            preset = studio.config.presets[f"tuned-{count}"]
+            even = " ".join(map(str, even_steps(judge.num_steps, count)))
+            ways = {
+                "learnt": preset,
+                "its steps with chebyshev": preset.without_learnt(),
+                "even, chebyshev": CacheConfig(order=2, predictor="chebyshev", schedule=even),
+            }
+            figures = {name: judge.psnr(way) for name, way in ways.items()}
+            rows.append({"what": what, "full_steps": count} | figures)
+            say(f"{what}, {count}: {figures}")
+    return {"rows": rows}
+
+
+def measure_models(folders: Sequence[Path]) -> dict[str, Any]:
+    """Other families: presets learnt for pipelines in folders."""
+    models = {}
+    for folder in folders:
+        with tempfile.TemporaryDirectory() as temporary:
+            begun = time.perf_counter()
+            tuned = tune_model(_repository(folder, Path(temporary)), _request_for(folder))
+            rows = [
+                {
+                    "full_steps": len(each.cache.full_steps(_STEPS)),
+                    "even_chebyshev": each.even_psnr,
+                    "learnt": each.psnr,
+                }
+                | {"schedule": each.cache.schedule}
+                for each in tuned
+            ]
+            models[folder.name] = {"rows": rows, "seconds": time.perf_counter() - begun}
+            say(f"{folder.name}: {rows}")
+    return {"models": models, "tries": TRIES, "pictures": LEARN}
+
+
+def _error(batch: Batch, steps: Steps, weigher: Weigher) -> float:
+    return float(batch.distances(batch.run(steps, weigher)).mean())
+
+
+def _fit(learn: Batch, held_out: Batch, steps: Steps, order: int) -> dict[str, float]:
+    begun = time.perf_counter()
+    record = learn.run(steps, StepByStep(order))
+    seconds = time.perf_counter() - begun
+    error = _error(held_out, steps, of_rows(record.weights))
+    return {"learning_db": float(learn.distances(record).mean()), "held_out_db": error, "seconds": seconds}
+
+
+def _refined(learn: Batch, stop: Batch, steps: Steps, rows: Mapping[int, Weights]) -> dict[int, Weights]:
+    return refine([learn], stop, steps, rows, ITERATIONS)
+
+
+def _chebyshev_rows(steps: Steps) -> dict[int, Weights]:
+    before = {step: [each for each in steps if each < step][-3:] for step in range(_STEPS) if step not in steps}
+    return {step: forecast_weights("chebyshev", 2, anchors, step) for step, anchors in before.items()}
+
+
+def _ridge(recorded: RunRecord, steps: Steps) -> dict[int, Weights]:
+    """The weights whose forecasts of an uncached run's features have the least squared error."""
+    (features,) = recorded.anchors.values()
+    rows = {}
+    for step in range(_STEPS):
+        if step not in steps:
+            anchors = [features[each] for each in steps if each < step][-(ORDER + 1) :]
+            rows[step] = audit_row(anchors, features[step])
+    return rows
+
+
+def _elsewhere(studio: Studio) -> Iterator[tuple[str, Judge]]:
+    """What differs, and a judge of it."""
+    for guidance in (1.0, 3.5, 7.0):
+        yield f"guidance {guidance:g}", studio.judge(Setting(guidance_scale=guidance))
+    for height, width in ((48, 48), (64, 96), (96, 96)):
+        yield f"{height} x {width}", studio.judge(Setting(height=height, width=width))
+    for length in LENGTHS:
+        yield f"{length} steps", studio.judge(Setting(num_steps=length))
+    requests = [replace(each, negative_prompt="blurry") for each in studio.requests(Setting())]
+    yield "a negative prompt", Judge(studio.host, requests, studio.config.max_sequence_length)
+    yield from _with_shifts(studio.host, studio)
+
+
+def _with_shifts(host: PipelineHost, studio: Studio) -> Iterator[tuple[str, Judge]]:
+    own = host.pipe.scheduler
+    try:
+        for shift in SHIFTS:
+            host.pipe.__dict__["scheduler"] = FlowMatchEulerDiscreteScheduler.from_config(own.config, shift=shift)
+            yield f"shift {shift:g}", Judge(host, studio.requests(Setting()), studio.config.max_sequence_length)
+    finally:
+        host.pipe.__dict__["scheduler"] = own
+
+
+def _repository(folder: Path, temporary: Path) -> Path:
+    """A model of a pipeline, in a folder of its own that presets can be written into."""
+    shutil.copytree(folder, temporary / "pipeline")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    labels = index["_class_name"] == "DiTPipeline"
+    parameters = {
+        "pipeline": str(temporary / "pipeline"),
+        "engine": "onnxruntime",
+        "height": "64",
+        "width": "64",
+        "size_multiple": "8",
+        "num_inference_steps": str(_STEPS),
+        "guidance_scale": "2.0" if labels else "3.0",
+    }
+    parameters |= {"takes_prompt": "false", "num_classes": "100"} if labels else {"max_sequence_length": "16"}
+    model = temporary / f"{folder.name}_stream"
+    model.mkdir()
+    text = "\n".join(
+        f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}' for key, value in parameters.items()
+    )
+    (model / "config.pbtxt").write_text(text + "\n", encoding="utf-8")
+    ModelConfig.from_folder(model)
+    return model
+
+
+def _request_for(folder: Path) -> TuneRequest:
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    prompts = () if index["_class_name"] == "DiTPipeline" else tuple(text for _, text in read_lines(TUNING_PROMPTS))
+    return TuneRequest((6, 8, 10, 12), prompts, LEARN, {}, tries=TRIES, lengths=())
+
+
+PARTS = {
+    "ablation": measure_ablation,
+    "pictures": measure_pictures,
+    "curve": measure_curve,
+    "robustness": measure_robustness,
+    "models": measure_models,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, and writes JSON."""
+    parser = parser_of("learnt", __doc__)
+    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all")
+    parser.add_argument("--folder", action="append", type=Path, default=[], help="of a pipeline to tune; repeatable")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    path = arguments.output / "learnt.json"
+    result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in arguments.part or PARTS:
+        result[name] = describe() | PARTS[name](arguments.folder)
+        write(path, result)
+    say(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
