@@ -3,7 +3,7 @@
     python -m benchmarks.quality                     every part: JSON, a table, plots and a contact sheet
     python -m benchmarks.quality --part budgets      one part; repeatable. The others keep what they measured before
     python -m benchmarks.quality --pictures 8        fewer pictures for each figure
-    python -m benchmarks.quality --method tuned      of the part methods only this one, after a preset has changed
+    python -m benchmarks.quality --method learnt     of the part methods only this one, after a preset has changed
     python -m benchmarks.quality --missing           of the part methods what it lacks; goes on where it was ended
 
 The reference is the uncached run of the same engine with the same seeds. Beside every method is the plain run of as few
@@ -29,6 +29,7 @@ from benchmarks.harness import MODEL, check_least, parser_of, say, write
 from benchmarks.quality_measures import PARTS, measure_again, measure_missing
 from benchmarks.quality_studio import COUNT, MAIN, Studio, methods
 from benchmarks.quality_tables import markdown
+from taylorseer.learnt import LEARNT
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def contact_sheet(studio: Studio) -> Image.Image:
-    """A row for each way, a column for each prompt: uncached, as few plain steps, TaylorSeer, and tuned."""
+    """A row for each way, a column for each prompt: uncached, as few plain steps, TaylorSeer, and learnt."""
     ways = methods(studio.config, MAIN.num_steps, COUNT)
     judge = studio.judge(MAIN)
     rows = [judge.uncached, studio.judge(replace(MAIN, num_steps=COUNT)).uncached]
-    rows += [judge.pictures(ways[name]) for name in ("TaylorSeer, order 2", "tuned") if name in ways]
+    rows += [judge.pictures(ways[name]) for name in ("TaylorSeer, order 2", LEARNT) if name in ways]
     sheet = np.concatenate([np.concatenate([each[0] for each in row], axis=1) for row in rows])
     return Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST)
 

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from benchmarks.environment import describe
 from benchmarks.features import CHOICES, ChosenFeature
-from benchmarks.quality_studio import COUNT, GRID, MAIN, WARMUP, Key, Studio, methods
+from benchmarks.quality_studio import COUNT, GRID, MAIN, SEARCHED, WARMUP, Key, Studio, methods
 from plugin.building.judge import OFF, psnr
 from plugin.config import ModelConfig
 from plugin.denoising.events import Pixels
@@ -42,10 +42,8 @@ def measure_methods(studio: Studio) -> dict[str, Any]:
 
 
 def measure_coordinates(studio: Studio) -> dict[str, Any]:
-    """Every predictor along every coordinate, on evenly spread steps and on the tuned ones."""
-    schedules = {"even": " ".join(map(str, even_steps(MAIN.num_steps, COUNT)))}
-    if f"tuned-{COUNT}" in studio.config.presets:
-        schedules["tuned"] = studio.config.presets[f"tuned-{COUNT}"].schedule
+    """Every predictor along every coordinate, on evenly spread steps and on those that a search found."""
+    schedules = {"even": " ".join(map(str, even_steps(MAIN.num_steps, COUNT))), "searched": SEARCHED}
     rows = []
     for predictor, order in track([*PREDICTORS, ("newton", 3)], "coordinates"):
         for schedule, steps in schedules.items():
@@ -160,8 +158,7 @@ def measure_features(studio: Studio) -> dict[str, Any]:
     requests = studio.requests(MAIN)
     uncached = [generate(host, each, max_sequence_length=config.max_sequence_length) for each in _off(requests)]
     schedules = {"N5, warm-up 3": CacheConfig(interval=5, warmup_steps=WARMUP)}
-    if f"tuned-{COUNT}" in config.presets:
-        schedules["tuned"] = config.presets[f"tuned-{COUNT}"]
+    schedules["searched"] = CacheConfig(order=4, predictor="chebyshev", schedule=SEARCHED)
     rows = []
     for choice in track(CHOICES, "features"):
         for schedule, settings in schedules.items():

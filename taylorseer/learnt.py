@@ -49,6 +49,10 @@ class LearntRun:
             most = min(MAX_ORDER + 1, bisect_left(full, step))
             if not 1 <= len(row) <= most or not all(map(math.isfinite, row)) or not any(row):
                 raise ValueError(f"row of step {step} is {list(row)}, must be 1 to {most} finite numbers, not all 0")
+            if step - 1 not in (0, *full) and len(row) != len(self.rows[step - 2]):
+                raise ValueError(
+                    f"row of step {step} is {list(row)}, must have as many numbers as that of step {step - 1}"
+                )
 
     def anchors(self, step: int) -> tuple[int, ...]:
         """The steps of the anchors that the row of a step weighs, oldest first."""

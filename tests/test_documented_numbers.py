@@ -54,7 +54,7 @@ def test_the_readme_begins_with_numbers_of_the_results():
         f"{steps['full_steps']} of {steps['num_steps']} steps full: "
         f"{seconds['in_process_on']:.3f} s a picture instead of {seconds['in_process_off']:.3f} s",
         f"**{serving['packed_over_diffusers']:.1f} times the pictures per second** of diffusers' own TaylorSeer hook",
-        f"the picture has a PSNR of {found['tuned']:.1f} dB to that one at 12 full steps; a plain run of 12 steps has "
+        f"the picture has a PSNR of {found['learnt']:.1f} dB to that one at 12 full steps; a plain run of 12 steps has "
         f"{found['fewer plain steps']:.1f} dB",
     )
     assert not missing(sentences, "README.md")
@@ -166,7 +166,7 @@ def test_qualities_are_those_of_the_result():
 
 def test_qualities_by_setting_are_those_of_the_result():
     rows = [row for row in result("quality.json")["methods"]["rows"] if row["full_steps"] == 12]
-    columns = ("fewer plain steps", r"TaylorSeer, order \d", "Chebyshev, order 2, even", "tuned")
+    columns = ("fewer plain steps", r"TaylorSeer, order \d", "Chebyshev, order 2, even", "learnt")
 
     def best(setting, method):
         found = [row for row in rows if row["setting"] == setting and re.fullmatch(method, row["method"])]
@@ -179,13 +179,16 @@ def test_qualities_by_setting_are_those_of_the_result():
 
 def test_sentences_about_quality_are_those_of_the_result():
     found = {row["method"]: row["psnr"] for row in qualities(full_steps=12)}
-    even_and_tuned = (found[method] for method in ("Chebyshev, order 2, even", "tuned"))
+    even_and_learnt = (found[method] for method in ("Chebyshev, order 2, even", "learnt"))
     of_paper = [psnr for method, psnr in found.items() if re.fullmatch(r"TaylorSeer, order \d", method)]
-    plain, paper, even, tuned = (f"{psnr:.1f}" for psnr in (found["fewer plain steps"], max(of_paper), *even_and_tuned))
+    plain, paper, even, learnt = (
+        f"{psnr:.1f}" for psnr in (found["fewer plain steps"], max(of_paper), *even_and_learnt)
+    )
+    fewer = {count: {row["method"]: row["psnr"] for row in qualities(full_steps=count)}["learnt"] for count in (6, 8)}
     sentences = (
         f"12 plain steps {plain} dB, TaylorSeer's own schedule with its best order {paper}, "
-        f"full steps spread evenly {even}, full steps found by `triton-taylorseer tune`, "
-        f"which is this model's default, {tuned}.",
+        f"full steps spread evenly {even}, and with what `triton-taylorseer tune` has learnt, which is this model's "
+        f"default, {learnt}; with 8 full steps it is {fewer[8]:.1f} dB, with 6 {fewer[6]:.1f} dB.",
     )
     assert not missing(sentences, "README.md")
 

@@ -21,7 +21,7 @@ def test_every_method_has_as_many_full_steps_as_it_is_shown_with():
     for setting, count in GRID:
         found = methods(config, setting.num_steps, count)
         assert "TaylorSeer, order 2, even" in found
-        assert ("tuned" in found) == (f"tuned-{count}" in config.presets)
+        assert ("learnt" in found) == (f"tuned-{count}" in config.presets)
         assert {len(cache.full_steps(setting.num_steps)) for cache in found.values()} == {count}
     assert {count for _, count in GRID} == set(COUNTS)
 
@@ -64,7 +64,7 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
     rows = [
         {"setting": setting, "full_steps": full, "method": method, "psnr": 30.0 + full + len(method)} | figures
         for setting, full in (("50 steps", 12), ("28 steps", 12), ("50 steps", 15))
-        for method in ("fewer plain steps", "tuned")
+        for method in ("fewer plain steps", "learnt")
     ]
     result = {
         "methods": describe() | {"model": "emoji", "pictures": 3, "rows": rows[:-1]},
@@ -93,16 +93,16 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
             "full_steps": 12,
             "pictures": 3,
             "rows": [
-                {"feature": "block stack", "schedule": "tuned", "predictor": "taylor", "order": 1}
+                {"feature": "block stack", "schedule": "searched", "predictor": "taylor", "order": 1}
                 | {"psnr": 45.0, "bytes": 2048}
             ],
         },
-        "steps": {"methods": {"tuned": {"full_steps": [0, 2], "distance": [0.0, 0.1, 0.2, 0.1]}}},
+        "steps": {"methods": {"learnt": {"full_steps": [0, 2], "distance": [0.0, 0.1, 0.2, 0.1]}}},
     }
     lines = markdown(result).splitlines()
     assert lines[2] == "| method | 12 | 15 |"
     assert lines[4] == "| fewer plain steps | 59.0 / 0.900 / 0.1000 / 0.20 | 62.0 / 0.900 / 0.1000 / 0.20 |"
-    assert lines[5] == "| tuned | 47.0 / 0.900 / 0.1000 / 0.20 | - |"
+    assert lines[5] == "| learnt | 47.0 / 0.900 / 0.1000 / 0.20 | - |"
     assert "| newton, order 2 | even | 43.2 | 2.0 | 3.0 |" in lines
     assert "| 0.1 | 10.2 / 12 / 13.8 | 40.1 / 41 / 41.9 | yes |" in lines
     assert "| 4 | 2 | 20.0 | 21.0 |" in lines
@@ -110,7 +110,7 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
         line.endswith("has 42.0, and the rank correlation of that error with the PSNR is -0.25; 3 pictures of each")
         for line in lines
     )
-    assert "| block stack | tuned | taylor, order 1 | 45.0 | 2 |" in lines
+    assert "| block stack | searched | taylor, order 1 | 45.0 | 2 |" in lines
     draw_quality(result, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").width > 300
 
@@ -121,11 +121,11 @@ def test_what_is_missing_is_measured_and_the_rest_is_kept(monkeypatch):
     assert len(list(quality_measures.measure_missing(part))) == len(part["rows"]) > 10
     assert {row["setting"] for row in part["rows"]} == {"10 steps, guidance 3.5", "10 steps, guidance 3.5, 32 x 32"}
     assert all(row["psnr"] > 20 and row["commit"] for row in part["rows"])
-    kept = [row for row in part["rows"] if row["method"] != "tuned"]
+    kept = [row for row in part["rows"] if row["method"] != "learnt"]
     part["rows"] = list(kept)
     assert len(list(quality_measures.measure_missing(part))) == 2
     assert part["rows"][:-2] == kept
-    assert {row["method"] for row in part["rows"][-2:]} == {"tuned"}
+    assert {row["method"] for row in part["rows"][-2:]} == {"learnt"}
 
 
 def test_going_on_with_nothing_is_one_sentence(tmp_path, capsys):

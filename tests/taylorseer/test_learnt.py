@@ -239,7 +239,7 @@ def test_without_its_weights_a_config_has_the_predictor_that_they_fall_back_to()
 
 
 def test_configs_are_hashed_by_their_weights():
-    other = config_of(replace(RUN, rows=(*ROWS[:-1], (9.0,))))
+    other = config_of(replace(RUN, rows=(*ROWS[:-1], tuple(9.0 for _ in ROWS[-1]))))
     assert len({config_of(), config_of(LearntRun(STEPS, FULL, tuple(map(tuple, ROWS)))), other}) == 2
 
 
@@ -279,3 +279,8 @@ def test_weights_have_one_run_of_each_number_of_steps(runs):
 def test_a_run_of_a_single_step_has_nothing_to_learn():
     with pytest.raises(ValueError, match="num_steps is 1, must be at least 2"):
         LearntRun(1, (0,), ())
+
+
+def test_rows_of_one_segment_have_as_many_weights():
+    with pytest.raises(ValueError, match=r"row of step 4 is \[1.0\], must have as many numbers as that of step 3"):
+        LearntRun(5, (0, 2), ((1.0,), (1.0,), (0.5, 0.5), (1.0,)))

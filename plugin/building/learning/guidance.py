@@ -132,7 +132,7 @@ def _coefficients(output: torch.Tensor, pieces: Sequence[torch.Tensor]) -> list[
     """Of the branches in guidance's result (B, *latent)."""
     matrix = torch.stack([each.flatten() for each in pieces]).double()
     gram = matrix @ matrix.T
-    gram += 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    gram += (1e-9 * gram.diagonal().mean() + 1e-30) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram, matrix @ output.flatten().double()).tolist()
 
 
