@@ -171,6 +171,7 @@ class Tuner:
         experts = architecture_of_pipe(host.pipe).experts
         self._takeover = experts.takeover if experts else lambda num_steps: None
         settings = {"fingerprint": host.fingerprint, "order": request.order, "engine": config.engine}
+        settings |= {"source": str(config.source), "max_sequence_length": config.max_sequence_length}
         asked = [str(replace(each, cache=CacheConfig())) for each in self._requests]
         self._journal = Journal(path.with_suffix(".tuning"), settings | {"requests": asked})
 
@@ -230,7 +231,7 @@ class Tuner:
         for length in (self.num_steps, *_lengths(self._request, self.num_steps)):
             placed = given.full_steps(length)
             takeover = self._takeover(length)
-            if len(placed) < len(steps) or (takeover is not None and takeover not in placed):
+            if length <= len(steps) or (takeover is not None and takeover not in placed):
                 continue
             batch = self._batch_for(length)
             record = batch.run(placed, StepByStep(order))

@@ -118,7 +118,8 @@ class PipelineHost:
         """
         check_arguments(pipe)
         weights = fingerprint(getattr(pipe, name) for name in denoisers(pipe))  # some engines drop the blocks
-        check_presets(config.presets, weights)
+        if config.source.lora is None:  # what is learnt for a model holds with adapters of it (docs/quality.md)
+            check_presets(config.presets, weights)
         host = cls(
             pipe,
             engine or config.engine,

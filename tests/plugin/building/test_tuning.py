@@ -282,6 +282,8 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(tiny, monkeypat
 def test_the_shipped_presets_have_the_full_steps_that_their_names_say():
     config = ModelConfig.from_folder(REPOSITORY / "emoji_stream")
     tuned = {name: cache for name, cache in config.presets.items() if name.startswith("tuned-")}
+    few = tuned.pop("tuned-4-of-8")
+    assert few.full_steps(8) == few.learnt.runs[0].full_steps == (0, 4, 6, 7)
     assert set(tuned) == {f"tuned-{count}" for count in (6, 8, 10, 12, 15)}
     for name, cache in tuned.items():
         assert cache.predictor == "learnt"
