@@ -33,7 +33,6 @@ def warnings_of(
         *_cut(host.pipe, "negative_prompt", request.negative_prompt, max_sequence_length),
         *_without_effect(host, request),
         *_too_short(session),
-        *_without_rows(session),
         *_stretched(request),
     ]
 
@@ -90,12 +89,4 @@ def _too_short(session: CacheSession) -> Iterator[str]:
             f"num_inference_steps is {num_steps}: in runs of fewer than {FEW_STEPS} steps there is little to save and "
             "a forecast spans much of the run; models distilled for so few have not been measured. cache_interval=1 "
             "turns the cache off"
-        )
-
-
-def _without_rows(session: CacheSession) -> Iterator[str]:
-    if session.learnt is not None and not session.learnt.rows:
-        yield (
-            f"num_inference_steps is {session.num_steps}, which is fewer than the preset's full steps: its forecast "
-            "weights are not used"
         )

@@ -212,7 +212,7 @@ def test_the_step_at_which_a_second_expert_takes_over_stays_full(tmp_path, monke
     small = {"size_multiple": "8", "min_size": "8", "num_frames": "5", "max_frames": "5", "guidance_scale": "3.0"}
     folder = repository(tmp_path, tmp_path / "weights", **small) / "tiny_stream"
     (tuned,) = tune_model(folder, replace(QUICK, lengths=None))
-    assert [run.num_steps for run in tuned.cache.learnt.runs] == [8, 4, 6]
+    assert [run.num_steps for run in tuned.cache.learnt.runs] == [8, 6], "and 3/4: of 4 steps all are full"
     for run in tuned.cache.learnt.runs:
         pipe.scheduler.set_timesteps(run.num_steps)
         timesteps = pipe.scheduler.timesteps
