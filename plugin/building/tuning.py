@@ -194,15 +194,15 @@ class Tuner:
 
     def _search(self, name: str, count: int) -> Found:
         weigher = StepByStep(self._request.order)
-        traces: dict[Steps, RunRecord] = {}  # of the schedule that the search is at, and of the latest one
+        records: dict[Steps, RunRecord] = {}  # of the schedule that the search is at, and of the latest one
 
         def score(steps: Steps, near: Steps) -> float:
             if (known := self._journal.get(steps)) is not None:
                 return known
-            here = traces.get(near) or self._batch.run(near, weigher)
+            here = records.get(near) or self._batch.run(near, weigher)
             there = here if steps == near else self._batch.run(steps, weigher, here)
-            traces.clear()
-            traces.update({near: here, steps: there})
+            records.clear()
+            records.update({near: here, steps: there})
             found = float(self._batch.distances(there).mean())
             self._journal.put(steps, found)
             return found

@@ -118,7 +118,7 @@ class PipelineHost:
         """
         check_arguments(pipe)
         weights = fingerprint(getattr(pipe, name) for name in denoisers(pipe))  # some engines drop the blocks
-        if config.source.lora is None:  # what is learnt for a model holds with adapters of it (docs/quality.md)
+        if config.source.lora is None:  # an adapter that is fused changes the fingerprint
             check_presets(config.presets, weights)
         host = cls(
             pipe,

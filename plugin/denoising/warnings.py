@@ -83,7 +83,9 @@ def _stretched(request: GenerationRequest) -> Iterator[str]:
 
 
 def _too_short(session: CacheSession) -> Iterator[str]:
-    num_steps, full = session.num_steps, len(session.full_steps)
+    num_steps, full, learnt = session.num_steps, len(session.full_steps), session.config.learnt
+    if session.learnt is not None and learnt is not None and num_steps in [run.num_steps for run in learnt.runs]:
+        return  # it was measured when it was learnt
     if full < num_steps < FEW_STEPS:
         yield (
             f"num_inference_steps is {num_steps}: in runs of fewer than {FEW_STEPS} steps there is little to save and "

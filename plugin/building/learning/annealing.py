@@ -24,12 +24,10 @@ class Found:
     Attributes:
         steps: the full steps with the lowest score.
         score: theirs, in dB.
-        start_score: of the steps that it began with.
     """
 
     steps: Steps
     score: float
-    start_score: float
 
 
 def anneal(
@@ -59,10 +57,10 @@ def anneal(
     """
     chance = random.Random(seed)
     at, here = start, score(start, start)
-    best, best_score, first = at, here, here
+    best, best_score = at, here
     known = {at: here}
     if fixed >= {*start}:
-        return Found(best, best_score, first)
+        return Found(best, best_score)
     for tried in range(1, tries + 1):
         progress = (tried - 1) / tries
         steps = _moved(chance, at, num_steps, fixed, _NEAR if progress > _FINE else _FAR)
@@ -74,7 +72,7 @@ def anneal(
             if here < best_score:
                 best, best_score = at, here
         on_try(tried, best_score)
-    return Found(best, best_score, first)
+    return Found(best, best_score)
 
 
 def _moved(chance: random.Random, steps: Steps, num_steps: int, fixed: frozenset[int], moves: Sequence[int]) -> Steps:

@@ -145,12 +145,12 @@ class Batch:
         self._run(_Cached(self, known, weigher, gradients), gradients is not Gradients.NOTHING)
         return known
 
-    def distances(self, trace: RunRecord) -> torch.Tensor:
+    def distances(self, record: RunRecord) -> torch.Tensor:
         """(B,) float64: how far each request's latents are from the uncached ones, as 10 log10 of the mean squared
         difference over the mean square of the uncached ones; lower is closer."""
         reference = self.targets[-1].double()
-        assert trace.latents is not None
-        error = (trace.latents.double() - reference).flatten(1).square().mean(1)
+        assert record.latents is not None
+        error = (record.latents.double() - reference).flatten(1).square().mean(1)
         power = reference.flatten(1).square().mean(1)
         return 10 * torch.log10((error / power).clamp_min(1e-12))
 
@@ -210,14 +210,14 @@ class _Uncached(_Director):
 
 
 class _Cached(_Director):
-    """A run with forecasts, which goes on from where its trace ends."""
+    """A run with forecasts, which goes on from where its record ends."""
 
-    def __init__(self, batch: Batch, trace: RunRecord, weigher: Weigher, gradients: Gradients) -> None:
+    def __init__(self, batch: Batch, record: RunRecord, weigher: Weigher, gradients: Gradients) -> None:
         super().__init__(batch)
         self._gradients = gradients
-        self._trace = trace
+        self._record = record
         self._weigher = weigher
-        self._known = max(trace.outputs, default=-1)
+        self._known = max(record.outputs, default=-1)
         self._step = -1
         self._played = 0
         self._calls: list[Forecast] = []
@@ -229,28 +229,28 @@ class _Cached(_Director):
             self._calls.clear()
         if step <= self._known:
             self._played += 1
-            return self._trace.outputs[step][self._played - 1]
-        anchors = self._trace.anchors.setdefault(branch, {})
+            return self._record.outputs[step][self._played - 1]
+        anchors = self._record.anchors.setdefault(branch, {})
         few = self._weights is not None and len(anchors) < len(self._weights)  # a branch that was left out at times
-        if step in self._trace.full_steps or not anchors or few:
+        if step in self._record.full_steps or not anchors or few:
             output = forward(Step(None, True, lambda embed: self._full(anchors, step, compute, embed())))
         else:
             output = self._forecast(step, anchors, forward)
-        self._trace.outputs.setdefault(step, []).append(output)
+        self._record.outputs.setdefault(step, []).append(output)
         return output
 
     def solver_step(self, solver: SolverStep) -> Any:
         step, output = self._step, solver.output
         if self._weights is not None and self._weigher.fits and step > self._known:
             assert not isinstance(self._weights, torch.Tensor)
-            outputs = self._trace.outputs[step]
+            outputs = self._record.outputs[step]
             problem = StepProblem(self._calls, outputs, self._weights, solver, self._batch.targets[step])
-            weights = self._trace.weights[step] = self._weigher.fit(step, problem)
+            weights = self._record.weights[step] = self._weigher.fit(step, problem)
             if weights is not self._weights:
                 outputs[:] = problem.outputs(weights)
                 output = problem.given(outputs)
         result = solver.run(output)
-        self._trace.latents = next_latents(result)[: self._batch.size]
+        self._record.latents = next_latents(result)[: self._batch.size]
         return result
 
     def _full(
@@ -268,7 +268,7 @@ class _Cached(_Director):
         if self._weights is None:
             self._weights = self._weigher.begin(step, tuple(anchors))
         newest = tuple(anchors.values())[-len(self._weights) :]
-        place = len(self._trace.outputs.get(step, ()))
+        place = len(self._record.outputs.get(step, ()))
         call = Forecast(place, newest, lambda features: forward(Step(None, False, lambda embed: features)))
         self._calls.append(call)
         return call.output(self._weights)

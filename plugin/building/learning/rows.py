@@ -15,19 +15,19 @@ from taylorseer.predictors import Weights
 _DIGITS = 6  # significant ones of a weight: the sum of the features is as exact as float32 makes it
 
 
-def learnt_run(batch: Batch, trace: RunRecord, order: int) -> LearntRun:
+def learnt_run(batch: Batch, record: RunRecord, order: int) -> LearntRun:
     """The rows of a run: the fitted weights of its forecast steps, and of each full step those of the best forecast.
 
     Args:
         batch: that was run.
-        trace: of the run.
+        record: of the run.
         order: O.
     """
     rows = []
     for step in range(1, batch.num_steps):
-        weights = trace.weights.get(step)
-        rows.append(_audited(trace.anchors, step, order) if weights is None else weights)
-    return LearntRun(batch.num_steps, trace.full_steps, tuple(map(_rounded, rows)))
+        weights = record.weights.get(step)
+        rows.append(_audited(record.anchors, step, order) if weights is None else weights)
+    return LearntRun(batch.num_steps, record.full_steps, tuple(map(_rounded, rows)))
 
 
 def _audited(anchors: Mapping[str, Mapping[int, torch.Tensor]], step: int, order: int) -> Weights:

@@ -63,24 +63,22 @@ class StepByStep:
 
     Args:
         order: O; a forecast uses at most the newest O+1 anchors.
-        start: the weights that a step begins with; None for those that `taylorseer.learnt` falls back to.
     """
 
     fits = True
 
-    def __init__(self, order: int, start: Mapping[int, Weights] | None = None) -> None:
+    def __init__(self, order: int) -> None:
         self._order = order
-        self._start = start or {}
 
     def begin(self, step: int, anchor_steps: Steps) -> Weights:
         """See `Weigher`."""
-        known = self._start.get(step)
-        return fallback_weights(self._order, anchor_steps[-(self._order + 1) :], step) if known is None else known
+        return fallback_weights(self._order, anchor_steps[-(self._order + 1) :], step)
 
     def fit(self, step: int, problem: StepProblem) -> Weights:
         """See `Weigher`."""
         start = weights = problem.weights
         output = problem.output(weights)
+        norm = _norm(problem, start) if _scale_is_free(problem, start, output) else 0.0
         residual = _square(problem.target - output)
         ridge, damping, cost = 0.0, 1e-3, residual
         for _ in range(_ROUNDS):
@@ -92,7 +90,9 @@ class StepByStep:
             before = cost
             for _ in range(8):
                 system = gram + (ridge + damping * curvature) * np.eye(len(weights))
-                tried = _with_norm(problem, weights + np.linalg.solve(system, slope + ridge * (start - weights)), start)
+                tried = weights + np.linalg.solve(system, slope + ridge * (start - weights))
+                if norm:
+                    tried = tried * (norm / _norm(problem, tried))
                 output_tried = problem.output(tried)
                 cost_tried = _square(problem.target - output_tried) + ridge * float(np.square(tried - start).sum())
                 if cost_tried < cost:
@@ -129,18 +129,14 @@ def _normal_equations(problem: StepProblem, weights: Weights, output: torch.Tens
     return (matrix @ matrix.T).cpu().numpy(), (matrix @ residual).cpu().numpy()
 
 
-def _with_norm(problem: StepProblem, weights: Weights, start: Weights) -> Weights:
-    """The weights scaled so that the features have the norm that the start gives them, where the output stays."""
-    anchors = problem.calls[0].anchors
-    norms = [float(torch.linalg.vector_norm(weighted(anchors, each).float())) for each in (start, weights)]
-    if not all(norms) or not _scale_is_free(problem, weights):
-        return weights
-    return weights * (norms[0] / norms[1])
+def _norm(problem: StepProblem, weights: Weights) -> float:
+    """Of the first branch's features with these weights; at least a little, so that it can divide."""
+    return max(1e-12, float(torch.linalg.vector_norm(weighted(problem.calls[0].anchors, weights).float())))
 
 
-def _scale_is_free(problem: StepProblem, weights: Weights) -> bool:
-    once, twice = problem.output(weights), problem.output(2 * weights)
-    return _square(once - twice) < 1e-6 * _square(once)
+def _scale_is_free(problem: StepProblem, weights: Weights, output: torch.Tensor) -> bool:
+    """Whether features of twice the size lead to the same output."""
+    return _square(problem.output(2 * weights) - output) < 1e-6 * _square(output)
 
 
 def _square(tensor: torch.Tensor) -> float:

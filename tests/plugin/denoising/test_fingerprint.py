@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,17 @@ def test_a_run_with_as_few_steps_as_the_preset_has_full_ones_forecasts_nothing(s
     report = served.generate(num_inference_steps=3).report
     assert report.full_steps == [0, 1, 2]
     assert report.warnings == []
+
+
+def test_short_runs_are_warned_of_unless_the_weights_were_learnt_for_them(make_flux: Any, tmp_path: Path) -> None:
+    pipe = make_flux()
+    run = LearntRun(8, (0, 4, 6, 7), ((1.0,),) * 7)
+    short = LearntWeights((run,), fingerprint([pipe.transformer]))
+    served = Served(pipe, tmp_path)
+    served.config = replace(
+        served.config,
+        presets={"mine": CacheConfig(order=0, predictor="learnt", schedule="0 4 6 7 of 8", learnt=short)},
+    )
+    assert served.generate(num_inference_steps=8).report.warnings == []
+    (warning,) = served.generate(num_inference_steps=7).report.warnings
+    assert warning.startswith("num_inference_steps is 7: in runs of fewer than 10 steps")

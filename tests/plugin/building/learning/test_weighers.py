@@ -127,15 +127,12 @@ def test_features_whose_scale_counts_do_not():
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 5])
-def test_a_step_begins_with_chebyshevs_weights_of_sum_1_or_those_that_are_given(order):
+def test_a_step_begins_with_chebyshevs_weights_of_sum_1(order):
     anchors = (0, 2, 5, 9)
     count = min(order + 1, 4)
     plain = forecast_weights("chebyshev", order, anchors[-count:], 11)
     begun = StepByStep(order).begin(11, anchors)
     assert begun == pytest.approx(plain / plain.sum(), rel=1e-12)  # float64
-    given = np.array([2.0])
-    assert StepByStep(order, {11: given}).begin(11, anchors) is given
-    assert StepByStep(order, {12: given}).begin(11, anchors) == pytest.approx(begun)
 
 
 def test_weights_of_predictors_and_rows_stay_as_they_are():
