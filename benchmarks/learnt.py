@@ -15,38 +15,32 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.harness import MODEL, config_of, parser_of, say, write
-from benchmarks.quality_studio import PROMPTS, Setting, Studio
+from benchmarks.learnt_elsewhere import measure_elsewhere
+from benchmarks.quality_studio import PROMPTS
 from clients.lines import read_lines
-from plugin.building.judge import Judge, offline_host, psnr, requests_of
+from plugin.building.judge import offline_host, requests_of
 from plugin.building.learning.annealing import anneal
 from plugin.building.learning.batch import Batch, Gradients, RunRecord, Steps, Weigher
 from plugin.building.learning.gradients import refine
 from plugin.building.learning.weighers import StepByStep, audit_row, of_predictor, of_rows
 from plugin.building.tuning import TuneRequest, tune_model
 from plugin.config import ModelConfig
-from plugin.denoising.host import PipelineHost
-from plugin.denoising.loading import load_pipeline
-from taylorseer import CacheConfig, even_steps, forecast_weights
+from taylorseer import even_steps, forecast_weights
 from taylorseer.predictors import Weights
 
 TUNING_PROMPTS = ROOT / "benchmarks" / "tuning_prompts.txt"
 COUNTS = (8, 12)
 ORDER, TRIES, ITERATIONS = 4, 200, 40
 LEARN, HELD_OUT = 8, 32  # pictures
-SHIFTS = (1.0, 2.0, 3.0, 4.0, 6.0)
-ADAPTERS = (0.05, 0.2)  # the norm of a change of rank 4, over that of each matrix
-LENGTHS = (20, 24, 28, 33, 38, 45, 60, 75, 100)
 _STEPS = 50
 
 
@@ -135,14 +129,8 @@ def measure_curve(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def measure_robustness(folders: Sequence[Path]) -> dict[str, Any]:
-    """PSNR where a run differs from what the preset was learnt at, beside even steps with chebyshev."""
-    studio, rows = Studio(16), []
-    for what, judge in _elsewhere(studio):
-        for count in (6, *COUNTS):
-            rows.append(_row(what, judge, studio, count))
-    for scale in ADAPTERS:
-        rows += _with_adapter(studio, scale)
-    return {"rows": rows}
+    """See `benchmarks.learnt_elsewhere`."""
+    return measure_elsewhere()
 
 
 def measure_models(folders: Sequence[Path]) -> dict[str, Any]:
@@ -164,20 +152,6 @@ def measure_models(folders: Sequence[Path]) -> dict[str, Any]:
             models[folder.name] = {"rows": rows, "seconds": time.perf_counter() - begun}
             say(f"{folder.name}: {rows}")
     return {"models": models, "tries": TRIES, "pictures": LEARN}
-
-
-def _row(what: str, judge: Judge, studio: Studio, count: int) -> dict[str, Any]:
-    """PSNR of a preset and of what one has without it."""
-    preset = studio.config.presets[f"tuned-{count}"]
-    even = " ".join(map(str, even_steps(judge.num_steps, count)))
-    ways = {
-        "learnt": preset,
-        "its steps with chebyshev": preset.without_learnt(),
-        "even, chebyshev": CacheConfig(order=2, predictor="chebyshev", schedule=even),
-    }
-    figures = {name: judge.psnr(way) for name, way in ways.items()}
-    say(f"{what}, {count}: {figures}")
-    return {"what": what, "full_steps": count} | figures
 
 
 def _error(batch: Batch, steps: Steps, weigher: Weigher) -> float:
@@ -210,46 +184,6 @@ def _ridge(recorded: RunRecord, steps: Steps) -> dict[int, Weights]:
             anchors = [features[each] for each in steps if each < step][-(ORDER + 1) :]
             rows[step] = audit_row(anchors, features[step])
     return rows
-
-
-def _elsewhere(studio: Studio) -> Iterator[tuple[str, Judge]]:
-    """What differs, and a judge of it."""
-    for guidance in (1.0, 3.5, 7.0):
-        yield f"guidance {guidance:g}", studio.judge(Setting(guidance_scale=guidance))
-    for height, width in ((48, 48), (64, 96), (96, 96)):
-        yield f"{height} x {width}", studio.judge(Setting(height=height, width=width))
-    for length in LENGTHS:
-        yield f"{length} steps", studio.judge(Setting(num_steps=length))
-    requests = [replace(each, negative_prompt="blurry") for each in studio.requests(Setting())]
-    yield "a negative prompt", Judge(studio.host, requests, studio.config.max_sequence_length)
-    yield from _with_shifts(studio.host, studio)
-
-
-def _with_shifts(host: PipelineHost, studio: Studio) -> Iterator[tuple[str, Judge]]:
-    own = host.pipe.scheduler
-    try:
-        for shift in SHIFTS:
-            host.pipe.__dict__["scheduler"] = FlowMatchEulerDiscreteScheduler.from_config(own.config, shift=shift)
-            yield f"shift {shift:g}", Judge(host, studio.requests(Setting()), studio.config.max_sequence_length)
-    finally:
-        host.pipe.__dict__["scheduler"] = own
-
-
-def _with_adapter(studio: Studio, scale: float) -> list[dict[str, Any]]:
-    """The presets on weights that a random adapter of rank 4 was fused into."""
-    pipe, chance = load_pipeline(studio.config.source), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in pipe.transformer.named_parameters():
-            if weight.ndim == 2 and "blocks" in name and ("attn" in name or "proj" in name):
-                up, down = (
-                    torch.randn(shape, generator=chance) for shape in ((weight.shape[0], 4), (4, weight.shape[1]))
-                )
-                change = up @ down
-                weight.add_(change * (scale * weight.norm() / change.norm()))
-    judge = Judge(PipelineHost(pipe), studio.requests(Setting()), studio.config.max_sequence_length)
-    changed = np.mean([psnr(a, b) for a, b in zip(judge.uncached, studio.judge(Setting()).uncached, strict=True)])
-    what = f"an adapter of {scale:g} (pictures change by {changed:.1f} dB)"
-    return [_row(what, judge, studio, count) for count in (6, *COUNTS)]
 
 
 def _repository(folder: Path, temporary: Path) -> Path:

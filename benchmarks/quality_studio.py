@@ -26,6 +26,16 @@ WARMUP = 3
 # 12 full steps that a search found for this model with the predictors below and no learnt weights
 SEARCHED = "0 3 9 12 17 25 30 34 37 43 47 49 of 50"
 
+# predictors that are compared on evenly spread full steps
+_EVEN = (
+    ("TaylorSeer", "taylor"),
+    ("HiCache", "hermite"),
+    ("Newton", "newton"),
+    ("FoCa", "foca"),
+    ("Chebyshev", "chebyshev"),
+    ("Spectrum, w 0.5", "spectrum"),
+)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -57,10 +67,8 @@ def methods(config: ModelConfig, num_steps: int, count: int) -> dict[str, CacheC
     found: dict[str, CacheConfig] = {}
     if (paper := paper_settings(num_steps, count)) is not None:
         found |= {f"TaylorSeer, order {order}": replace(paper, order=order) for order in (1, 2, 4)}
-    found["TaylorSeer, order 2, even"] = CacheConfig(order=2, schedule=even)
-    found["HiCache, order 2, even"] = CacheConfig(order=2, predictor="hermite", schedule=even)
-    found["Newton, order 2, even"] = CacheConfig(order=2, predictor="newton", schedule=even)
-    found["Chebyshev, order 2, even"] = CacheConfig(order=2, predictor="chebyshev", schedule=even)
+    for name, predictor in _EVEN:
+        found[f"{name}, order 2, even"] = CacheConfig(order=2, predictor=predictor, schedule=even)
     if f"tuned-{count}" in config.presets:
         found[LEARNT] = config.presets[f"tuned-{count}"]
     return found

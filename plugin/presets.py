@@ -91,7 +91,8 @@ def _learnt(saved: Mapping[str, Any] | None) -> LearntWeights | None:
     if saved["version"] != VERSION:
         raise ValueError(f"version of its learnt weights is {saved['version']!r}, must be {VERSION}: tune it again")
     runs = (
-        LearntRun(run["num_steps"], tuple(run["full_steps"]), tuple(map(_row, run["rows"]))) for run in saved["runs"]
+        LearntRun(run["num_steps"], tuple(run["full_steps"]), tuple(map(_row, run["rows"])), run.get("noise"))
+        for run in saved["runs"]
     )
     return LearntWeights(tuple(runs), saved["fingerprint"])
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from taylorseer.coordinates import NoiseLevel
 from taylorseer.predictors import MAX_ORDER, Weights, forecast_weights
 
 LEARNT = "learnt"  # the predictor's name
@@ -28,6 +29,7 @@ class LearntRun:
         full_steps: the indices of its full steps, ascending from 0.
         rows: of each step from 1 on, the weights of the newest anchors before it, oldest first. A forecast step uses
             its row; the row of a full step is for its audit.
+        noise: over signal at the beginning of the middle step, as `middle_noise` gives it; None where nobody knows it.
 
     Raises:
         ValueError: the numbers do not fit together; the message says which.
@@ -36,6 +38,7 @@ class LearntRun:
     num_steps: int
     full_steps: tuple[int, ...]
     rows: tuple[Row, ...]
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         full = self.full_steps
@@ -43,6 +46,8 @@ class LearntRun:
             raise ValueError(f"num_steps is {self.num_steps}, must be at least 2")
         if not full or full[0] != 0 or any(a >= b for a, b in pairwise(full)) or full[-1] >= self.num_steps:
             raise ValueError(f"full_steps is {list(full)}, must ascend from 0 and stay below {self.num_steps}")
+        if self.noise is not None and not 0 < self.noise < math.inf:
+            raise ValueError(f"noise is {self.noise}, must be a finite number above 0")
         if len(self.rows) != self.num_steps - 1:
             raise ValueError(f"rows has {len(self.rows)} entries, must have {self.num_steps - 1}, one a step from 1 on")
         for step, row in enumerate(self.rows, 1):
@@ -85,7 +90,12 @@ class LearntWeights:
         """The order that a cache needs so that it keeps all anchors that the rows weigh."""
         return max(len(row) for run in self.runs for row in run.rows) - 1
 
-    def for_run(self, num_steps: int, full_steps: Sequence[int]) -> RunWeights:
+    @property
+    def knows_noise(self) -> bool:
+        """Whether a run's noise can be compared with that of a learnt one."""
+        return any(run.noise is not None for run in self.runs)
+
+    def for_run(self, num_steps: int, full_steps: Sequence[int], noise_levels: Sequence[NoiseLevel] = ()) -> RunWeights:
         """The rows of a run.
 
         Those of its own number of steps, if they were learnt. Otherwise the nearest number's: what a row adds to
@@ -95,6 +105,7 @@ class LearntWeights:
         Args:
             num_steps: of the run.
             full_steps: its planned full steps.
+            noise_levels: (signal, noise) at the beginning of each step; none if they are not known.
 
         Returns:
             No rows at all where the run has fewer full steps than the schedule.
@@ -102,7 +113,9 @@ class LearntWeights:
         nearest = min(self.runs, key=lambda run: abs(math.log(run.num_steps / num_steps)))
         if len(full_steps) != len(nearest.full_steps):
             return RunWeights({})
-        return RunWeights(_rows_of(nearest, num_steps, tuple(full_steps)))
+        noise = middle_noise(noise_levels)
+        ratio = noise / nearest.noise if noise and nearest.noise else None
+        return RunWeights(_rows_of(nearest, num_steps, tuple(full_steps)), ratio)
 
 
 @dataclass(frozen=True)
@@ -111,9 +124,12 @@ class RunWeights:
 
     Attributes:
         rows: by step: the steps of the anchors and their weights, oldest first.
+        noise_ratio: noise over signal at the middle step, over what it was where the rows were learnt; None where one
+            of them is not known.
     """
 
     rows: Mapping[int, tuple[tuple[int, ...], Row]]
+    noise_ratio: float | None = None
 
     def weights(self, anchor_steps: Sequence[int], step: int) -> Row | None:
         """One weight for each anchor, oldest first; 0 for those that the row does not know.
@@ -126,6 +142,19 @@ class RunWeights:
             return None
         known = dict(zip(anchors, row, strict=True))
         return tuple(known.get(each, 0.0) for each in anchor_steps)
+
+
+def middle_noise(noise_levels: Sequence[NoiseLevel]) -> float | None:
+    """Noise over signal at the beginning of the middle step of a run, which tells a scheduler's shift.
+
+    Args:
+        noise_levels: (signal, noise) at the beginning of each step.
+
+    Returns:
+        None where the run has no such step, or nothing but signal or noise there.
+    """
+    signal, noise = noise_levels[len(noise_levels) // 2] if noise_levels else (0.0, 0.0)
+    return noise / signal if signal > 0 and noise > 0 else None
 
 
 def fallback_weights(order: int, anchor_steps: Sequence[float], step: float) -> Weights:

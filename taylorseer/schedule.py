@@ -145,6 +145,12 @@ class CacheConfig:
         """False if every step is full and nothing needs to be kept."""
         return self.interval > 1
 
+    @property
+    def needs_noise(self) -> bool:
+        """Whether a run's noise levels matter: a coordinate other than "step", or weights learnt at known ones."""
+        learnt = self.learnt is not None and self.predictor == LEARNT and self.learnt.knows_noise
+        return self.coordinate != "step" or learnt
+
     def full_steps(self, num_steps: int) -> tuple[int, ...]:
         """The full steps of a run of `num_steps` steps, ascending.
 

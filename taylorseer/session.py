@@ -81,7 +81,8 @@ class CacheSession:
 
         Args:
             num_steps: steps of the run, at least 1.
-            noise_levels: (signal, noise) at the beginning of each step, which coordinates other than "step" need.
+            noise_levels: (signal, noise) at the beginning of each step, which coordinates other than "step" need, and
+                learnt weights compare with those they were learnt at.
 
         Raises:
             ValueError: the coordinate cannot be computed from these noise levels.
@@ -92,13 +93,13 @@ class CacheSession:
         self.records = []
         self._positions: tuple[float, ...] | None = None
         if config.coordinate != "step":
-            if noise_levels is None:
+            if not noise_levels:
                 raise ValueError(f"coordinate is {config.coordinate!r}, must be 'step': no noise levels are known")
             self._positions = step_positions(config.coordinate, noise_levels)
         planned = config.full_steps(num_steps)
         self._planned = frozenset(planned)
         if config.learnt is not None and config.predictor == LEARNT and config.enabled:
-            self.learnt = config.learnt.for_run(num_steps, planned)
+            self.learnt = config.learnt.for_run(num_steps, planned, noise_levels or ())
         self._most = config.most_full_steps(num_steps)
         self._added = 0  # full steps beyond those of the schedule
         self._gap = config.interval  # with max_error: steps from the last full step to the next, by the latest audit

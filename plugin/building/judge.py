@@ -31,12 +31,13 @@ class Judge:
 
     Args:
         host: the loaded model.
-        requests: at least one, all with the same number of steps; their own cache settings are not used.
+        requests: at least one, all with the same number of steps; their own cache settings are not used. One without a
+            task is made from text.
         max_sequence_length: text tokens, or None for the pipeline's default.
         workers: requests made at once; their full steps meet at the host's packer.
 
     Attributes:
-        num_steps: of each request.
+        num_steps: of each run.
         uncached: the pictures with the cache off, as `pictures` returns them.
 
     Raises:
@@ -51,12 +52,12 @@ class Judge:
         workers: int = 1,
     ) -> None:
         self._host = host
-        task = task_from_text(host.pipe)
-        self._requests = tuple(replace(each, task=task) for each in requests)
+        self._requests = tuple(replace(each, task=each.task or task_from_text(host.pipe)) for each in requests)
         self._max_sequence_length = max_sequence_length
         self._workers = workers
-        self.num_steps = self._requests[0].num_inference_steps
-        self.uncached = self.pictures(OFF)
+        uncached = self.generations(OFF)
+        self.num_steps = uncached[0].report.num_steps
+        self.uncached = [each.image for each in uncached]
 
     def generations(self, cache: CacheConfig) -> list[Generation]:
         """The result of each request with these settings."""

@@ -11,6 +11,7 @@ from plugin.cli.terminal import binary, fail, show, two_columns
 from plugin.paths import REPOSITORY
 
 if TYPE_CHECKING:
+    from plugin.request import GenerationRequest
     from plugin.serving.plan import Plan
     from plugin.tasks import Task
 
@@ -67,7 +68,7 @@ def plan(model: ModelArgument, fields: dict[str, Any], model_repository: ModelRe
         fail(error)
     frames = f", {request.num_frames} frames" if request.num_frames > 1 else ""
     title = f"{name} ({architecture.transformer}), height {request.height}, width {request.width}{frames}"
-    show(two_columns(title, _rows(planned, request.num_inference_steps) | {"takes": _takes(architecture.tasks)}))
+    show(two_columns(title, _rows(planned, request) | {"takes": _takes(architecture.tasks)}))
 
 
 def _files(paths: list[Path] | Path | None) -> list[bytes] | None:
@@ -82,15 +83,19 @@ def _takes(tasks: Sequence[Task]) -> str:
     return "\n".join(map(str, tasks))
 
 
-def _rows(plan: Plan, scheduled: int) -> dict[str, str]:
+def _rows(plan: Plan, request: GenerationRequest) -> dict[str, str]:
     def anchors(anchor_bytes: int) -> str:
         return f"{plan.branches} x {plan.anchors} anchors of {binary(anchor_bytes)}"
 
     full_steps = ", ".join(map(str, plan.full_steps))
+    scheduled = request.num_inference_steps
     shortened = {"steps": f"{plan.num_steps} of {scheduled}"} if plan.num_steps < scheduled else {}
+    cache = request.cache
+    forecasts = {"forecasts": f"{cache.predictor}, order {cache.order}"} if cache.enabled else {}
     pictures = {"pictures in memory": binary(plan.picture_bytes)} if plan.picture_bytes else {}
     return shortened | {
         "full steps": f"{len(plan.full_steps)} of {plan.num_steps}: {full_steps}",
+        **forecasts,
         "speed-up, upper bound": f"{plan.speed_up_bound:.2f}x: steps / full steps",
         "guidance branches": str(plan.branches),
         "feature": f"{plan.tokens} tokens x {plan.width}",

@@ -60,12 +60,14 @@ class Schedule:
         """(signal, noise) at the beginning of each step, latents = signal * clean + noise * gaussian.
 
         Schedulers of flow matching mix by sigma, the others keep the products of alphas (diffusers 0.42.0). Some of
-        them keep either on the GPU, so all are read at once.
+        them keep either on the GPU, so all are read at once. A scheduler with neither has none.
         """
         scheduler, end = self._scheduler, self._first + self.num_steps
         if hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas"):
             alphas, timesteps = scheduler.alphas_cumprod, self._timesteps[self._first : end]
             return [(kept**0.5, (1 - kept) ** 0.5) for kept in alphas[timesteps.long().to(alphas.device)].tolist()]
+        if not hasattr(scheduler, "sigmas"):
+            return []
         return [(1 - sigma, sigma) for sigma in scheduler.sigmas[self._first : end].tolist()]
 
 

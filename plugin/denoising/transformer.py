@@ -132,7 +132,7 @@ class DenoisingRun:
             self._last_step = -1
             self._family = None
             self._calls.clear()
-            levels = None if self.cache.coordinate == "step" else schedule.noise_levels()
+            levels = schedule.noise_levels() if self.cache.needs_noise else None
             self.session.begin(schedule.num_steps, levels)
         return schedule
 

@@ -13,6 +13,7 @@ from plugin.sizing import is_stretched
 from taylorseer import CacheSession
 
 FEW_STEPS = 10  # in shorter runs a warning says what that means for forecasts: docs/quality.md has the figures
+NOISE_RATIOS = (0.45, 2.2)  # learnt weights were measured to hold from half to twice the noise: docs/quality.md
 _CLIP_TOKENS = 77
 _SPECIAL_TOKENS = 4  # at most, that a tokenizer adds
 
@@ -33,6 +34,7 @@ def warnings_of(
         *_cut(host.pipe, "negative_prompt", request.negative_prompt, max_sequence_length),
         *_without_effect(host, request),
         *_too_short(session),
+        *_learnt_elsewhere(request, session),
         *_stretched(request),
     ]
 
@@ -91,4 +93,16 @@ def _too_short(session: CacheSession) -> Iterator[str]:
             f"num_inference_steps is {num_steps}: in runs of fewer than {FEW_STEPS} steps there is little to save and "
             "a forecast spans much of the run; models distilled for so few have not been measured. cache_interval=1 "
             "turns the cache off"
+        )
+
+
+def _learnt_elsewhere(request: GenerationRequest, session: CacheSession) -> Iterator[str]:
+    """Where a run from pure noise goes through other noise than the one its weights were learnt along. Runs that begin
+    with a picture have less noise throughout, and were measured to keep their quality."""
+    ratio = session.learnt.noise_ratio if session.learnt is not None else None
+    whole = session.num_steps == request.num_inference_steps
+    if whole and ratio is not None and not NOISE_RATIOS[0] <= ratio <= NOISE_RATIOS[1]:
+        yield (
+            f"at the middle step the noise is {ratio:.2g} times that of the run which the preset was learnt along: "
+            "evenly spread full steps may be closer to the uncached result. Tune with this scheduler"
         )

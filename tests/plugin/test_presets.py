@@ -45,7 +45,7 @@ def test_presets_are_kept_by_name_and_read_with_the_model(tmp_path):
 
 LEARNT = LearntWeights(
     (
-        LearntRun(5, (0, 2), ((1.0,), (1.5,), (-0.25, 1.25), (0.1, 1e-07))),
+        LearntRun(5, (0, 2), ((1.0,), (1.5,), (-0.25, 1.25), (0.1, 1e-07)), noise=2.5),
         LearntRun(9, (0, 4), (*((1.0,),) * 4, *((0.5, 0.5),) * 4)),
     ),
     "0123456789abcdef",

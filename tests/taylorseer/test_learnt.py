@@ -255,6 +255,8 @@ def test_configs_are_hashed_by_their_weights():
         ({"rows": ((1.0, 2.0), *ROWS[1:])}, r"row of step 1 is \[1.0, 2.0\], must be 1 to 1 finite"),
         ({"rows": (*ROWS[:-1], (1.0,) * 5)}, r"row of step 11 is .*, must be 1 to 4 finite numbers"),
         ({"rows": (*ROWS[:-1], (math.nan,))}, r"row of step 11 is \[nan\], must be 1 to 4 finite numbers"),
+        ({"noise": 0.0}, "noise is 0.0, must be a finite number above 0"),
+        ({"noise": math.inf}, "noise is inf, must be a finite number above 0"),
         ({"rows": (*ROWS[:-1], (0.0, 0.0))}, r"row of step 11 is \[0.0, 0.0\], must be .*, not all 0"),
     ],
 )
@@ -284,3 +286,27 @@ def test_a_run_of_a_single_step_has_nothing_to_learn():
 def test_rows_of_one_segment_have_as_many_weights():
     with pytest.raises(ValueError, match=r"row of step 4 is \[1.0\], must have as many numbers as that of step 3"):
         LearntRun(5, (0, 2), ((1.0,), (1.0,), (0.5, 0.5), (1.0,)))
+
+
+def shifted(num_steps: int, shift: float) -> list[tuple[float, float]]:
+    """(signal, noise) of flow matching: noise over signal is `shift` times that of evenly spread sigmas."""
+    odds = [shift * (1 - step / num_steps) / (step / num_steps) if step else math.inf for step in range(num_steps)]
+    return [(0.0, 1.0) if each == math.inf else (1 / (1 + each), each / (1 + each)) for each in odds]
+
+
+@pytest.mark.parametrize(("shift", "ratio"), [(3.0, 1.0), (1.5, 0.5), (6.0, 2.0)])
+def test_a_run_knows_how_its_noise_compares(shift, ratio):
+    learnt = config_of(replace(RUN, noise=3.0))
+    session = CacheSession(learnt, STEPS, shifted(STEPS, shift))
+    assert session.learnt.noise_ratio == pytest.approx(ratio, rel=1e-12)
+    assert learnt.needs_noise
+
+
+def test_noise_that_is_not_known_is_not_compared():
+    plain = config_of()
+    assert not plain.needs_noise
+    assert CacheSession(plain, STEPS, shifted(STEPS, 1.0)).learnt.noise_ratio is None
+    known = config_of(replace(RUN, noise=3.0))
+    assert not known.without_learnt().needs_noise
+    for levels in (None, [], [(0.0, 1.0)] * STEPS, [(1.0, 0.0)] * STEPS, [(-1.0, 2.0)] * STEPS):
+        assert CacheSession(known, STEPS, levels).learnt.noise_ratio is None

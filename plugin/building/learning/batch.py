@@ -25,6 +25,7 @@ from plugin.engines.base import Engine
 from plugin.families.base import BlockInputs, Family, Step
 from plugin.request import GenerationRequest
 from taylorseer import CacheConfig
+from taylorseer.learnt import middle_noise
 from taylorseer.predictors import Weights
 
 Steps = tuple[int, ...]
@@ -101,6 +102,7 @@ class Batch:
     Attributes:
         size: the number of requests, B.
         num_steps: of a run.
+        noise: over signal at its middle step; see `taylorseer.learnt.middle_noise`.
         targets: (B, *latent) of the uncached run after each step.
 
     Raises:
@@ -168,7 +170,7 @@ class Batch:
                 generator=[torch.Generator("cpu").manual_seed(each.seed) for each in self._requests],
                 output_type="latent",
             )
-        self.num_steps = run.session.num_steps
+        self.num_steps, self.noise = run.session.num_steps, middle_noise(run.noise_levels())
 
 
 class _Director:

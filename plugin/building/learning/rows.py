@@ -27,7 +27,8 @@ def learnt_run(batch: Batch, record: RunRecord, order: int) -> LearntRun:
     for step in range(1, batch.num_steps):
         weights = record.weights.get(step)
         rows.append(_audited(record.anchors, step, order) if weights is None else weights)
-    return LearntRun(batch.num_steps, record.full_steps, tuple(map(_rounded, rows)))
+    noise = None if batch.noise is None else float(f"{batch.noise:.{_DIGITS}g}")
+    return LearntRun(batch.num_steps, record.full_steps, tuple(map(_rounded, rows)), noise)
 
 
 def _audited(anchors: Mapping[str, Mapping[int, torch.Tensor]], step: int, order: int) -> Weights:

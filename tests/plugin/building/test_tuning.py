@@ -26,6 +26,7 @@ from plugin.presets import presets_path
 from plugin.serving.plan import example_request
 from taylorseer import CacheConfig, even_steps
 from tests.support.repository import write_pair
+from tests.support.tiny.flux import shift_of_size
 from tests.support.tiny.wan import tiny_wan
 
 STEPS = 8
@@ -200,10 +201,12 @@ def test_a_preset_needs_no_larger_order_than_its_rows(tiny, order, kept):
 
 def test_weights_are_fitted_for_the_lengths_that_are_asked_for(tiny):
     (tuned,) = tune_model(tiny / "tiny_stream", replace(QUICK, tries=0, lengths=(12, 5, 12)))
-    runs = {run.num_steps: run.full_steps for run in tuned.cache.learnt.runs}
+    runs = {run.num_steps: run for run in tuned.cache.learnt.runs}
     assert list(runs) == [8, 12, 5]
-    for length, full in runs.items():
-        assert full == tuned.cache.full_steps(length)
+    for length, run in runs.items():
+        assert run.full_steps == tuned.cache.full_steps(length)
+        after = length - length // 2  # steps from the middle one on: its sigma is after / length before the shift
+        assert run.noise == pytest.approx(shift_of_size(32) * after / (length // 2), rel=1e-5), "six digits are kept"
 
 
 def test_the_step_at_which_a_second_expert_takes_over_stays_full(tmp_path, monkeypatch):
@@ -289,4 +292,5 @@ def test_the_shipped_presets_have_the_full_steps_that_their_names_say():
         assert cache.predictor == "learnt"
         for num_steps in (20, 28, 50, 100):
             assert len(cache.full_steps(num_steps)) == int(name.removeprefix("tuned-"))
+        assert {run.noise for run in cache.learnt.runs} == {3.0}, "the scheduler's shift"
     assert config.defaults.cache == tuned["tuned-12"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from plugin.repository import InvalidConfig
 from plugin.request import parse_request
 from plugin.serving.plan import architecture_of_pipe
 from taylorseer import CacheConfig, LearntRun, LearntWeights
+from tests.support.tiny.flux import shift_of_size
 from tests.support.tiny.pictures import picture
 from tests.support.tiny.wan import tiny_wan
 
@@ -29,9 +31,9 @@ STEPS, FULL = 12, (0, 3, 7, 11)
 SCHEDULE = "0 3 7 11 of 12"
 
 
-def learnt(weights: str) -> CacheConfig:
+def learnt(weights: str, noise: float | None = None) -> CacheConfig:
     """A preset whose rows all repeat the newest anchor."""
-    run = LearntRun(STEPS, FULL, ((1.0,),) * (STEPS - 1))
+    run = LearntRun(STEPS, FULL, ((1.0,),) * (STEPS - 1), noise)
     return CacheConfig(order=0, predictor="learnt", schedule=SCHEDULE, learnt=LearntWeights((run,), weights))
 
 
@@ -195,3 +197,20 @@ def test_short_runs_are_warned_of_unless_the_weights_were_learnt_for_them(make_f
     assert served.generate(num_inference_steps=8).report.warnings == []
     (warning,) = served.generate(num_inference_steps=7).report.warnings
     assert warning.startswith("num_inference_steps is 7: in runs of fewer than 10 steps")
+
+
+@pytest.mark.parametrize(("ratio", "warned"), [(1.0, ""), (0.5, ""), (0.33, "0.33"), (2.0, ""), (2.5, "2.5")])
+def test_noise_far_from_where_weights_were_learnt_is_warned_of(
+    served: Served, apple: bytes, ratio: float, warned: str
+) -> None:
+    """The middle step of 12 has as much noise as signal before the scheduler's shift."""
+    elsewhere = learnt(served.host.fingerprint, shift_of_size(32) / ratio)
+    config = replace(served.config, presets={"mine": elsewhere})
+    other = copy.copy(served)
+    other.config = config
+    warnings = other.generate().report.warnings
+    sentence = "at the middle step the noise is {} times that of the run which the preset was learnt along:"
+    assert [each.startswith(sentence.format(warned)) for each in warnings] == ([True] if warned else [])
+    assert other.generate(cache_predictor=b"reuse").report.warnings == []
+    part = {"input_image": [apple], "strength": 0.5, "num_inference_steps": 24}
+    assert other.generate(**part).report.warnings == []

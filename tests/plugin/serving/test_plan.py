@@ -224,6 +224,9 @@ def test_the_command_prints_the_plan_of_what_is_asked():
     assert code == 0
     printed = ["height 512, width 768", "5 of 20: 0, 4, 8, 12, 16", "4.00x", "1536 tokens"]
     assert not [text for text in (*printed, "36.0 MiB: 2 x 2 anchors of 9.0 MiB") if text not in output]
+    assert re.search(r"forecasts +│ taylor, order 1", output)
+    assert re.search(r"forecasts +│ learnt, order 4", run("plan", "emoji", "--preset", "tuned-8")[1])
+    assert "forecasts" not in run("plan", "flux_dev", "--interval", 1)[1], "every step is full"
     assert "1 of 50: 0 " in run("plan", "wan2_1_t2v", "--preset", "paper", "--interval", 100, "--warmup", 0)[1]
     assert "2 x 2 anchors" in run("plan", "wan2_1_t2v", "--num-frames", 5)[1]
     assert "1 x 2 anchors" in run("plan", "wan2_1_t2v", "--num-frames", 5, "--guidance-scale", 1)[1]

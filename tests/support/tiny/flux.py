@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from tests.support.tiny.family import Guidance, TinyFamily
 from tests.support.tiny.text import clip_text_model, clip_tokenizer, t5_text_model, t5_tokenizer
@@ -88,3 +90,8 @@ FAMILY = TinyFamily(
     },
     feature_module="norm_out",
 )
+
+
+def shift_of_size(side: int) -> float:
+    """What the noise over signal of a square picture's steps is multiplied by: each token is 4 pixels wide."""
+    return math.exp(calculate_shift((side // 4) ** 2))
