@@ -32,8 +32,13 @@ from plugin.building.learning.annealing import anneal
 from plugin.building.learning.batch import Batch, Gradients, RunRecord, Steps, Weigher
 from plugin.building.learning.gradients import refine
 from plugin.building.learning.weighers import StepByStep, audit_row, of_predictor, of_rows
-from plugin.building.tuning import TuneRequest, tune_model
+from plugin.building.tuning import Tuner, TuneRequest, TuningEvents, tune_model
 from plugin.config import ModelConfig
+from plugin.denoising.host import PipelineHost
+from plugin.denoising.loading import load_pipeline
+from plugin.engines import make_engine
+from plugin.engines.base import Engine
+from plugin.families.base import BlockInputs, Family
 from taylorseer import even_steps, forecast_weights
 from taylorseer.predictors import Weights
 
@@ -41,6 +46,7 @@ TUNING_PROMPTS = ROOT / "benchmarks" / "tuning_prompts.txt"
 COUNTS = (8, 12)
 ORDER, TRIES, ITERATIONS = 4, 200, 40
 LEARN, HELD_OUT = 8, 32  # pictures
+COST_TRIES = 100
 _STEPS = 50
 
 
@@ -133,6 +139,57 @@ def measure_robustness(folders: Sequence[Path]) -> dict[str, Any]:
     return measure_elsewhere()
 
 
+def measure_cost(folders: Sequence[Path]) -> dict[str, Any]:
+    """How many rows of full steps a tuning of two presets computes, and which share of its time they take.
+
+    A model whose full step takes t seconds a row needs about rows * t / share.
+    """
+    config = replace(config_of(MODEL), engine_lanes=1)  # seconds of calls side by side would count twice
+    engines: list[Counted] = []
+
+    def counted(family: Family) -> Engine:
+        engines.append(Counted(make_engine(config.engine, family)))
+        return engines[-1]
+
+    prompts = [text for _, text in read_lines(TUNING_PROMPTS)]
+    request = TuneRequest(COUNTS, tuple(prompts), LEARN, {}, tries=COST_TRIES)
+    with tempfile.TemporaryDirectory() as temporary:
+        begun = time.perf_counter()
+        requests = requests_of(config, prompts, 2 * LEARN, 1000, {})
+        host = PipelineHost(load_pipeline(config.source), counted)
+        tuner = Tuner(host, config, request, requests, Path(temporary) / "cache_presets.json", TuningEvents())
+        for count in COUNTS:
+            tuner.tune(f"tuned-{count}", count)
+        seconds = time.perf_counter() - begun
+    (engine,) = engines
+    return {
+        "pictures": LEARN,
+        "tries": COST_TRIES,
+        "full_steps": list(COUNTS),
+        "rows": engine.rows,
+        "seconds": seconds,
+        "share_of_full_steps": engine.seconds / seconds,
+    }
+
+
+class Counted:
+    """An engine that counts its rows and the seconds that they take."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name = engine.name
+        self.rows = 0
+        self.seconds = 0.0
+        self._engine = engine
+
+    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
+        """As the engine's own."""
+        begun = time.perf_counter()
+        features = self._engine.run(inputs, out)
+        self.seconds += time.perf_counter() - begun
+        self.rows += len(features)
+        return features
+
+
 def measure_models(folders: Sequence[Path]) -> dict[str, Any]:
     """Other families: presets learnt for pipelines in folders."""
     models = {}
@@ -222,6 +279,7 @@ PARTS = {
     "pictures": measure_pictures,
     "curve": measure_curve,
     "robustness": measure_robustness,
+    "cost": measure_cost,
     "models": measure_models,
 }
 
@@ -233,13 +291,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", action="append", type=Path, default=[], help="of a pipeline to tune; repeatable")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args(argv)
+    from benchmarks.plots import draw_learnt  # needs matplotlib: a missing package is reported before measuring
+
     torch.set_num_threads(1)
     path = arguments.output / "learnt.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name in arguments.part or PARTS:
         result[name] = describe() | PARTS[name](arguments.folder)
         write(path, result)
+    result["presets"] = presets_of(config_of(MODEL))
+    write(path, result)
+    if "robustness" in result:
+        draw_learnt(result, arguments.output / "learnt.png")
     say(f"wrote {path}")
+
+
+def presets_of(config: ModelConfig) -> dict[str, Any]:
+    """Full steps of the learnt presets, and the weights of their forecast steps, the newest anchor's last."""
+    presets = {}
+    for name, cache in config.presets.items():
+        if cache.learnt is not None and (run := cache.learnt.runs[0]).num_steps == _STEPS:
+            forecast = [step for step in range(1, _STEPS) if step not in run.full_steps]
+            presets[name] = {"full_steps": run.full_steps, "weights": {f"{at}": run.rows[at - 1] for at in forecast}}
+    return presets
 
 
 if __name__ == "__main__":

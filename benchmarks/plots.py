@@ -116,6 +116,50 @@ def draw_growth(result: dict[str, Any], path: Path) -> None:
     _save(figure, result, path, bottom=None)
 
 
+def draw_learnt(result: dict[str, Any], path: Path) -> None:
+    """Draws what `benchmarks.learnt` measured: where the presets' full steps lie, the weights of one of them, and the
+    PSNR against the scheduler's shift."""
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    schedules, weights, shifts = figure.subplots(1, 3, width_ratios=(3, 5, 3))
+    presets = result["presets"]
+    schedules.eventplot(
+        [each["full_steps"] for each in presets.values()],
+        linelengths=0.7,
+        linewidths=2,
+        colors=[f"C{number}" for number in range(len(presets))],
+    )
+    schedules.set_yticks(range(len(presets)), presets)
+    schedules.set_xlabel("step; a mark is a full one")
+    shown = "tuned-8"
+    _weights_by_age(weights, presets[shown]["weights"])
+    weights.set_ylabel(f"weight of an anchor, {shown}")
+    rows = [row for row in result["robustness"]["rows"] if row["what"].startswith("shift ")]
+    for count, marker in ((8, "o"), (12, "s")):
+        of_count = [row for row in rows if row["full_steps"] == count]
+        at = [float(row["what"].removeprefix("shift ")) for row in of_count]
+        for name, style in (("learnt", "-"), ("even, chebyshev", ":")):
+            colour = _COLOURS["blue" if name == "learnt" else "orange"]
+            values = [row[name] for row in of_count]
+            shifts.plot(at, values, marker + style, color=colour, markersize=4, label=f"{name}, {count} full")
+    shifts.set_xlabel("the scheduler's shift; presets were learnt at 3")
+    shifts.set_ylabel("PSNR to the uncached run, dB")
+    for axes in (weights, shifts):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    _save(figure, result["robustness"], path, bottom=None)
+
+
+def _weights_by_age(axes: Axes, weights: dict[str, list[float]]) -> None:
+    """Weights by forecast step, the newest anchor's last, as a line for each age; full steps are gaps."""
+    steps = [int(step) for step in weights]
+    for age in range(max(map(len, weights.values()))):
+        line = [weights[str(step)][-1 - age] if str(step) in weights and age < len(weights[str(step)]) else float("nan")
+                for step in range(max(steps) + 1)]  # fmt: skip
+        label = "newest anchor" if age == 0 else f"{age} before it"
+        axes.plot(range(len(line)), line, ".-", markersize=4, linewidth=1, color=f"C{age}", label=label)
+    axes.set_xlabel("forecast step")
+
+
 def _closed_loop_axes(axes: Axes, clients: list[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(clients, [str(each) for each in clients])

@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks.environment import RESULTS, describe
 from benchmarks.harness import MODEL, check_least, parser_of, say, write
 from benchmarks.quality_measures import PARTS, measure_again, measure_missing
-from benchmarks.quality_studio import COUNT, MAIN, Studio, methods
+from benchmarks.quality_studio import COUNT, COUNTS, MAIN, Studio, methods
 from benchmarks.quality_tables import markdown
 from taylorseer.learnt import LEARNT
 
@@ -73,11 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def contact_sheet(studio: Studio) -> Image.Image:
-    """A row for each way, a column for each prompt: uncached, as few plain steps, TaylorSeer, and learnt."""
+    """A row for each way, a column for each prompt: uncached, as few plain steps, TaylorSeer, learnt, and learnt with
+    the fewest full steps."""
     ways = methods(studio.config, MAIN.num_steps, COUNT)
     judge = studio.judge(MAIN)
     rows = [judge.uncached, studio.judge(replace(MAIN, num_steps=COUNT)).uncached]
-    rows += [judge.pictures(ways[name]) for name in ("TaylorSeer, order 2", LEARNT) if name in ways]
+    fewest = methods(studio.config, MAIN.num_steps, COUNTS[0])
+    rows += [judge.pictures(each) for each in (ways["TaylorSeer, order 2"], ways[LEARNT], fewest[LEARNT])]
     sheet = np.concatenate([np.concatenate([each[0] for each in row], axis=1) for row in rows])
     return Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST)
 

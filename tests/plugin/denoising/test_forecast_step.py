@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, SCMScheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
-from plugin.denoising.schedulers import counting
+from plugin.denoising.schedulers import Schedule, counting
 from plugin.denoising.transformer import StepObserver
 from plugin.families import family_of
 from plugin.families.base import BlockInputs, Family
@@ -231,6 +231,13 @@ def test_old_schedulers_count_their_steps(scheduler_class):
             counted.step(torch.zeros(1, 4), timestep, torch.zeros(1, 4))
         assert indices == list(range(len(counted.timesteps)))
     assert not hasattr(scheduler_class(), "step_index"), "the class itself is as it was"
+
+
+def test_a_scheduler_without_noise_levels_has_none():
+    """SCM, of Sana Sprint, keeps timesteps alone."""
+    scheduler = SCMScheduler()
+    scheduler.set_timesteps(2)
+    assert Schedule(counting(scheduler), None).noise_levels() == []
 
 
 def test_schedulers_that_count_are_left_as_they_are():

@@ -1,0 +1,67 @@
+"""The benchmark of learnt weights in short form: few pictures, few schedules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import learnt, learnt_elsewhere
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LEARN": 1, "HELD_OUT": 1, "COUNTS": (8,), "TRIES": 1, "COST_TRIES": 2, "ITERATIONS": 2}.items():
+        monkeypatch.setattr(learnt, name, value)
+    for name, value in {
+        "PICTURES": 2,
+        "COUNTS": (8,),
+        "LENGTHS": (20,),
+        "SIZES": (),
+        "GUIDANCE": (),
+        "SHIFTS": (3.0,),
+        "STRENGTHS": (0.6,),
+        "BUDGETS": (0.05,),
+        "ADAPTERS": (0.05,),
+    }.items():
+        monkeypatch.setattr(learnt_elsewhere, name, value)
+
+
+def measured(folder: Path, *parts: str) -> dict[str, Any]:
+    learnt.main([*(each for part in parts for each in ("--part", part)), "--output", str(folder)])
+    result: dict[str, Any] = json.loads((folder / "learnt.json").read_text())
+    return result
+
+
+@pytest.mark.usefixtures("short")
+def test_weights_and_schedule_are_measured_alone_and_together(tmp_path: Path) -> None:
+    rows = {row["way"]: row["held_out_db"] for row in measured(tmp_path, "ablation")["ablation"]["rows"]}
+    assert len(rows) == 10
+    preset = rows["step by step, the preset's schedule (the preset)"]
+    assert preset < rows["even steps, chebyshev"] - 10
+    assert preset < rows["ridge, the preset's schedule"]
+
+
+@pytest.mark.usefixtures("short")
+def test_presets_are_measured_elsewhere_and_what_a_tuning_costs(tmp_path: Path) -> None:
+    result = measured(tmp_path, "cost", "robustness")
+    cost = result["cost"]
+    of_uncached_runs = 50 + 25 + 37 + 50  # the batch of each number of steps, and the picture that measures
+    assert cost["rows"] > of_uncached_runs + 2 * 8
+    assert 0 < cost["share_of_full_steps"] < 1
+    rows = {row["what"]: row for row in result["robustness"]["rows"]}
+    assert [*rows][:4] == ["20 steps", "a negative prompt", "shift 3", "image to image at strength 0.6"]
+    assert [row["num_steps"] for row in rows.values()] == [20, 50, 50, 30, 50]
+    assert all(row["learnt"] > row["even, chebyshev"] for row in rows.values())
+    assert rows["shift 3"]["learnt"] > rows["shift 3"]["its steps with chebyshev"], "as it was learnt"
+    (plain, audited) = result["robustness"]["budgets"]
+    assert plain["full_steps"] == 8
+    assert audited["full_steps"] >= 8
+    assert set(result["presets"]) == {f"tuned-{count}" for count in (6, 8, 10, 12, 15)}
+    assert len(result["presets"]["tuned-8"]["weights"]) == 50 - 8
+    learnt.main(["--part", "cost", "--output", str(tmp_path)])
+    assert json.loads((tmp_path / "learnt.json").read_text())["robustness"] == result["robustness"]
+    assert Image.open(tmp_path / "learnt.png").width > 600
