@@ -25,6 +25,7 @@ from plugin.engines.base import Engine
 from plugin.families.base import BlockInputs, Family
 from plugin.request import GenerationRequest
 from taylorseer import COORDINATES, CacheConfig, CacheSession, StepKind, even_steps
+from taylorseer.learnt import LEARNT
 from taylorseer.session import relative_distance
 
 PLAIN = "fewer plain steps"
@@ -79,7 +80,10 @@ def measure_budgets(studio: Studio) -> dict[str, Any]:
 
 
 def measure_few_steps(studio: Studio) -> dict[str, Any]:
-    """Runs of few steps, half of them full, and runs of as few plain steps: what forecasts gain there."""
+    """Runs of few steps, half of them full, and runs of as few plain steps: what forecasts gain there, and a preset that
+    was learnt for that number of steps."""
+    presets = [each for each in studio.config.presets.values() if each.learnt is not None]
+    learnt = {each.learnt.runs[0].num_steps: each for each in presets if each.learnt is not None}
     rows = []
     for num_steps in track(FEW_STEPS, "few steps"):
         setting, count = replace(MAIN, num_steps=num_steps), num_steps // 2
@@ -88,6 +92,9 @@ def measure_few_steps(studio: Studio) -> dict[str, Any]:
         for predictor, order in (("taylor", 1), ("chebyshev", 2)):
             settings = CacheConfig(order=order, predictor=predictor, schedule=even)
             row[f"{predictor} {order}"] = studio.judge(setting).psnr(settings)
+        if num_steps in learnt:
+            assert len(learnt[num_steps].full_steps(num_steps)) == count
+            row[LEARNT] = studio.judge(setting).psnr(learnt[num_steps])
         rows.append(row)
     return {"rows": rows}
 

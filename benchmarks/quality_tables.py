@@ -72,10 +72,11 @@ def _budgets_table(part: Mapping[str, Any]) -> str:
 def _few_steps_table(part: Mapping[str, Any]) -> str:
     text = "**Few steps**, half of them full and evenly spread: PSNR in dB to the uncached run of as many steps, "
     text += f"{part['pictures']} pictures\n\n"
-    names = [key for key in part["rows"][0] if key not in ("num_steps", "full_steps")]
+    names = dict.fromkeys(key for row in part["rows"] for key in row if key not in ("num_steps", "full_steps"))
     text += _head(["steps", "full", *names])
     for row in part["rows"]:
-        text += _row([row["num_steps"], row["full_steps"], *(f"{row[name]:.1f}" for name in names)])
+        found = (f"{row[name]:.1f}" if name in row else "-" for name in names)
+        text += _row([row["num_steps"], row["full_steps"], *found])
     return text
 
 

@@ -14,7 +14,14 @@ from benchmarks import learnt, learnt_elsewhere
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"LEARN": 1, "HELD_OUT": 1, "COUNTS": (8,), "TRIES": 1, "COST_TRIES": 2, "ITERATIONS": 2}.items():
+    for name, value in {
+        "LEARN": 1,
+        "HELD_OUT": 1,
+        "COUNTS": (8,),
+        "TRIES": 1,
+        "COST_TRIES": 2,
+        "ITERATIONS": 2,
+    }.items():
         monkeypatch.setattr(learnt, name, value)
     for name, value in {
         "PICTURES": 2,

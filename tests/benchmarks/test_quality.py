@@ -87,7 +87,13 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
         },
         "ranking": {"setting": "50 steps", "pictures": 3, "schedules": 70, "psnr_range": [40.0, 46.0]}
         | {"psnr_of_least_error": 42.04, "rank_correlation": -0.25},
-        "few_steps": {"pictures": 3, "rows": [{"num_steps": 4, "full_steps": 2, "plain": 20.04, "taylor 1": 21.0}]},
+        "few_steps": {
+            "pictures": 3,
+            "rows": [
+                {"num_steps": 4, "full_steps": 2, "plain": 20.04, "taylor 1": 21.0},
+                {"num_steps": 8, "full_steps": 4, "plain": 30.0, "learnt": 57.0},
+            ],
+        },
         "features": {
             "setting": "50 steps",
             "full_steps": 12,
@@ -105,7 +111,8 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
     assert lines[5] == "| learnt | 48.0 / 0.900 / 0.1000 / 0.20 | - |"
     assert "| newton, order 2 | even | 43.2 | 2.0 | 3.0 |" in lines
     assert "| 0.1 | 10.2 / 12 / 13.8 | 40.1 / 41 / 41.9 | yes |" in lines
-    assert "| 4 | 2 | 20.0 | 21.0 |" in lines
+    assert "| 4 | 2 | 20.0 | 21.0 | - |" in lines
+    assert "| 8 | 4 | 30.0 | - | 57.0 |" in lines
     assert any(
         line.endswith("has 42.0, and the rank correlation of that error with the PSNR is -0.25; 3 pictures of each")
         for line in lines
