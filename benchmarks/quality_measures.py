@@ -80,8 +80,8 @@ def measure_budgets(studio: Studio) -> dict[str, Any]:
 
 
 def measure_few_steps(studio: Studio) -> dict[str, Any]:
-    """Runs of few steps, half of them full, and runs of as few plain steps: what forecasts gain there, and a preset that
-    was learnt for that number of steps."""
+    """Runs of few steps, half of them full, and runs of as few plain steps: what forecasts gain there, and a preset
+    that was learnt for that number of steps."""
     presets = [each for each in studio.config.presets.values() if each.learnt is not None]
     learnt = {each.learnt.runs[0].num_steps: each for each in presets if each.learnt is not None}
     rows = []
