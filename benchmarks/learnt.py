@@ -25,6 +25,7 @@ import torch
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.harness import MODEL, config_of, parser_of, say, write
 from benchmarks.learnt_elsewhere import measure_elsewhere
+from benchmarks.learnt_transfer import Subject, measure_transfer
 from benchmarks.quality_studio import PROMPTS
 from clients.lines import read_lines
 from plugin.building.judge import offline_host, requests_of
@@ -39,7 +40,7 @@ from plugin.denoising.loading import load_pipeline
 from plugin.engines import make_engine
 from plugin.engines.base import Engine
 from plugin.families.base import BlockInputs, Family
-from taylorseer import even_steps, forecast_weights
+from taylorseer import CacheConfig, even_steps, forecast_weights
 from taylorseer.predictors import Weights
 
 TUNING_PROMPTS = ROOT / "benchmarks" / "tuning_prompts.txt"
@@ -68,7 +69,7 @@ class Bench:
         return Batch(self.host, requests, self.config.max_sequence_length)
 
 
-def measure_ablation(folders: Sequence[Path]) -> dict[str, Any]:
+def measure_ablation(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
     """Schedule and weights, each alone and together: the distance of the last latents in dB; see `Batch.distances`."""
     bench = Bench("torch")
     learn, held_out = bench.batch(TUNING_PROMPTS, LEARN, 1000), bench.batch(PROMPTS, HELD_OUT, 0)
@@ -99,7 +100,7 @@ def measure_ablation(folders: Sequence[Path]) -> dict[str, Any]:
     return {"rows": rows, "iterations": ITERATIONS, "tries": TRIES}
 
 
-def measure_pictures(folders: Sequence[Path]) -> dict[str, Any]:
+def measure_pictures(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
     """How many pictures and anchors the fit needs, and how gradients go on from there."""
     bench = Bench()
     held_out = bench.batch(PROMPTS, HELD_OUT, 0)
@@ -117,7 +118,7 @@ def measure_pictures(folders: Sequence[Path]) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def measure_curve(folders: Sequence[Path]) -> dict[str, Any]:
+def measure_curve(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
     """Learning and held-out error along the gradients, with 8 and 32 pictures, and with full steps as constants."""
     bench, rows = Bench("torch"), []
     held_out = bench.batch(PROMPTS, HELD_OUT, 0)
@@ -134,12 +135,12 @@ def measure_curve(folders: Sequence[Path]) -> dict[str, Any]:
     return {"full_steps": 8, "rows": rows}
 
 
-def measure_robustness(folders: Sequence[Path]) -> dict[str, Any]:
+def measure_robustness(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
     """See `benchmarks.learnt_elsewhere`."""
     return measure_elsewhere()
 
 
-def measure_cost(folders: Sequence[Path]) -> dict[str, Any]:
+def measure_cost(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
     """How many rows of full steps a tuning of two presets computes, and which share of its time they take.
 
     A model whose full step takes t seconds a row needs about rows * t / share.
@@ -190,7 +191,7 @@ class Counted:
         return features
 
 
-def measure_models(folders: Sequence[Path]) -> dict[str, Any]:
+def measure_models(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
     """Other families: presets learnt for pipelines in folders."""
     models = {}
     for folder in folders:
@@ -209,6 +210,26 @@ def measure_models(folders: Sequence[Path]) -> dict[str, Any]:
             models[folder.name] = {"rows": rows, "seconds": time.perf_counter() - begun}
             say(f"{folder.name}: {rows}")
     return {"models": models, "tries": TRIES, "pictures": LEARN}
+
+
+def measure_transfer_between(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the embedded model and those in folders, with the schedules that the part `models` has found for them; see
+    `benchmarks.learnt_transfer`."""
+    subjects = {}
+    for folder in folders:
+        with tempfile.TemporaryDirectory() as temporary:
+            config = ModelConfig.from_folder(_repository(folder, Path(temporary)))
+            host, request = offline_host(config), _request_for(folder)
+            own = request.prompts or tuple(map(str, range(config.limits.num_classes)))
+            asked = requests_of(config, own, 2 * LEARN, 1000, {})
+            parts = [Batch(host, part, config.max_sequence_length) for part in (asked[:LEARN], asked[LEARN:])]
+        (row,) = [each for each in known["models"]["models"][folder.name]["rows"] if each["full_steps"] == COUNTS[0]]
+        schedule = CacheConfig(schedule=row["schedule"])
+        subjects[folder.name] = Subject(parts[0], parts[1], schedule.full_steps(_STEPS))
+    bench = Bench()
+    parts = [bench.batch(TUNING_PROMPTS, LEARN, 1000), bench.batch(PROMPTS, LEARN, 0)]
+    subjects[MODEL] = Subject(parts[0], parts[1], bench.presets[f"tuned-{COUNTS[0]}"].full_steps(_STEPS))
+    return measure_transfer(subjects)
 
 
 def _error(batch: Batch, steps: Steps, weigher: Weigher) -> float:
@@ -281,6 +302,7 @@ PARTS = {
     "robustness": measure_robustness,
     "cost": measure_cost,
     "models": measure_models,
+    "transfer": measure_transfer_between,
 }
 
 
@@ -297,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = arguments.output / "learnt.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name in arguments.part or PARTS:
-        result[name] = describe() | PARTS[name](arguments.folder)
+        result[name] = describe() | PARTS[name](arguments.folder, result)
         write(path, result)
     result["presets"] = presets_of(config_of(MODEL))
     write(path, result)

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import learnt, learnt_elsewhere
+from benchmarks.learnt_transfer import Subject, measure_transfer
+from taylorseer import even_steps
 
 
 @pytest.fixture
@@ -50,6 +52,20 @@ def test_weights_and_schedule_are_measured_alone_and_together(tmp_path: Path) ->
     preset = rows["step by step, the preset's schedule (the preset)"]
     assert preset < rows["even steps, chebyshev"] - 10
     assert preset < rows["ridge, the preset's schedule"]
+
+
+def test_schedules_and_weights_of_one_model_are_tried_on_another() -> None:
+    """Both are the embedded model here: one with its own full steps, one with even ones."""
+    bench = learnt.Bench()
+    learn, held_out = (bench.batch(learnt.PROMPTS, 1, seed) for seed in (0, 1))
+    own, even = bench.presets["tuned-8"].full_steps(50), even_steps(50, 8)
+    subjects = {"tuned": Subject(learn, held_out, own), "not tuned": Subject(learn, held_out, even)}
+    rows = {(row["model"], row["steps of"]): row for row in measure_transfer(subjects)["rows"]}
+    assert len(rows) == 6
+    without, of_own, of_even = (rows["tuned", name] for name in ("even steps", "tuned", "not tuned"))
+    assert without["chebyshev"] == of_even["chebyshev"]
+    assert of_own["its weights"] == of_own["fitted"] < of_own["chebyshev"] < without["chebyshev"] - 5
+    assert rows["not tuned", "tuned"] == of_own | {"model": "not tuned"}
 
 
 @pytest.mark.usefixtures("short")
