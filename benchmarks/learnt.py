@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.environment import RESULTS, ROOT, describe
 from benchmarks.harness import MODEL, config_of, parser_of, say, write
-from benchmarks.learnt_elsewhere import measure_elsewhere
+from benchmarks.learnt_elsewhere import measure_budgets, measure_elsewhere
 from benchmarks.learnt_transfer import Subject, measure_transfer
 from benchmarks.quality_studio import PROMPTS
 from clients.lines import read_lines
@@ -133,11 +133,6 @@ def measure_curve(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str
         )  # fmt: skip
         rows.append({"pictures": pictures, "through": gradients.value, "held_out": points})
     return {"full_steps": 8, "rows": rows}
-
-
-def measure_robustness(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
-    """See `benchmarks.learnt_elsewhere`."""
-    return measure_elsewhere()
 
 
 def measure_cost(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,7 +294,8 @@ PARTS = {
     "ablation": measure_ablation,
     "pictures": measure_pictures,
     "curve": measure_curve,
-    "robustness": measure_robustness,
+    "robustness": lambda folders, known: measure_elsewhere(),
+    "budgets": lambda folders, known: measure_budgets(),
     "cost": measure_cost,
     "models": measure_models,
     "transfer": measure_transfer_between,

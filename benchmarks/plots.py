@@ -141,11 +141,11 @@ def draw_learnt(result: dict[str, Any], path: Path) -> None:
             colour = _COLOURS["blue" if name == "learnt" else "orange"]
             values = [row[name] for row in of_count]
             shifts.plot(at, values, marker + style, color=colour, markersize=4, label=f"{name}, {count} full")
-    shifts.set_xlabel("the scheduler's shift; presets were learnt at 3")
+    shifts.set_xlabel("scheduler's shift (learnt at 3)")
     shifts.set_ylabel("PSNR to the uncached run, dB")
-    for axes in (weights, shifts):
+    for axes, place in ((weights, "lower left"), (shifts, "center right")):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc=place)
     _save(figure, result["robustness"], path, bottom=None)
 
 

@@ -70,7 +70,7 @@ def test_schedules_and_weights_of_one_model_are_tried_on_another() -> None:
 
 @pytest.mark.usefixtures("short")
 def test_presets_are_measured_elsewhere_and_what_a_tuning_costs(tmp_path: Path) -> None:
-    result = measured(tmp_path, "cost", "robustness")
+    result = measured(tmp_path, "cost", "robustness", "budgets")
     cost = result["cost"]
     of_uncached_runs = 50 + 25 + 37 + 50  # the batch of each number of steps, and the picture that measures
     assert cost["rows"] > of_uncached_runs + 2 * 8
@@ -80,9 +80,11 @@ def test_presets_are_measured_elsewhere_and_what_a_tuning_costs(tmp_path: Path) 
     assert [row["num_steps"] for row in rows.values()] == [20, 50, 50, 30, 50]
     assert all(row["learnt"] > row["even, chebyshev"] for row in rows.values())
     assert rows["shift 3"]["learnt"] > rows["shift 3"]["its steps with chebyshev"], "as it was learnt"
-    (plain, audited) = result["robustness"]["budgets"]
-    assert plain["full_steps"] == 8
-    assert audited["full_steps"] >= 8
+    budgets = {row["what"]: [] for row in result["budgets"]["rows"]}
+    for row in result["budgets"]["rows"]:
+        budgets[row["what"]].append(row["full_steps"])
+    assert [*budgets] == ["as learnt", "a negative prompt", "shift 3"]
+    assert all(plain == 8 <= audited for plain, audited in budgets.values())
     assert set(result["presets"]) == {f"tuned-{count}" for count in (6, 8, 10, 12, 15)}
     assert len(result["presets"]["tuned-8"]["weights"]) == 50 - 8
     learnt.main(["--part", "cost", "--output", str(tmp_path)])
