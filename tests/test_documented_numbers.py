@@ -245,3 +245,75 @@ def test_what_the_soak_left_is_that_of_the_result():
         f"within {1000 * refused['p50']:.0f} ms (median; p99 {1000 * refused['p99']:.0f} ms)",
     )
     assert not missing(sentences, "docs/benchmarking.md")
+
+
+# What was learnt
+
+
+def learnt_table(heading: str) -> list[list[str]]:
+    return tables_of(ROOT / "docs/quality.md")[heading]
+
+
+def shown(rows: Iterable[dict[str, Any]], keys: Iterable[str], columns: Iterable[tuple[str, Any]]) -> list[list[str]]:
+    """Table rows: the values of the keys, then a number for each column, a name and a number of full steps."""
+    rows, keys = list(rows), list(keys)
+    by = {(*(row[key] for key in keys), row["full_steps"]): row for row in rows}
+    firsts = dict.fromkeys(tuple(row[key] for key in keys) for row in rows)
+    return [[*map(str, each), *(f"{by[*each, count][name]:.1f}" for name, count in columns)] for each in firsts]
+
+
+def test_what_each_part_gains_is_that_of_the_result():
+    measured = result("learnt.json")
+    by_count = [("held_out_db", 8), ("held_out_db", 12)]
+    rows = [row for row in learnt_table("What each part gains") if not row[1].endswith("full") and row[0] != "pictures"]
+    ablation, pictures = measured["ablation"]["rows"], measured["pictures"]["rows"]
+    expected = shown(ablation, ["way"], by_count) + shown(pictures, ["pictures", "order"], by_count)
+    assert [row for row in rows if row[-2:] != ["8 full", "12 full"]] == expected
+
+
+def test_where_presets_hold_is_that_of_the_result():
+    measured = result("learnt.json")
+    counts = (6, 8, 12)
+    columns = [(name, count) for name in ("learnt", "even, chebyshev") for count in counts]
+    found = learnt_table("Where a preset holds")
+    assert [row for row in found if len(row) == 7][1:] == shown(measured["robustness"]["rows"], ["what"], columns)
+    budgets = measured["budgets"]["rows"]
+    expected: dict[tuple[str, str], list[str]] = {}
+    for row in budgets:
+        expected.setdefault((row["what"], f"`{row['preset']}`"), []).append(
+            f"{row['psnr']:.1f} ({row['full_steps']:.0f})"
+        )
+    assert [row for row in found if len(row) == 5][1:] == [[*key, *cells] for key, cells in expected.items()]
+
+
+def test_other_models_are_those_of_the_result():
+    measured = result("learnt.json")
+    dit, sd3 = (measured["models"]["models"][name]["rows"] for name in ("dit", "sd3"))
+    expected = [
+        [str(a["full_steps"]), *(f"{each[name]:.1f}" for each in (a, b) for name in ("even_chebyshev", "learnt"))]
+        for a, b in zip(dit, sd3, strict=True)
+    ]
+    assert learnt_table("Other models")[1:] == expected
+    transfer = [
+        [row["model"], row["steps of"]]
+        + [f"{row[name]:.1f}" if name in row else "-" for name in ("chebyshev", "its weights", "fitted")]
+        for row in measured["transfer"]["rows"]
+    ]
+    assert learnt_table("A model that nobody has tuned")[1:] == transfer
+    assert not missing([dit[1]["schedule"]], "docs/quality.md")
+
+
+def test_the_time_of_a_tuning_is_computed_from_the_rows_that_were_counted():
+    cost, cpu, published = (
+        result("learnt.json")["cost"],
+        result("cpu.json"),
+        5.58 / 28,
+    )  # seconds per step of FLUX.1-dev
+    sentences = (
+        f"compute {cost['rows']:,} rows of full steps",
+        f"about {cost['rows'] * published / 60:.0f} minutes",
+        f"With 4 pictures it is half, {cost['rows'] * published / 120:.0f} minutes",
+        f"takes {100 * (1 - cost['share_of_full_steps']):.0f} % of the time on the embedded model, whose full step takes "
+        f"{1000 * cpu['full_step_s']:.0f} ms",
+    )
+    assert not missing(sentences, "docs/quality.md")
