@@ -313,7 +313,7 @@ def test_the_time_of_a_tuning_is_computed_from_the_rows_that_were_counted():
         f"compute {cost['rows']:,} rows of full steps",
         f"about {cost['rows'] * published / 60:.0f} minutes",
         f"With 4 pictures it is half, {cost['rows'] * published / 120:.0f} minutes",
-        f"takes {100 * (1 - cost['share_of_full_steps']):.0f} % of the time on the embedded model, whose full step takes "
-        f"{1000 * cpu['full_step_s']:.0f} ms",
+        f"takes {100 * (1 - cost['share_of_full_steps']):.0f} % of the time on the embedded model, whose full step "
+        f"takes {1000 * full_step_s:.0f} ms",
     )
     assert not missing(sentences, "docs/quality.md")
