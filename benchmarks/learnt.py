@@ -22,32 +22,26 @@ from typing import Any
 
 import torch
 
-from benchmarks.environment import RESULTS, ROOT, describe
+from benchmarks.environment import RESULTS, describe
 from benchmarks.harness import MODEL, config_of, parser_of, say, write
+from benchmarks.learnt_cost import measure_cost, measure_latency
 from benchmarks.learnt_elsewhere import measure_budgets, measure_elsewhere
 from benchmarks.learnt_transfer import Subject, measure_transfer
-from benchmarks.quality_studio import PROMPTS
+from benchmarks.quality_studio import PROMPTS, TUNING_PROMPTS
 from clients.lines import read_lines
 from plugin.building.judge import offline_host, requests_of
 from plugin.building.learning.annealing import anneal
 from plugin.building.learning.batch import Batch, Gradients, RunRecord, Steps, Weigher
 from plugin.building.learning.gradients import refine
 from plugin.building.learning.weighers import StepByStep, audit_row, of_predictor, of_rows
-from plugin.building.tuning import Tuner, TuneRequest, TuningEvents, tune_model
+from plugin.building.tuning import TuneRequest, tune_model
 from plugin.config import ModelConfig
-from plugin.denoising.host import PipelineHost
-from plugin.denoising.loading import load_pipeline
-from plugin.engines import make_engine
-from plugin.engines.base import Engine
-from plugin.families.base import BlockInputs, Family
 from taylorseer import CacheConfig, even_steps, forecast_weights
 from taylorseer.predictors import Weights
 
-TUNING_PROMPTS = ROOT / "benchmarks" / "tuning_prompts.txt"
 COUNTS = (8, 12)
 ORDER, TRIES, ITERATIONS = 4, 200, 40
 LEARN, HELD_OUT = 8, 32  # pictures
-COST_TRIES = 100
 _STEPS = 50
 
 
@@ -133,57 +127,6 @@ def measure_curve(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str
         )  # fmt: skip
         rows.append({"pictures": pictures, "through": gradients.value, "held_out": points})
     return {"full_steps": 8, "rows": rows}
-
-
-def measure_cost(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
-    """How many rows of full steps a tuning of two presets computes, and which share of its time they take.
-
-    A model whose full step takes t seconds a row needs about rows * t / share.
-    """
-    config = replace(config_of(MODEL), engine_lanes=1)  # seconds of calls side by side would count twice
-    engines: list[Counted] = []
-
-    def counted(family: Family) -> Engine:
-        engines.append(Counted(make_engine(config.engine, family)))
-        return engines[-1]
-
-    prompts = [text for _, text in read_lines(TUNING_PROMPTS)]
-    request = TuneRequest(COUNTS, tuple(prompts), LEARN, {}, tries=COST_TRIES)
-    with tempfile.TemporaryDirectory() as temporary:
-        begun = time.perf_counter()
-        requests = requests_of(config, prompts, 2 * LEARN, 1000, {})
-        host = PipelineHost(load_pipeline(config.source), counted)
-        tuner = Tuner(host, config, request, requests, Path(temporary) / "cache_presets.json", TuningEvents())
-        for count in COUNTS:
-            tuner.tune(f"tuned-{count}", count)
-        seconds = time.perf_counter() - begun
-    (engine,) = engines
-    return {
-        "pictures": LEARN,
-        "tries": COST_TRIES,
-        "full_steps": list(COUNTS),
-        "rows": engine.rows,
-        "seconds": seconds,
-        "share_of_full_steps": engine.seconds / seconds,
-    }
-
-
-class Counted:
-    """An engine that counts its rows and the seconds that they take."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.name = engine.name
-        self.rows = 0
-        self.seconds = 0.0
-        self._engine = engine
-
-    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
-        """As the engine's own."""
-        begun = time.perf_counter()
-        features = self._engine.run(inputs, out)
-        self.seconds += time.perf_counter() - begun
-        self.rows += len(features)
-        return features
 
 
 def measure_models(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,7 +239,8 @@ PARTS = {
     "curve": measure_curve,
     "robustness": lambda folders, known: measure_elsewhere(),
     "budgets": lambda folders, known: measure_budgets(),
-    "cost": measure_cost,
+    "cost": lambda folders, known: measure_cost(),
+    "latency": lambda folders, known: measure_latency(),
     "models": measure_models,
     "transfer": measure_transfer_between,
 }

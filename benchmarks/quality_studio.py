@@ -20,6 +20,7 @@ from taylorseer import CacheConfig, even_steps, full_steps
 from taylorseer.learnt import LEARNT
 
 PROMPTS = ROOT / "benchmarks" / "prompts.txt"
+TUNING_PROMPTS = ROOT / "benchmarks" / "tuning_prompts.txt"  # nothing is measured by these
 COUNTS = (6, 8, 10, 12, 15, 18)
 COUNT = 12  # full steps in the contact sheet and in the parts that measure one number of them
 WARMUP = 3

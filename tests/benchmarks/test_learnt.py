@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import learnt, learnt_elsewhere
+from benchmarks import learnt, learnt_cost, learnt_elsewhere
 from benchmarks.learnt_transfer import Subject, measure_transfer
 from taylorseer import even_steps
 
@@ -21,10 +21,11 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         "HELD_OUT": 1,
         "COUNTS": (8,),
         "TRIES": 1,
-        "COST_TRIES": 2,
         "ITERATIONS": 2,
     }.items():
         monkeypatch.setattr(learnt, name, value)
+    for name, value in {"COUNTS": (8,), "PICTURES": 1, "TRIES": 2, "TURNS": 5}.items():
+        monkeypatch.setattr(learnt_cost, name, value)
     for name, value in {
         "PICTURES": 2,
         "COUNTS": (8,),
@@ -70,7 +71,11 @@ def test_schedules_and_weights_of_one_model_are_tried_on_another() -> None:
 
 @pytest.mark.usefixtures("short")
 def test_presets_are_measured_elsewhere_and_what_a_tuning_costs(tmp_path: Path) -> None:
-    result = measured(tmp_path, "cost", "robustness", "budgets")
+    result = measured(tmp_path, "cost", "latency", "robustness", "budgets")
+    (latency,) = result["latency"]["rows"]
+    assert latency["order"] == 4
+    # the same work but for the weights' numbers; five turns beside other tests
+    assert 0.7 < latency["learnt_over_chebyshev"] < 1.5
     cost = result["cost"]
     of_uncached_runs = 50 + 25 + 37 + 50  # the batch of each number of steps, and the picture that measures
     assert cost["rows"] > of_uncached_runs + 2 * 8
