@@ -294,6 +294,8 @@ def test_other_models_are_those_of_the_result():
         for a, b in zip(dit, sd3, strict=True)
     ]
     assert learnt_table("Other models")[1:] == expected
+    assert all(each[0]["learnt"] > each[-1]["even_chebyshev"] for each in (dit, sd3)), "the README says so"
+    assert [(each[0]["full_steps"], each[-1]["full_steps"]) for each in (dit, sd3)] == [(6, 12)] * 2
     transfer = [
         [row["model"], row["steps of"]]
         + [f"{row[name]:.1f}" if name in row else "-" for name in ("chebyshev", "its weights", "fitted")]
