@@ -75,7 +75,10 @@ def draw_quality(result: dict[str, Any], path: Path) -> None:
     methods = list(dict.fromkeys(row["method"] for row in rows))
     for number, method in enumerate(methods):
         points = sorted((row["full_steps"], row["psnr"]) for row in rows if row["method"] == method)
-        against_count.plot(*zip(*points, strict=True), marker="o", markersize=3, color=f"C{number}", label=method)
+        style = "-" if number < 10 else "--"  # there are ten colours
+        against_count.plot(
+            *zip(*points, strict=True), style, marker="o", markersize=3, color=f"C{number}", label=method
+        )
     against_count.set_xlabel(f"full steps of {setting}")
     against_count.set_ylabel("PSNR to the uncached run, dB")
     for method, run in result.get("steps", {"methods": {}})["methods"].items():

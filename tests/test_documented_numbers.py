@@ -316,3 +316,27 @@ def test_the_time_of_a_tuning_is_computed_from_the_rows_that_were_counted():
         f"takes {1000 * full_step_s:.0f} ms",
     )
     assert not missing(sentences, "docs/quality.md")
+
+
+def test_runs_of_few_steps_are_those_of_the_result():
+    names = ("plain", "taylor 1", "chebyshev 2", "learnt")
+    rows = result("quality.json")["few_steps"]["rows"]
+    expected = [
+        [str(row["num_steps"]), str(row["full_steps"])] + [f"{row[name]:.1f}" if name in row else "-" for name in names]
+        for row in rows
+    ]
+    found = tables_of(ROOT / "docs/quality.md")["What to take from it"]
+    assert found[-len(expected) :] == expected
+    (of_8,) = [row for row in rows if row["num_steps"] == 8]
+    sentence = (
+        f"{of_8['learnt']:.1f} dB to the uncached run of 8, where even steps with `chebyshev` have "
+        f"{of_8['chebyshev 2']:.1f}"
+    )
+    assert not missing([sentence], "docs/quality.md")
+
+
+def test_what_a_learnt_forecast_costs_is_that_of_the_result():
+    latency = result("learnt.json")["latency"]
+    eight, twelve = (f"{row['learnt_over_chebyshev']:.2f}" for row in latency["rows"])
+    sentence = f"takes {eight} of the time with 8 full steps and {twelve} with 12 (medians of {latency['turns']} turns"
+    assert not missing([sentence], "docs/quality.md")
