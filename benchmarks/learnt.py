@@ -42,6 +42,12 @@ from taylorseer.predictors import Weights
 COUNTS = (8, 12)
 ORDER, TRIES, ITERATIONS = 4, 200, 40
 LEARN, HELD_OUT = 8, 32  # pictures
+CURVES = (  # batches of LEARN pictures, and what is differentiated
+    (1, Gradients.FULL_STEPS),
+    (1, Gradients.FORECASTS),
+    (4, Gradients.FULL_STEPS),
+    (16, Gradients.FULL_STEPS),
+)
 _STEPS = 50
 
 
@@ -113,20 +119,33 @@ def measure_pictures(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[
 
 
 def measure_curve(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Learning and held-out error along the gradients, with 8 and 32 pictures, and with full steps as constants."""
+    """Learning and held-out error along the gradients, by the number of pictures, and with full steps as constants."""
     bench, rows = Bench("torch"), []
     held_out = bench.batch(PROMPTS, HELD_OUT, 0)
-    steps = bench.presets["tuned-8"].full_steps(_STEPS)
-    for pictures, gradients in ((8, Gradients.FULL_STEPS), (8, Gradients.FORECASTS), (32, Gradients.FULL_STEPS)):
-        batches = [bench.batch(TUNING_PROMPTS, LEARN, 1000 + LEARN * part) for part in range(pictures // LEARN)]
-        begun, points = time.perf_counter(), []
-        start = batches[0].run(steps, StepByStep(ORDER)).weights
-        refine(
-            batches, held_out, steps, start, ITERATIONS, gradients=gradients,
-            on_check=lambda at, error: points.append((at, error, time.perf_counter() - begun)),  # noqa: B023
-        )  # fmt: skip
-        rows.append({"pictures": pictures, "through": gradients.value, "held_out": points})
-    return {"full_steps": 8, "rows": rows}
+    steps = bench.presets[f"tuned-{COUNTS[0]}"].full_steps(_STEPS)
+    for batches, gradients in CURVES:
+        learn = [bench.batch(TUNING_PROMPTS, LEARN, 1000 + LEARN * part) for part in range(batches)]
+        points = _curve(learn, held_out, steps, gradients)
+        rows.append({"pictures": batches * LEARN, "through": gradients.value, "points": points})
+        say(str(rows[-1]))
+    return {"full_steps": COUNTS[0], "rows": rows}
+
+
+def _curve(learn: Sequence[Batch], held_out: Batch, steps: Steps, gradients: Gradients) -> list[dict[str, float]]:
+    """The errors before the first iteration and after every tenth, and the seconds until then."""
+    points: list[dict[str, float]] = []
+    begun, aside = time.perf_counter(), 0.0
+
+    def look(at: int, error: float, weights: Mapping[int, Weights]) -> None:
+        nonlocal aside
+        now = time.perf_counter()
+        learning = sum(_error(each, steps, of_rows(weights)) for each in learn) / len(learn)
+        points.append({"iteration": at, "learning_db": learning, "held_out_db": error, "seconds": now - begun - aside})
+        aside += time.perf_counter() - now
+
+    start = learn[0].run(steps, StepByStep(ORDER)).weights
+    refine(learn, held_out, steps, start, ITERATIONS, gradients=gradients, on_check=look)
+    return points
 
 
 def measure_models(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -261,7 +261,7 @@ class Tuner:
             record.full_steps,
             record.weights,
             self._request.refine,
-            on_check=lambda at, error: self._events.stage(f"gradients: {at} iterations, {error:.2f} dB held out"),
+            on_check=lambda at, error, _: self._events.stage(f"gradients: {at} iterations, {error:.2f} dB held out"),
         )
         return batch.run(record.full_steps, of_rows(weights)).with_weights(weights)
 

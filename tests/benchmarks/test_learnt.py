@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks import learnt, learnt_cost, learnt_elsewhere
 from benchmarks.learnt_transfer import Subject, measure_transfer
+from plugin.building.learning.batch import Gradients
 from taylorseer import even_steps
 
 
@@ -22,6 +23,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         "COUNTS": (8,),
         "TRIES": 1,
         "ITERATIONS": 2,
+        "CURVES": ((2, Gradients.FORECASTS),),
     }.items():
         monkeypatch.setattr(learnt, name, value)
     for name, value in {"COUNTS": (8,), "PICTURES": 1, "TRIES": 2, "TURNS": 5}.items():
@@ -48,7 +50,12 @@ def measured(folder: Path, *parts: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("short")
 def test_weights_and_schedule_are_measured_alone_and_together(tmp_path: Path) -> None:
-    rows = {row["way"]: row["held_out_db"] for row in measured(tmp_path, "ablation")["ablation"]["rows"]}
+    result = measured(tmp_path, "ablation", "curve")
+    (curve,) = result["curve"]["rows"]
+    assert curve["pictures"] == 2
+    assert [point["iteration"] for point in curve["points"]] == [0], "the next look would be after ten"
+    assert curve["points"][0]["learning_db"] < -40
+    rows = {row["way"]: row["held_out_db"] for row in result["ablation"]["rows"]}
     assert len(rows) == 10
     preset = rows["step by step, the preset's schedule (the preset)"]
     assert preset < rows["even steps, chebyshev"] - 10

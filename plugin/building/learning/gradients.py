@@ -26,7 +26,7 @@ def refine(
     *,
     gradients: Gradients = Gradients.FULL_STEPS,
     check_every: int = 10,
-    on_check: Callable[[int, float], None] = lambda iteration, held_out_db: None,
+    on_check: Callable[[int, float, Mapping[int, Weights]], None] = lambda iteration, held_out_db, weights: None,
 ) -> dict[int, Weights]:
     """The weights that bring the last latents closer to the uncached ones, found by Adam.
 
@@ -41,7 +41,7 @@ def refine(
         iterations: at most.
         gradients: what is differentiated besides the forecasts.
         check_every: iterations from one look at `held_out` to the next.
-        on_check: called at each look with the iteration and the held-out error in dB, lower is closer.
+        on_check: called at each look with the iteration, the held-out error in dB, lower is closer, and the weights.
 
     Returns:
         The weights with the lowest held-out error; those given where nothing is better.
@@ -49,7 +49,7 @@ def refine(
     leaves = {step: torch.tensor(row, dtype=torch.float32, requires_grad=True) for step, row in rows.items()}
     optimizer = torch.optim.Adam(leaves.values(), lr=_RATE, betas=(0.9, 0.95))
     best, best_error, waited = dict(rows), _error(held_out, full_steps, rows), 0
-    on_check(0, best_error)
+    on_check(0, best_error, rows)
     for iteration in range(iterations):
         optimizer.param_groups[0]["lr"] = _rate(iteration, iterations)
         batch = batches[iteration % len(batches)]
@@ -60,7 +60,7 @@ def refine(
         if (iteration + 1) % check_every == 0:
             found = {step: leaf.detach().double().numpy().astype(np.float64) for step, leaf in leaves.items()}
             error = _error(held_out, full_steps, found)
-            on_check(iteration + 1, error)
+            on_check(iteration + 1, error, found)
             waited = 0 if error < best_error else waited + 1
             if error < best_error:
                 best, best_error = found, error

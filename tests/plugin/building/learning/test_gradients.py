@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,11 +78,12 @@ def test_nothing_is_differentiated_unless_it_is_asked_for(batch):
 
 def test_refining_ends_nearer_on_what_it_is_held_to(batch):
     rows = {step: np.array(row) for step, row in ROWS.items()}
-    looks: list[tuple[int, float]] = []
+    looks: list[tuple[int, float, Any]] = []
     found = refine([batch], batch, FULL, rows, 20, check_every=5, on_check=lambda *look: looks.append(look))
-    assert [at for at, _ in looks] == [0, 5, 10, 15, 20]
-    assert looks[0][1] == pytest.approx(error(batch, rows), abs=1e-4)
-    assert error(batch, found) == pytest.approx(min(each for _, each in looks), abs=1e-3)
+    assert [at for at, *_ in looks] == [0, 5, 10, 15, 20]
+    for _, held_out, weights in looks:
+        assert held_out == pytest.approx(error(batch, weights), abs=1e-4)
+    assert error(batch, found) == pytest.approx(min(each for _, each, _ in looks), abs=1e-3)
     assert error(batch, found) < error(batch, rows) - 0.01
 
 
@@ -91,6 +93,6 @@ def test_weights_that_cannot_be_bettered_stay(batch, monkeypatch):
     monkeypatch.setattr("plugin.building.learning.gradients._error", lambda *_: float(next(errors)))
     rows = {step: np.array(row) for step, row in ROWS.items()}
     looks: list[int] = []
-    found = refine([batch], batch, FULL, rows, 20, check_every=1, on_check=lambda at, _: looks.append(at))
+    found = refine([batch], batch, FULL, rows, 20, check_every=1, on_check=lambda at, *_: looks.append(at))
     assert looks == [0, 1, 2, 3], "three looks without a better result end it"
     assert all((found[step] == rows[step]).all() for step in rows)
