@@ -27,8 +27,8 @@ WARMUP = 3
 # 12 full steps that a search found for this model with the predictors below and no learnt weights
 SEARCHED = "0 3 9 12 17 25 30 34 37 43 47 49 of 50"
 
-# predictors that are compared on evenly spread full steps
-_EVEN = (
+# compared on evenly spread full steps
+_OF_ORDER_2 = (
     ("TaylorSeer", "taylor"),
     ("HiCache", "hermite"),
     ("Newton", "newton"),
@@ -68,7 +68,8 @@ def methods(config: ModelConfig, num_steps: int, count: int) -> dict[str, CacheC
     found: dict[str, CacheConfig] = {}
     if (paper := paper_settings(num_steps, count)) is not None:
         found |= {f"TaylorSeer, order {order}": replace(paper, order=order) for order in (1, 2, 4)}
-    for name, predictor in _EVEN:
+    found["MagCache's weights (reuse), even"] = CacheConfig(order=0, predictor="reuse", schedule=even)
+    for name, predictor in _OF_ORDER_2:
         found[f"{name}, order 2, even"] = CacheConfig(order=2, predictor=predictor, schedule=even)
     if f"tuned-{count}" in config.presets:
         found[LEARNT] = config.presets[f"tuned-{count}"]
