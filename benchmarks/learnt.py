@@ -4,9 +4,10 @@
     python -m benchmarks.learnt --part ablation        one part; repeatable. The others keep what they measured before
     python -m benchmarks.learnt --part models --folder training/cache/dit --folder training/cache/sd3
 
-Distances are PSNR in dB to the uncached picture of the same engine, over pictures that nothing was learnt from. The
-presets are those that the model ships. `models` tunes the pipelines in the folders, which
-`python -m training.others` trains, as `triton-taylorseer tune` does.
+The presets are those that the model ships. Robustness, budgets and models are PSNR in dB to the uncached picture of the
+same engine. Ablation, pictures, curve and transfer are distances of the last latents (`Batch.distances`): lower is
+closer. Both are over pictures that nothing was learnt from. `models` tunes the pipelines in the folders, which
+`python -m training.others` trains, as `triton-taylorseer tune` does; `transfer` needs what it has found.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ class Bench:
         return Batch(self.host, requests, self.config.max_sequence_length)
 
 
-def measure_ablation(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
+def measure_ablation() -> dict[str, Any]:
     """Schedule and weights, each alone and together: the distance of the last latents in dB; see `Batch.distances`."""
     bench = Bench("torch")
     learn, held_out = bench.batch(TUNING_PROMPTS, LEARN, 1000), bench.batch(PROMPTS, HELD_OUT, 0)
@@ -100,8 +102,8 @@ def measure_ablation(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[
     return {"rows": rows, "iterations": ITERATIONS, "tries": TRIES}
 
 
-def measure_pictures(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
-    """How many pictures and anchors the fit needs, and how gradients go on from there."""
+def measure_pictures() -> dict[str, Any]:
+    """How many pictures and anchors the fit needs."""
     bench = Bench()
     held_out = bench.batch(PROMPTS, HELD_OUT, 0)
     rows = []
@@ -118,7 +120,7 @@ def measure_pictures(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[
     return {"rows": rows}
 
 
-def measure_curve(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
+def measure_curve() -> dict[str, Any]:
     """Learning and held-out error along the gradients, by the number of pictures, and with full steps as constants."""
     bench, rows = Bench("torch"), []
     held_out = bench.batch(PROMPTS, HELD_OUT, 0)
@@ -148,7 +150,7 @@ def _curve(learn: Sequence[Batch], held_out: Batch, steps: Steps, gradients: Gra
     return points
 
 
-def measure_models(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Any]:
+def measure_models(folders: Sequence[Path]) -> dict[str, Any]:
     """Other families: presets learnt for pipelines in folders."""
     models = {}
     for folder in folders:
@@ -252,23 +254,30 @@ def _request_for(folder: Path) -> TuneRequest:
     return TuneRequest((6, 8, 10, 12), prompts, LEARN, {}, tries=TRIES, lengths=())
 
 
-PARTS = {
-    "ablation": measure_ablation,
-    "pictures": measure_pictures,
-    "curve": measure_curve,
-    "robustness": lambda folders, known: measure_elsewhere(),
-    "budgets": lambda folders, known: measure_budgets(),
-    "cost": lambda folders, known: measure_cost(),
-    "latency": lambda folders, known: measure_latency(),
-    "models": measure_models,
-    "transfer": measure_transfer_between,
-}
+def parts_of(folders: Sequence[Path], known: Mapping[str, Any]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What measures each part.
+
+    Args:
+        folders: of the pipelines that are tuned.
+        known: the parts that have been measured, by name.
+    """
+    return {
+        "ablation": measure_ablation,
+        "pictures": measure_pictures,
+        "curve": measure_curve,
+        "robustness": measure_elsewhere,
+        "budgets": measure_budgets,
+        "cost": measure_cost,
+        "latency": measure_latency,
+        "models": partial(measure_models, folders),
+        "transfer": partial(measure_transfer_between, folders, known),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, and writes JSON."""
     parser = parser_of("learnt", __doc__)
-    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; default: all")
+    parser.add_argument("--part", action="append", choices=tuple(parts_of((), {})), help="repeatable; default: all")
     parser.add_argument("--folder", action="append", type=Path, default=[], help="of a pipeline to tune; repeatable")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args(argv)
@@ -277,8 +286,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     path = arguments.output / "learnt.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for name in arguments.part or PARTS:
-        result[name] = describe() | PARTS[name](arguments.folder, result)
+    parts = parts_of(arguments.folder, result)
+    for name in arguments.part or parts:
+        result[name] = describe() | parts[name]()
         write(path, result)
     result["presets"] = presets_of(config_of(MODEL))
     write(path, result)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.harness import say
-from plugin.building.learning.batch import Batch, Steps
+from plugin.building.learning.batch import Batch, Steps, Weigher
 from plugin.building.learning.weighers import StepByStep, of_predictor, of_rows
 from taylorseer import even_steps
 
@@ -32,23 +32,28 @@ class Subject:
 def measure_transfer(subjects: Mapping[str, Subject]) -> dict[str, Any]:
     """For each pair of models: the distance of the last latents in dB with the full steps of the first one, with
     chebyshev, with the weights of the first one, and with weights fitted for the second one on those steps."""
-    of_even = even_steps(len(next(iter(subjects.values())).learn.targets), len(next(iter(subjects.values())).steps))
+    first = next(iter(subjects.values()))
+    of_even = even_steps(first.learn.num_steps, len(first.steps))
+    fitted = {name: _fitted(each, each.steps) for name, each in subjects.items()}
     rows = []
     for target, subject in subjects.items():
-        rows.append({"model": target, "steps of": "even steps", **_figures(subject, of_even, None)})
+        rows.append({"model": target, "steps of": "even steps", **_figures(subject, of_even)})
         for source, other in subjects.items():
-            rows.append({"model": target, "steps of": source, **_figures(subject, other.steps, other.learn)})
+            figures = _figures(subject, other.steps) | {"its weights": _distance(subject, other.steps, fitted[source])}
+            rows.append({"model": target, "steps of": source, **figures})
     for row in rows:
         say(str(row))
     return {"full_steps": len(of_even), "rows": rows}
 
 
-def _figures(subject: Subject, steps: Steps, source: Batch | None) -> dict[str, float]:
-    ways = {
-        "chebyshev": of_predictor("chebyshev", 2),
-        "fitted": of_rows(subject.learn.run(steps, StepByStep(ORDER)).weights),
-    }
-    if source is not None:
-        ways["its weights"] = of_rows(source.run(steps, StepByStep(ORDER)).weights)
-    held_out = subject.held_out
-    return {name: float(held_out.distances(held_out.run(steps, way)).mean()) for name, way in ways.items()}
+def _figures(subject: Subject, steps: Steps) -> dict[str, float]:
+    ways = {"chebyshev": of_predictor("chebyshev", 2), "fitted": _fitted(subject, steps)}
+    return {name: _distance(subject, steps, way) for name, way in ways.items()}
+
+
+def _fitted(subject: Subject, steps: Steps) -> Weigher:
+    return of_rows(subject.learn.run(steps, StepByStep(ORDER)).weights)
+
+
+def _distance(subject: Subject, steps: Steps, weigher: Weigher) -> float:
+    return float(subject.held_out.distances(subject.held_out.run(steps, weigher)).mean())

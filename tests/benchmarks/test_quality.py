@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from PIL import Image
 
@@ -59,14 +61,15 @@ def test_prompts_are_64_and_none_of_them_is_one_that_presets_are_tuned_by():
     assert not judged & tuned
 
 
-def test_tables_and_plots_are_made_from_the_parts(tmp_path):
+def every_part() -> dict[str, Any]:
+    """A small result of each part."""
     figures = {"ssim": 0.9, "perceptual": 0.1, "seconds": 0.2}
     rows = [
         {"setting": setting, "full_steps": full, "method": method, "psnr": 30.0 + full + len(method)} | figures
         for setting, full in (("50 steps", 12), ("28 steps", 12), ("50 steps", 15))
         for method in ("fewer plain steps", "learnt")
     ]
-    result = {
+    return {
         "methods": describe() | {"model": "emoji", "pictures": 3, "rows": rows[:-1]},
         "coordinates": {
             "setting": "50 steps",
@@ -105,6 +108,10 @@ def test_tables_and_plots_are_made_from_the_parts(tmp_path):
         },
         "steps": {"methods": {"learnt": {"full_steps": [0, 2], "distance": [0.0, 0.1, 0.2, 0.1]}}},
     }
+
+
+def test_tables_and_plots_are_made_from_the_parts(tmp_path):
+    result = every_part()
     lines = markdown(result).splitlines()
     assert lines[2] == "| method | 12 | 15 |"
     assert lines[4] == "| fewer plain steps | 59.0 / 0.900 / 0.1000 / 0.20 | 62.0 / 0.900 / 0.1000 / 0.20 |"
