@@ -33,29 +33,28 @@ def of_both(metrics: dict[str, float], name: str, label: str) -> tuple[float, fl
     return metrics[f"{name} {label}"], second
 
 
+def grown(after: dict[str, float], before: dict[str, float], name: str, label: str) -> list[float]:
+    """By how much a metric of the first and of the second instance has grown."""
+    return [now - then for now, then in zip(of_both(after, name, label), of_both(before, name, label), strict=True)]
+
+
 def test_both_work_at_once_and_are_counted(twin: Triton) -> None:
     with twin.client("twin") as client:
-        alone = [client.generate("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(8)]
+        alone = [client.generate("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(16)]
         before = twin.wait_until_idle("twin")
-        with ThreadPoolExecutor(8) as pool:
-            streams = [client.stream("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(8)]
+        with ThreadPoolExecutor(16) as pool:
+            streams = [client.stream("red apple, 3d", seed=seed, num_inference_steps=10) for seed in range(16)]
             together = [each[-1] for each in pool.map(list, streams)]
     after = twin.wait_until_idle("twin")
     for one, other in zip(alone, together, strict=True):
         assert isinstance(other, Generation)
         assert np.array_equal(one.image, other.image)
-    done = [
-        now - then
-        for now, then in zip(
-            of_both(after, "taylorseer_requests_total", "ok"),
-            of_both(before, "taylorseer_requests_total", "ok"),
-            strict=True,
-        )
-    ]
-    assert sum(done) == 8
-    assert min(done) >= 2, "neither has done nearly all"
-    full = of_both(after, "taylorseer_steps_total", "full")
-    assert sum(full) == sum(len(each.report["full_steps"]) for each in [*alone, *together] if each)
+    done = grown(after, before, "taylorseer_requests_total", "ok")
+    assert sum(done) == 16
+    # Triton hands a request to whichever instance has taken its last one in: how many each gets depends on the load.
+    assert min(done) >= 1
+    full = grown(after, before, "taylorseer_steps_total", "full")
+    assert sum(full) == sum(len(each.report["full_steps"]) for each in together if each)
 
 
 def test_the_memory_budget_is_shared(twin: Triton) -> None:
