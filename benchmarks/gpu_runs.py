@@ -129,18 +129,7 @@ def measure_runs(
     """
     began = time.monotonic()
     config, architecture, request = subject(model, tiny)
-    header = describe() | {
-        "part": "runs",
-        "model": model,
-        "pipeline": config.source.pipeline,
-        "tiny": tiny is not None,
-        "device": str(device),
-        "engine": engine,
-        "dtype": str(dtype_of(config)).removeprefix("torch."),
-        "num_steps": request.num_inference_steps,
-        "size": {"height": request.height, "width": request.width, "num_frames": request.num_frames},
-        "published_speed_up": PUBLISHED_SPEED_UP.get(model),
-    }
+    header = _conditions(model, config, request) | {"tiny": tiny is not None, "device": str(device), "engine": engine}
     result = header | {"cases": _earlier(path, header), "left": []}
     transformer = random_transformer(architecture, dtype_of(config), device)
     pipe, prompt = random_pipeline(
@@ -158,6 +147,19 @@ def measure_runs(
     _measure_missing(_cases(model, ready, turns, result["cases"]), result, path, began + 60 * minutes)
     print_runs(result)
     return result
+
+
+def _conditions(model: str, config: ModelConfig, request: GenerationRequest) -> dict[str, Any]:
+    """What a result says of the machine, the model and the request."""
+    return describe() | {
+        "part": "runs",
+        "model": model,
+        "pipeline": config.source.pipeline,
+        "dtype": str(dtype_of(config)).removeprefix("torch."),
+        "num_steps": request.num_inference_steps,
+        "size": {"height": request.height, "width": request.width, "num_frames": request.num_frames},
+        "published_speed_up": PUBLISHED_SPEED_UP.get(model),
+    }
 
 
 def _measure_missing(

@@ -44,6 +44,7 @@ from taylorseer.predictors import Weights
 COUNTS = (8, 12)
 ORDER, TRIES, ITERATIONS = 4, 200, 40
 LEARN, HELD_OUT = 8, 32  # pictures
+FITS = (*((pictures, ORDER) for pictures in (1, 2, 8, 32, 128)), *((LEARN, order) for order in (1, 2, 3, 5, 8)))
 CURVES = (  # batches of LEARN pictures, and what is differentiated
     (1, Gradients.FULL_STEPS),
     (1, Gradients.FORECASTS),
@@ -109,14 +110,10 @@ def measure_pictures() -> dict[str, Any]:
     rows = []
     for count in COUNTS:
         steps = bench.presets[f"tuned-{count}"].full_steps(_STEPS)
-        for pictures in (1, 2, 8, 32, 128):
-            parts = [bench.batch(TUNING_PROMPTS, pictures, 1000)]
-            rows.append(
-                {"full_steps": count, "pictures": pictures, "order": ORDER} | _fit(parts[0], held_out, steps, ORDER)
-            )
-        for order in (1, 2, 3, 5, 8):
-            rows.append({"full_steps": count, "pictures": LEARN, "order": order})
-            rows[-1] |= _fit(bench.batch(TUNING_PROMPTS, LEARN, 1000), held_out, steps, order)
+        for pictures, order in FITS:
+            learn = bench.batch(TUNING_PROMPTS, pictures, 1000)
+            row = {"full_steps": count, "pictures": pictures, "order": order}
+            rows.append(row | _fit(learn, held_out, steps, order))
     return {"rows": rows}
 
 

@@ -119,8 +119,7 @@ def scores_of(
     return {"cells": len(rows)} | {name: round(value, 3) for name, value in scores.items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes the pictures, the contact sheets and the scores."""
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
@@ -132,7 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--log", type=Path, nargs="?", const=LOG, help="append the scores to a file [log.jsonl]")
     parser.add_argument("--every", type=int, default=1, help="only every n-th concept")
     parser.add_argument("--output", type=Path, default=Path("out/evaluation"))
-    chosen = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Makes the pictures, the contact sheets and the scores."""
+    chosen = _parsed(arguments)
     chosen.output.mkdir(parents=True, exist_ok=True)
 
     trained = trained_concepts(chosen.concepts, chosen.data)

@@ -23,6 +23,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         "COUNTS": (8,),
         "TRIES": 1,
         "ITERATIONS": 2,
+        "FITS": ((1, 4), (2, 4), (2, 1)),
         "CURVES": ((2, Gradients.FORECASTS),),
     }.items():
         monkeypatch.setattr(learnt, name, value)
@@ -50,7 +51,11 @@ def measured(folder: Path, *parts: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("short")
 def test_weights_and_schedule_are_measured_alone_and_together(tmp_path: Path) -> None:
-    result = measured(tmp_path, "ablation", "curve")
+    result = measured(tmp_path, "ablation", "curve", "pictures")
+    of_one, of_two, of_order_1 = result["pictures"]["rows"]
+    assert (of_one["pictures"], of_order_1["order"]) == (1, 1)
+    assert of_one["learning_db"] < of_one["held_out_db"], "it was fitted to the first of these pictures"
+    assert of_two["held_out_db"] < of_order_1["held_out_db"] - 5
     (curve,) = result["curve"]["rows"]
     assert curve["pictures"] == 2
     assert [point["iteration"] for point in curve["points"]] == [0], "the next look would be after ten"
