@@ -33,6 +33,8 @@ class PipelineSource:
         lora: a hub id, folder or file of LoRA weights that are fused into the pipeline, or None.
         lora_scale: the strength they are fused with.
         allow_pickle: whether weights may be pickles, which torch's restricted unpickler reads; code is never loaded.
+        quantization: (component, "int8", "fp8" or "nf4") of components whose weights are below 16 bits.
+        offload: (component, "cpu" or "idle") of components that run on the CPU, or are on the device only for a call.
         vae_tiling: decode in tiles, which needs less memory for large videos.
     """
 
@@ -44,6 +46,8 @@ class PipelineSource:
     lora: str | None = PARAMETERS["lora"].default
     lora_scale: float = PARAMETERS["lora_scale"].default
     allow_pickle: bool = PARAMETERS["allow_pickle"].default
+    quantization: tuple[tuple[str, str], ...] = PARAMETERS["quantization"].default
+    offload: tuple[tuple[str, str], ...] = PARAMETERS["offload"].default
     vae_tiling: bool = PARAMETERS["vae_tiling"].default
 
 
@@ -89,6 +93,9 @@ class ModelConfig:
         engine_threads: threads of one engine call on the CPU; 0 for all cores.
         engine_lanes: concurrent engine calls on the CPU, each with its share of the threads, at least 1. Small
             operations of two calls use two cores better than those of one.
+        sequence_parallel: with engine parallel, how many processes share the tokens of one engine call, at least 1.
+        cfg_parallel: with engine parallel, how many groups of them there are, each for other rows, at least 1.
+        devices: with engine parallel, the torch device of each process; empty for the GPUs from that of `source` on.
         max_sequence_length: text tokens of the pipeline's text encoder, or None for the pipeline's own default.
         max_in_flight: requests that run at once, at least 1.
         max_waiting: requests that may be queued beyond those, at least 0; further ones are refused as UNAVAILABLE.
@@ -105,6 +112,8 @@ class ModelConfig:
             `max_cache_interval` at a full queue; 0 for never.
         stuck_after_s: how long one operation of a request may take (an engine call, the encoding of its text, the
             decoding of its picture) before the model counts as failed; 0 for no limit.
+        unload_after_s: how long a model may be idle before its weights leave the memory, until its next request; 0 for
+            always in memory.
         preview_interval: steps from one preview to the next, at least 1.
         defaults: what a request gets for the fields that it leaves out.
         presets: cache settings by name, from which a request chooses. "default" are the model's own; a request that
@@ -118,6 +127,9 @@ class ModelConfig:
     torch_threads: int
     engine_threads: int
     engine_lanes: int
+    sequence_parallel: int
+    cfg_parallel: int
+    devices: tuple[str, ...]
     max_sequence_length: int | None
     max_in_flight: int
     max_waiting: int
@@ -129,6 +141,7 @@ class ModelConfig:
     max_cache_interval: int
     stretch_from_waiting: int
     stuck_after_s: float
+    unload_after_s: float
     preview_interval: int
     defaults: GenerationRequest
     presets: Mapping[str, CacheConfig]

@@ -93,6 +93,21 @@ def _dtype(text: str) -> str:
     return text
 
 
+def _kinds(*kinds: str) -> Callable[[str], tuple[tuple[str, str], ...]]:
+    def read(text: str) -> tuple[tuple[str, str], ...]:
+        pairs = name_value_pairs(text)
+        for name, kind in pairs:
+            if kind not in kinds:
+                raise ValueError(f"must be one of {', '.join(kinds)} for {name}")
+        return pairs
+
+    return read
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _dtype_pairs(text: str) -> tuple[tuple[str, str], ...]:
     pairs = name_value_pairs(text)
     for _, dtype in pairs:
@@ -121,6 +136,14 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
         "allow_pickle": Parameter(
             _boolean, False, "Load weights that are pickles (.bin, .pt), not safetensors: who wrote them is trusted."
         ),
+        "quantization": Parameter(
+            _kinds("int8", "fp8", "nf4"), (), "Weights below 16 bits, by component: int8, fp8 or nf4."
+        ),
+        "offload": Parameter(
+            _kinds("cpu", "idle"),
+            (),
+            "Components that run on the CPU (cpu), or are moved to the device for a call and back (idle).",
+        ),
         "vae_tiling": Parameter(_boolean, False, "Decode in tiles, which large videos need."),
         "max_sequence_length": Parameter(
             _integer(1), None, "Text tokens of a prompt; not set, the pipeline's own number."
@@ -134,6 +157,15 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
         "engine_threads": Parameter(_integer(0), 0, "Threads of one engine call on the CPU; 0 for all cores."),
         "engine_lanes": Parameter(
             _integer(1), 1, "Concurrent engine calls on the CPU, each with its share of the threads."
+        ),
+        "sequence_parallel": Parameter(
+            _integer(1), 1, "With engine parallel: processes that share the tokens of one engine call."
+        ),
+        "cfg_parallel": Parameter(
+            _integer(1), 1, "With engine parallel: groups of processes, each for other rows or guidance branches."
+        ),
+        "devices": Parameter(
+            _names, (), "With engine parallel: the device of each process; not set, the GPUs from that of device on."
         ),
         "max_batch": Parameter(
             _integer(0),
@@ -174,6 +206,9 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
             _number,
             600.0,
             "Seconds that one operation of a request may take before the model counts as failed; 0 for no limit.",
+        ),
+        "unload_after_s": Parameter(
+            _number, 0.0, "Seconds without a request after which the weights leave the memory; 0 for never."
         ),
         "preview_interval": Parameter(_integer(1), 5, "Steps from one preview to the next."),
         # What a request gets for a field that it leaves out
