@@ -5,8 +5,9 @@
     python -m benchmarks.gpu --device cpu --tiny                 the same code on a CPU, with tiny transformers
 
 blocks    One full step's block stack at the published size with random weights: torch eager, torch.compile, CUDA graph,
-          ONNX Runtime, TensorRT, TensorRT-RTX. Each way's distance from torch is checked, and it takes turns with torch
-          eager. The ways follow one another: memory holds the weights twice, the cache folder up to three times.
+          ONNX Runtime, AOTInductor, TensorRT, TensorRT-RTX. Each way's distance from torch is checked, and it takes
+          turns with torch eager. The ways follow one another: memory holds the weights twice, the cache folder up to
+          three times.
 runs      Whole runs at the published size with random weights: the cache off and on, peak memory, the batch limit,
           throughput at 1 to 16 in flight. Each model begins no case after --minutes; the next call goes on.
 pictures  The embedded model with each engine, cache off and on: engine calls against full steps, distance from the
@@ -262,6 +263,10 @@ def _onnxruntime(job: _Job, notes: dict[str, Any]) -> Run:
     return _run_of(engine, job)
 
 
+def _inductor(job: _Job, notes: dict[str, Any]) -> Run:
+    return _run_of(make_engine("inductor", job.family, job.cache_dir), job)
+
+
 def _tensorrt(job: _Job, notes: dict[str, Any]) -> Run:
     return _run_of(_tensorrt_engine("tensorrt", job, notes), job)
 
@@ -297,6 +302,7 @@ WAYS: dict[str, Callable[[_Job, dict[str, Any]], Run]] = {
     "torch.compile": _compiled,
     "CUDA graph": _cuda_graph,
     "onnxruntime": _onnxruntime,
+    "inductor": _inductor,
     "tensorrt": _tensorrt,
     "tensorrt, CUDA graph": _tensorrt_graph,
     "tensorrt-rtx": _tensorrt_rtx,
@@ -353,7 +359,7 @@ def measure_pictures(device: torch.device, turns: int, tiny: bool) -> dict[str, 
     requests = {"off": replace(request, cache=replace(request.cache, interval=1)), "on": request}
     expected: dict[str, Any] = {}
     figures: dict[str, Any] = {}
-    for engine in ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx"):
+    for engine in ("torch", "onnxruntime", "inductor", "tensorrt", "tensorrt-rtx"):
         try:
             host = _host(engine, source, config)
             figures[engine] = {

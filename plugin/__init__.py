@@ -7,7 +7,8 @@ The rooms, in the order of their imports: each imports only from those above it 
     families/      how a transformer's forward splits into embed, block stack and finish; a file a family
     engines/       what runs the block stack; the packer puts full steps of several requests into one call
     denoising/     one request, from its fields to its pixels
-    serving/       many requests on one model, without Triton: which one runs, which waits, at which interval
+    serving/       many requests on one model, without Triton: which one runs, which waits, at which interval; what they
+                   cost, and on which GPU the model fits
     building/      what is made before serving: engines, calibration, tuned presets
     ops/           a tritonserver process, and the guard before its ports: started, watched, stopped
     triton_model/  the models that Triton loads; the only room that imports triton_python_backend_utils

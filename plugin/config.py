@@ -10,8 +10,10 @@ from typing import Any
 
 from plugin.engine_specs import ENGINES
 from plugin.limits import Limits
+from plugin.parallelism import Parallelism
 from plugin.parameters import PARAMETERS, parse_parameters
 from plugin.presets import PARAMETER_PREFIX, parse_preset, presets_path, saved_presets
+from plugin.quantization import check_quantization
 from plugin.repository import InvalidConfig, overrides, read_max_batch_size, read_parameters
 from plugin.request import GenerationRequest, ResponseFormat
 from taylorseer import SETTINGS, CacheConfig
@@ -28,7 +30,8 @@ class PipelineSource:
         dtype: "float32", "bfloat16" or "float16", of all components.
         component_dtypes: (component, dtype) of components that need another one, for example a video autoencoder.
         components: (component, hub id or folder) of components that are not part of the pipeline's own repository, for
-            example HiDream's Llama text encoder and its tokenizer.
+            example HiDream's Llama text encoder and its tokenizer; of a transformer also a GGUF file, in a folder or of
+            the hub.
         device: a torch device, "cpu" or "cuda:0".
         lora: a hub id, folder or file of LoRA weights that are fused into the pipeline, or None.
         lora_scale: the strength they are fused with.
@@ -93,9 +96,7 @@ class ModelConfig:
         engine_threads: threads of one engine call on the CPU; 0 for all cores.
         engine_lanes: concurrent engine calls on the CPU, each with its share of the threads, at least 1. Small
             operations of two calls use two cores better than those of one.
-        sequence_parallel: with engine parallel, how many processes share the tokens of one engine call, at least 1.
-        cfg_parallel: with engine parallel, how many groups of them there are, each for other rows, at least 1.
-        devices: with engine parallel, the torch device of each process; empty for the GPUs from that of `source` on.
+        parallelism: the processes that share an engine call; None with every engine but parallel.
         max_sequence_length: text tokens of the pipeline's text encoder, or None for the pipeline's own default.
         max_in_flight: requests that run at once, at least 1.
         max_waiting: requests that may be queued beyond those, at least 0; further ones are refused as UNAVAILABLE.
@@ -111,7 +112,7 @@ class ModelConfig:
         stretch_from_waiting: queue length from which the intervals of starting requests are stretched, evenly up to
             `max_cache_interval` at a full queue; 0 for never.
         stuck_after_s: how long one operation of a request may take (an engine call, the encoding of its text, the
-            decoding of its picture) before the model counts as failed; 0 for no limit.
+            decoding of its picture, its model's load) before the model counts as failed; 0 for no limit.
         unload_after_s: how long a model may be idle before its weights leave the memory, until its next request; 0 for
             always in memory.
         preview_interval: steps from one preview to the next, at least 1.
@@ -127,9 +128,7 @@ class ModelConfig:
     torch_threads: int
     engine_threads: int
     engine_lanes: int
-    sequence_parallel: int
-    cfg_parallel: int
-    devices: tuple[str, ...]
+    parallelism: Parallelism | None
     max_sequence_length: int | None
     max_in_flight: int
     max_waiting: int
@@ -160,7 +159,7 @@ class ModelConfig:
 
         Args:
             parameters: config.pbtxt's parameters, name -> string; those of Triton's Python backend are ignored.
-            model_dir: the model's folder; a pipeline that begins with "." is relative to it.
+            model_dir: the model's folder; a pipeline, component or LoRA that begins with "." is relative to it.
             environment: TAYLORSEER_<MODEL>_<PARAMETER>, in capitals, overrides a parameter, as
                 TAYLORSEER_FLUX_DEV_PIPELINE does the pipeline of flux_dev.
             model: its name, if the folder has another one: Triton loads overridden files from a temporary folder.
@@ -177,12 +176,14 @@ class ModelConfig:
         }
         read = parse_parameters(texts)
         for name in ("pipeline", "lora"):
-            if (read[name] or "").startswith("."):
-                read[name] = str((model_dir / read[name]).resolve())
+            read[name] = read[name] and _beside(model_dir, read[name])
+        read["components"] = tuple((name, _beside(model_dir, place)) for name, place in read["components"])
         _check_folder(texts["pipeline"], read["pipeline"])
         if read["engine_lanes"] > 1 and read["device"] != "cpu":
             raise InvalidConfig(f"parameter 'engine_lanes' is {read['engine_lanes']}, must be 1 on {read['device']}")
         read["engine_model"] = _engine_model(read["engine"], read["engine_model"], model_dir.parent)
+        read["parallelism"] = _parallelism(read)
+        check_quantization(read["engine"], read["quantization"], read["components"], read["lora"])
         presets = saved_presets(presets_path(read["pipeline"], model_dir))
         presets |= {name: parse_preset(name, text) for name, text in preset_texts.items()}
         return cls._from_values(read, presets)
@@ -231,6 +232,11 @@ class ModelConfig:
         )
 
 
+def _beside(model_dir: Path, place: str) -> str:
+    """A place, which is relative to the model's folder where it begins with "."."""
+    return str((model_dir / place).resolve()) if place.startswith(".") else place
+
+
 def _check_folder(written: str, resolved: str) -> None:
     if written.startswith(".") and not Path(resolved).exists():
         raise InvalidConfig(
@@ -242,6 +248,26 @@ def _chosen(presets: Mapping[str, CacheConfig], name: str) -> CacheConfig:
     if name not in presets:
         raise InvalidConfig(f"parameter 'cache_preset' is {name!r}, must be one of: {', '.join(presets)}")
     return presets[name]
+
+
+def _parallelism(read: Mapping[str, Any]) -> Parallelism | None:
+    engine, names = read["engine"], ("sequence_parallel", "cfg_parallel", "devices")
+    sequence, cfg, devices = (read[name] for name in names)
+    if engine not in ENGINES or not ENGINES[engine].is_parallel:
+        for name, value in zip(names, (sequence, cfg, devices), strict=True):
+            if value != PARAMETERS[name].default:
+                raise InvalidConfig(f"parameter {name!r} is {value!r}, must be left out with engine {engine}")
+        return None
+    if sequence * cfg < 2:
+        raise InvalidConfig(
+            "parameter 'sequence_parallel' is 1, must be at least 2 with engine parallel, or cfg_parallel"
+        )
+    try:
+        parallelism = Parallelism(sequence, cfg, devices)
+        parallelism.devices_from(read["device"])
+    except ValueError as error:
+        raise InvalidConfig(f"parameter {error}") from None
+    return parallelism
 
 
 def _engine_model(engine: str, name: str | None, repository: Path) -> EngineModel | None:

@@ -35,6 +35,7 @@ LONGEST_FIRST = (
     "test_watch.py",
     "test_build.py",
     "test_engine_triton.py",
+    "test_inductor_engine.py",
     "test_families.py",
     "test_conventions.py",
 )

@@ -247,6 +247,54 @@ def test_what_the_soak_left_is_that_of_the_result():
     assert not missing(sentences, "docs/benchmarking.md")
 
 
+def test_what_offloading_and_unloading_give_back_is_that_of_the_result():
+    measured, mib = result("offloaded.json"), 2**20
+    memory, idle = (measured["offload"][way] for way in ("in_memory", "idle"))
+    new = measured["offload"]["latency"]["new_prompt"]
+    saved = {name: round((memory[name] - idle[name]) / mib) for name in memory}
+    assert abs(saved["new_prompt_peak_bytes"]) < 5, "the document says that it is the same"
+    unload = measured["unload"]
+    before, after = (round(unload[f"{name}_bytes"] / mib) for name in ("before", "after"))
+    sentences = (
+        f"an encoder of {memory['encoder_bytes'] / mib:.0f} MiB in place of the embedded model's",
+        f"the process holds {saved['resident_bytes']} MiB less while the encoder is idle",
+        f"the peak of a request whose prompt is known is {saved['known_prompt_peak_bytes']} MiB lower",
+        f"Encoding takes {new['idle_over_in_memory_encode_s']:.2f} times as long, "
+        f"such a request {new['idle_over_in_memory_total_s']:.2f} times",
+        f"The embedded model goes from {before} to {after} MiB; the first request after that takes "
+        f"{unload['first_s']:.2f} s, and the next ones {unload['later_s']:.2f} s",
+        f"medians of {measured['turns']} unloads",
+    )
+    assert not missing(sentences, "docs/operating.md")
+
+
+def test_what_several_processes_exchange_and_gain_is_that_of_the_result():
+    measured, models = result("parallel.json")["measured"], result("parallel.json")["predicted"]["models"]
+    small, large = (measured["picture_tokens"][tokens] for tokens in ("256", "1024"))
+    sentences = [f"it is {large['bytes_over_formula']:.4f} times that"]
+    sentences += [
+        f"a FLUX of width {measured['width']} and {measured['blocks']} blocks",
+        f"takes {large['two_processes_over_alone_2_threads']:.2f} times as long as by one process of two threads, and "
+        f"{large['two_processes_over_alone_1_thread']:.2f} times as long as by one of one thread; of 256 tokens "
+        f"{small['two_processes_over_alone_2_threads']:.2f} and {small['two_processes_over_alone_1_thread']:.2f} times",
+    ]
+    assert not missing(sentences, "docs/scaling.md")
+    expected = [
+        [
+            f"`{name}`",
+            f"{model['tokens']:,} x {model['width']:,}, {model['blocks']}",
+            f"{model['exchanged_bytes']['8'] / 1e9:.1f} GB",
+            f"{model['one_gpu_s']:.2f} s",
+            *(
+                ", ".join(f"{speed_up:.1f}x" for speed_up in model["speed_up"][link].values())
+                for link in ("nvlink", "pcie")
+            ),
+        ]
+        for name, model in models.items()
+    ]
+    assert tables_of(ROOT / "docs/scaling.md")["What to expect"][1:] == expected
+
+
 # What was learnt
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ from diffusers import DiffusionPipeline
 from plugin.building.calibration import Size, calibration_of, record
 from plugin.config import ModelConfig, PipelineSource
 from plugin.denoising.loading import denoisers, load_pipeline
-from plugin.engine_specs import EngineSpec, engine_spec
-from plugin.engines.export import optimized_onnx
+from plugin.engine_specs import EngineSpec, engine_spec, tensorrt_engine_name
+from plugin.engines.base import check_weights
 from plugin.engines.progress import BuildProgress, NoProgress
 from plugin.engines.tensorrt.build import build_engine
 from plugin.engines.tensorrt.fp8 import Calibration, Samples, check_architectures, load_modelopt
@@ -29,6 +30,7 @@ from plugin.engines.tensorrt.package import (
 from plugin.engines.tensorrt.record import BuiltEngine
 from plugin.families import family_of
 from plugin.families.base import Family
+from plugin.quantization import check_quantization
 from plugin.request import GenerationRequest
 from plugin.serving.plan import architecture_of, axis_sizes, example_request, feature_of
 
@@ -93,24 +95,34 @@ def build_model(model_dir: Path, request: BuildRequest, progress: BuildProgress 
     Raises:
         InvalidConfig: the config.pbtxt cannot be read.
         InvalidRequest: a size that the model does not serve.
-        EngineError: TensorRT cannot build; the message says why.
+        EngineError: the engine cannot be built; the message says why.
         OSError: the pipeline cannot be loaded, or the cache cannot be written.
         ValueError: an unknown precision, or options that the engine does not have.
     """
     progress = progress or NoProgress()
     config = ModelConfig.from_folder(model_dir)
     spec = engine_spec(request.engine or config.engine)
+    check_quantization(spec.name, config.source.quantization, config.source.components)
     if spec.flavour is not None:
         return _build_tensorrt(config, spec.flavour, _is_fp8(spec, request), request, progress)
     given = [name for name, value in vars(request).items() if value and name != "engine"]
     if given:
         raise ValueError(f"{given[0]} is for the engines {', '.join(PACKAGES)}, must be left out with {spec.name}")
-    if not spec.optimizes_onnx:
+    if not spec.made_ahead:
         return []
     progress.stage(f"loading {config.source.pipeline}")
     pipe = load_pipeline(config.source, denoisers_only=True)
-    progress.stage("exporting and optimising the block stack")
-    return [Built(name, optimized_onnx(family_of(getattr(pipe, name)))) for name in denoisers(pipe)]
+    progress.stage(f"{spec.made_ahead} the block stack")
+    make_file = import_module(spec.module).make_file
+    return [Built(name, make_file(family, None)) for name, family in _families(pipe, spec).items()]
+
+
+def _families(pipe: DiffusionPipeline, spec: EngineSpec) -> dict[str, Family]:
+    """The family of each transformer, by the component's name; EngineError if the engine does not take the weights."""
+    families = {name: family_of(getattr(pipe, name)) for name in denoisers(pipe)}
+    for family in families.values():
+        check_weights(spec, family)
+    return families
 
 
 def _is_fp8(spec: EngineSpec, request: BuildRequest) -> bool:
@@ -135,8 +147,7 @@ def _build_tensorrt(
     pipe = load_pipeline(source, denoisers_only=calibration is None)
     recorded = _recorder(pipe, calibration, config.max_sequence_length, progress)
     built = []
-    for name in denoisers(pipe):
-        family = family_of(getattr(pipe, name))
+    for name, family in _families(pipe, engine_spec(tensorrt_engine_name(flavour, fp8))).items():
         rows = 2 if family.batches_guidance else 1
         options = BuildOptions(
             batch=request.batch or (1, rows, rows),

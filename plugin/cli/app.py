@@ -15,7 +15,9 @@ from plugin.cli.help import Command, Group
 from plugin.cli.plan import plan
 from plugin.cli.serve import serve
 from plugin.cli.tune import tune
+from plugin.quiet import quieten_quantizers
 
+quieten_quantizers()
 app = typer.Typer(
     name="triton-taylorseer",
     cls=Group,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from plugin.engines.tensorrt.record import BuiltEngine, Profile
 
 Engine = Annotated[
-    str | None, typer.Option(metavar="NAME", help="onnxruntime, tensorrt or tensorrt-rtx. Default: the model's.")
+    str | None,
+    typer.Option(metavar="NAME", help="onnxruntime, inductor, tensorrt or tensorrt-rtx. Default: the model's."),
 ]
 Precision = Annotated[
     str | None,

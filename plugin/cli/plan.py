@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from plugin.cli.options import ModelArgument, ModelRepository, with_fields
-from plugin.cli.terminal import binary, fail, show, two_columns
+import typer
+
+from plugin.cli.options import ModelRepository, with_fields
+from plugin.cli.terminal import binary, counting_bar, fail, quieten_libraries, show, two_columns
 from plugin.paths import REPOSITORY
 
 if TYPE_CHECKING:
+    from plugin.config import ModelConfig
     from plugin.request import GenerationRequest
     from plugin.serving.plan import Plan
     from plugin.tasks import Task
@@ -42,8 +45,16 @@ _MEANINGS = {
 
 
 @with_fields(*_FIELDS, meanings=_MEANINGS)
-def plan(model: ModelArgument, fields: dict[str, Any], model_repository: ModelRepository = REPOSITORY) -> None:
-    """Says what a request will cost, without loading the model.
+def plan(
+    fields: dict[str, Any],
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A model of the repository. With --memory: or all of them.")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Say what fits on GPUs of 16, 24, 48 and 80 GB.")] = False,
+    model_repository: ModelRepository = REPOSITORY,
+) -> None:
+    """Says what a request will cost, or with --memory what the model needs and on which GPU it fits. Nothing is loaded
+    or downloaded.
 
     Request options that are left out get the model's defaults.
 
@@ -51,24 +62,86 @@ def plan(model: ModelArgument, fields: dict[str, Any], model_repository: ModelRe
 
       triton-taylorseer plan flux_dev --height 768 --width 768 --interval 6
       triton-taylorseer plan flux_dev --image photo.jpg --strength 0.6
+      triton-taylorseer plan flux_dev --memory
     """
-    from plugin.config import ModelConfig
     from plugin.repository import InvalidConfig
-    from plugin.serving.plan import architecture_of, example_request, plan_request
 
-    name = model.removesuffix("_stream")
+    repository, name = model_repository.resolve(), (model or "").removesuffix("_stream")
     try:
-        config = ModelConfig.from_folder(model_repository.resolve() / f"{name}_stream")
-        architecture = architecture_of(config.source.pipeline)
-        files = {name: _files(fields.pop(name)) for name in ("input_image", "mask_image")}
-        tasks = architecture.tasks if any(files.values()) else None
-        request = example_request(config, tasks, **fields, **files)
-        planned = plan_request(config, architecture, request)
+        if not memory:
+            _plan_request(repository, name, fields)
+        elif model is not None:
+            _plan_memory(repository, name, fields)
+        else:
+            _plan_memory_of_all(repository, fields)
     except (InvalidConfig, OSError, ValueError, TypeError) as error:
         fail(error)
-    frames = f", {request.num_frames} frames" if request.num_frames > 1 else ""
-    title = f"{name} ({architecture.transformer}), height {request.height}, width {request.width}{frames}"
+
+
+def _plan_request(repository: Path, name: str, fields: dict[str, Any]) -> None:
+    from plugin.serving.plan import architecture_of, plan_request
+
+    if not name:
+        raise ValueError("MODEL is missing, must be a model of the repository: only with --memory it may be left out")
+    config = _config_of(repository, name)
+    architecture = architecture_of(config.source.pipeline)
+    request = _request_of(config, fields)
+    planned = plan_request(config, architecture, request)
+    title = f"{name} ({architecture.transformer}), {_size(request)}"
     show(two_columns(title, _rows(planned, request) | {"takes": _takes(architecture.tasks)}))
+
+
+def _plan_memory(repository: Path, name: str, fields: dict[str, Any]) -> None:
+    from plugin.cli.memory_tables import fits_table, memory_table, weights_table
+    from plugin.serving.fitting import fits
+    from plugin.serving.memory import plan_memory
+
+    quieten_libraries()
+    config = _config_of(repository, name)
+    request = _request_of(config, fields)
+    planned = plan_memory(config, request)
+    show(weights_table(f"{name}, {_size(request)}", planned, config.engine))
+    show(memory_table(planned))
+    show(fits_table(fits(config, request), config))
+
+
+def _plan_memory_of_all(repository: Path, fields: dict[str, Any]) -> None:
+    from plugin.cli.memory_tables import all_fits_table
+    from plugin.serving.fitting import fits
+    from plugin.serving.memory import plan_memory
+
+    if given := [name for name, value in fields.items() if value is not None]:
+        raise ValueError(f"{given[0]} is given, must be left out without a MODEL: each model has its own default size")
+    quieten_libraries()
+    names = sorted(path.parent.name.removesuffix("_stream") for path in repository.glob("*_stream/config.pbtxt"))
+    if not names:
+        raise FileNotFoundError(f"{repository} holds no model, must have folders of models")
+    rows = {}
+    with counting_bar() as bar:
+        for name in bar.track(names, description="models"):
+            config = _config_of(repository, name)
+            request = _request_of(config, {})
+            rows[name] = plan_memory(config, request), fits(config, request)
+    show(all_fits_table(rows))
+
+
+def _config_of(repository: Path, name: str) -> ModelConfig:
+    from plugin.config import ModelConfig
+
+    return ModelConfig.from_folder(repository / f"{name}_stream")
+
+
+def _request_of(config: ModelConfig, fields: dict[str, Any]) -> GenerationRequest:
+    from plugin.serving.plan import architecture_of, example_request
+
+    files = {name: _files(fields.get(name)) for name in ("input_image", "mask_image")}
+    tasks = architecture_of(config.source.pipeline).tasks if any(files.values()) else None
+    return example_request(config, tasks, **{**fields, **files})
+
+
+def _size(request: GenerationRequest) -> str:
+    frames = f", {request.num_frames} frames" if request.num_frames > 1 else ""
+    return f"height {request.height}, width {request.width}{frames}"
 
 
 def _files(paths: list[Path] | Path | None) -> list[bytes] | None:

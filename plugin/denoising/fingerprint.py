@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from plugin.families.weights import plain_tensors
 from plugin.repository import InvalidConfig
 from taylorseer import CacheConfig
 
@@ -19,16 +20,17 @@ def fingerprint(transformers: Iterable[nn.Module]) -> str:
 
     It covers the name and shape of every parameter and `_SAMPLES` numbers of each, rounded to bfloat16, so that weights
     that are loaded as float32 or bfloat16, on any device, have the same fingerprint. Loaded as float16 they are rounded
-    otherwise, unless they were saved so.
+    otherwise, unless they were saved so. Quantised, they have another one: of the numbers that they are kept as.
     """
     digest = hashlib.sha256()
     for transformer in transformers:
         sampled = []
         for name, parameter in sorted(transformer.named_parameters()):
-            digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
-            flat = parameter.detach().reshape(-1)
-            at = torch.arange(_SAMPLES, device=flat.device) * (flat.numel() - 1) // (_SAMPLES - 1)
-            sampled.append(flat[at].to(torch.bfloat16))
+            for part, tensor in plain_tensors(parameter):
+                digest.update(f"{name}{part} {tuple(tensor.shape)}\n".encode())
+                flat = tensor.reshape(-1)
+                at = torch.arange(_SAMPLES, device=flat.device) * (flat.numel() - 1) // (_SAMPLES - 1)
+                sampled.append(flat[at].to(torch.bfloat16))
         if sampled:
             digest.update(torch.cat(sampled).view(torch.int16).cpu().numpy().tobytes())
     return digest.hexdigest()[:32]

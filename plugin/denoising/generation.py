@@ -129,6 +129,7 @@ def generate(
         warnings = [*notes, *warnings_of(host, request, run.session, max_sequence_length)]
         return Generation(image, _report(request, image, run.session, reporter, host.engine_name, clock, warnings))
     finally:
+        run.settle()
         if host.packer is not None:
             host.packer.leave(reporter)
         reporter.release()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import HFValidationError
-from transformers import AutoTokenizer
+from torch import nn
 
 from plugin.config import PipelineSource
+from plugin.denoising.components import dtype_of, first_line, given_components, named, quantization_of
+from plugin.denoising.offloading import move
 from plugin.engines.base import no_gpu
+from plugin.families.weights import is_quantized
 
 
 def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> DiffusionPipeline:
@@ -26,8 +26,9 @@ def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> Di
         denoisers_only: leave the encoders out, where only the transformers are wanted.
 
     Raises:
-        OSError: the pipeline, a component or the LoRA cannot be had; the message says which and what helps.
-        ValueError: a component is not part of the pipeline's class, or the device is a GPU that torch does not have.
+        OSError: the pipeline, a component, the LoRA or a package cannot be had; the message says which and what helps.
+        ValueError: a component is not part of the pipeline's class, or cannot be offloaded or quantised; or the device
+            is a GPU that torch does not have.
     """
     if source.device.startswith("cuda") and (missing := no_gpu()):
         raise ValueError(f"device is {source.device}, and {missing}, or set device to cpu")
@@ -36,84 +37,42 @@ def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> Di
         raise FileNotFoundError(
             f"pipeline {source.pipeline} has no model_index.json, must be a folder that diffusers saved"
         )
-    default = getattr(torch, source.dtype)
+    dtypes = {"default": dtype_of(source), **{name: dtype_of(source, name) for name, _ in source.component_dtypes}}
     safe = None if source.allow_pickle else True
-    dtypes = {name: getattr(torch, dtype) for name, dtype in source.component_dtypes}
-    components: dict[str, Any] = {}
-    if denoisers_only:
-        components = dict.fromkeys(_other_components(source.pipeline))
-    elif source.components:
-        pipeline_class = _pipeline_class(source.pipeline)
-        for name, component in source.components:
-            components[name] = _load_component(pipeline_class, name, component, dtypes.get(name, default), safe)
-    with _named(f"pipeline {source.pipeline}"):
-        pipe = DiffusionPipeline.from_pretrained(
-            source.pipeline, dtype={"default": default, **dtypes}, use_safetensors=safe, **components
-        )
+    with _on(source.device):
+        components = given_components(source, denoisers_only)
+        options = quantization_of(source, components)
+        with named(f"pipeline {source.pipeline}"):
+            pipe = DiffusionPipeline.from_pretrained(
+                source.pipeline, dtype=dtypes, use_safetensors=safe, **options, **components
+            )
     if source.lora is not None:
-        with _named(f"lora {source.lora}"):
-            pipe.load_lora_weights(source.lora, use_safetensors=safe)
-        pipe.fuse_lora(lora_scale=source.lora_scale)
-        pipe.unload_lora_weights()  # what is fused stays
+        _fuse_lora(pipe, source, safe)
     if source.vae_tiling and not denoisers_only:
         pipe.vae.enable_tiling()
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(source.device)
+    return move(pipe, source.device, () if denoisers_only else source.offload)
 
 
-def _pipeline_class(pipeline: str) -> type[DiffusionPipeline]:
-    with _named(f"pipeline {pipeline}"):
-        return getattr(diffusers, DiffusionPipeline.load_config(pipeline)["_class_name"])
+def _on(device: str) -> AbstractContextManager[Any]:
+    """Inside, the device is the present GPU, if it is one: bitsandbytes quantises there."""
+    return torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
 
 
-def _other_components(pipeline: str) -> list[str]:
-    """The components of a pipeline that are neither denoising transformers nor what constructors read beside them: the
-    scheduler, and the autoencoder (Bria, HunyuanVideo 1.5)."""
-    with _named(f"pipeline {pipeline}"):
-        index = DiffusionPipeline.load_config(pipeline)
-    kept = ("transformer", "transformer_2", "scheduler", "vae")
-    return [name for name, value in index.items() if isinstance(value, list) and name not in kept]
-
-
-def _load_component(
-    pipeline_class: type[DiffusionPipeline], name: str, source: str, dtype: torch.dtype, safe: bool | None
-) -> Any:
-    """A component by the class that the pipeline's constructor declares for it."""
-    declared = get_type_hints(pipeline_class.__init__)
-    if name not in declared:
-        known = ", ".join(declared)
-        raise ValueError(f"component {name!r} is unknown to {pipeline_class.__name__}, must be one of: {known}")
-    with _named(f"component {name} {source}"):
-        if name.startswith("tokenizer"):
-            return AutoTokenizer.from_pretrained(source)
-        return declared[name].from_pretrained(source, dtype=dtype, use_safetensors=safe)
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Turns what a hub's library says of something that cannot be had into one sentence that says what helps."""
+def _fuse_lora(pipe: Any, source: PipelineSource, safe: bool | None) -> None:
+    with named(f"lora {source.lora}"):
+        pipe.load_lora_weights(source.lora, use_safetensors=safe)
     try:
-        yield
-    except ImportError as error:
-        raise OSError(f"{what} needs a package that is not installed: {_first_line(error)}") from error
-    except (OSError, ValueError, HFValidationError) as error:
-        if "safetensors" in str(error) and ("no file named" in str(error) or "not found" in str(error)):
-            raise OSError(
-                f"{what} has weights that are pickles, must be safetensors: convert them, or set allow_pickle where "
-                "you trust who wrote them"
-            ) from error
-        if not isinstance(error, OSError | HFValidationError):
+        pipe.fuse_lora(lora_scale=source.lora_scale)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        names = [name for name, each in pipe.components.items() if isinstance(each, nn.Module) and is_quantized(each)]
+        if not names:
             raise
-        reason = _first_line(error)
-        raise OSError(
-            f"{what} cannot be had ({reason}): name a folder that holds it, or a hub id that this machine can reach, "
-            "with HF_TOKEN set where its licence must be accepted"
+        raise ValueError(
+            f"lora {source.lora} cannot be fused into the quantised weights of {' and '.join(names)} "
+            f"({first_line(error)}): leave it out, or take weights of 16 bits"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of a message, or the error's name where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    pipe.unload_lora_weights()  # what is fused stays
 
 
 def denoisers(pipe: DiffusionPipeline) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
+from plugin.denoising.overlap import Later, LateTensor, Look
 from plugin.denoising.schedulers import Schedule, counting
 from plugin.denoising.unserved import NotServed
 from plugin.engines.base import Engine
@@ -40,12 +42,22 @@ class Branch:
         constants: what the family keeps from step to step.
         shapes: of the latest call, as `Family.shapes` tells them.
         forecast: the latest one, whose memory the next one takes.
+        look: of what the latest call has returned, where it could be returned before it is computed.
+        later: the latest call that was.
     """
 
     name: str
     constants: Constants = field(default_factory=dict)
     shapes: object = None
     forecast: torch.Tensor | None = None
+    look: Look | None = None
+    later: Later | None = None
+
+    def settle(self) -> None:
+        """Waits for the call before; raises what nobody has seen of it."""
+        if self.later is not None:
+            later, self.later = self.later, None
+            later.result()
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,7 @@ class DenoisingRun:
     _branches: dict[str, Branch] = field(default_factory=dict, init=False)
     _calls: Counter[str] = field(default_factory=Counter, init=False)  # of the present step, by name
     _context: str | None = field(default=None, init=False)
+    _expected: int = field(default=0, init=False)  # calls of a step, going by the one before
     _last_step: int = field(default=-1, init=False)
     _family: Family | None = field(default=None, init=False)
 
@@ -117,9 +130,20 @@ class DenoisingRun:
         step = schedule.step()
         if step != self._last_step:
             self._last_step = step
+            self._expected = self._calls.total()
             self._calls.clear()
             self.observer.step_started(step, self.session.num_steps, family.latents(inputs))
         return StepCall(step, self._branch(), schedule.timestep(step))
+
+    def expects_another_call(self) -> bool:
+        """Whether the present call is not the last one of its step, going by the step before."""
+        return self._calls.total() < self._expected
+
+    def settle(self) -> None:
+        """Waits for calls that were returned before they were computed, whatever their end."""
+        for branch in self._branches.values():
+            if branch.later is not None:
+                branch.later.wait()
 
     def noise_levels(self) -> list[tuple[float, float]]:
         """(signal, noise) at the beginning of each step of the run; see `Schedule.noise_levels`."""
@@ -160,6 +184,7 @@ class ForecastingTransformer(nn.Module):
         family: the shared transformer's family.
         engine: runs the block stack.
         run: the request's way through the steps; a pipeline of two transformers has two stand-ins on one run.
+        overlaps: whether calls of several guidance branches are made at once, where a step has several.
 
     Attributes:
         config: the diffusers transformer's configuration.
@@ -167,10 +192,12 @@ class ForecastingTransformer(nn.Module):
         device: its device.
     """
 
-    def __init__(self, family: Family, engine: Engine, run: DenoisingRun) -> None:
+    def __init__(self, family: Family, engine: Engine, run: DenoisingRun, *, overlaps: bool = False) -> None:
         super().__init__()
         # Not as attributes of a module, which would be looked for among its parts.
         self.__dict__.update(_family=family, _engine=engine, _run=run)
+        # What an audit of one branch says must not depend on which of them is computed first.
+        self._overlaps = overlaps and run.cache.max_error is None
         self._signature = family.signature
         empty = inspect.Parameter.empty
         parameters = self._signature.parameters.values()
@@ -224,10 +251,22 @@ class ForecastingTransformer(nn.Module):
             ValueError: the call uses something that the family does not serve.
         """
         inputs = self._arguments(*args, **kwargs)
-        call, session = self._run.enter(self._family, inputs), self._run.session
-        step, branch = call.step, call.branch
+        call = self._run.enter(self._family, inputs)
+        branch = call.branch
+        branch.settle()
         self._follow_shapes(branch, inputs)
-        kind = session.kind(step, branch.name)
+        kind = self._run.session.kind(call.step, branch.name)
+        compute = partial(self._output, inputs, call, kind)
+        if self._overlaps and kind is StepKind.FULL and branch.look is not None and self._run.expects_another_call():
+            branch.later = Later(compute)
+            return (LateTensor(branch.look, branch.later),)
+        output = compute()
+        branch.look = Look.of(output)
+        return output
+
+    def _output(self, inputs: Inputs, call: StepCall, kind: StepKind) -> Any:
+        """The output of one call; beside it, that of another branch may be computed."""
+        step, branch, session = call.step, call.branch, self._run.session
 
         def features(embed: Callable[[], BlockInputs]) -> torch.Tensor:
             if kind is StepKind.FULL:
@@ -249,5 +288,5 @@ class ForecastingTransformer(nn.Module):
         shapes = self._family.shapes(inputs)
         if branch.shapes is not None and branch.shapes != shapes:
             self._run.session.forget(branch.name)
-            branch.constants, branch.forecast = {}, None
+            branch.constants, branch.forecast, branch.look = {}, None, None
         branch.shapes = shapes

@@ -20,6 +20,7 @@ from plugin.tasks import tasks_of
 Adapters = tuple[object, ...]
 
 _BEFORE = "before PipelineHost is made"
+_OFFLOAD_INSTEAD = "PipelineHost's offload (the parameter of that name) offloads encoders and autoencoder"
 # Methods of pipelines that change what the pipelines of a host share (diffusers 0.42.0: pipeline_utils, loaders).
 _CHANGES = {
     **dict.fromkeys(
@@ -39,7 +40,7 @@ _CHANGES = {
     **dict.fromkeys(("to", "reset_device_map"), f"move the pipeline {_BEFORE}"),
     **dict.fromkeys(
         ("enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_offload"),
-        "offloading is not served by a host",
+        _OFFLOAD_INSTEAD,
     ),
     **dict.fromkeys(
         (
@@ -83,7 +84,9 @@ def check_pipeline(pipe: object, engine: object) -> None:
     if getattr(pipe, "hf_device_map", None):
         raise NotServed(f"{name} has a device_map, must be on one device: load it without one")
     if getattr(pipe, "_all_hooks", None):
-        raise NotServed(f"{name} is offloaded, must stay on its device: leave enable_model_cpu_offload out")
+        raise NotServed(
+            f"{name} is offloaded, must stay on its device: leave enable_model_cpu_offload out. {_OFFLOAD_INSTEAD}"
+        )
     for transformer in transformers:
         if transformer is not None:
             if getattr(transformer, "_cache_config", None) is not None:
@@ -154,14 +157,32 @@ def check_hooks(transformer: nn.Module, *, parts: bool = False) -> None:
     """
     for module in transformer.modules() if parts else (transformer,):
         name = type(module).__name__
-        if hasattr(module, "_hf_hook"):
-            raise NotServed(f"{name} has a hook of accelerate (offloading, or a device_map), must have none")
-        if getattr(getattr(module, "_diffusers_hook", None), "hooks", None):
-            raise NotServed(f"{name} has a hook of diffusers (a cache, group offloading, casting), must have none")
+        if _hook_of_accelerate(module):
+            raise NotServed(
+                f"{name} has a hook of accelerate (offloading, or a device_map), must have none. {_OFFLOAD_INSTEAD}"
+            )
+        if _hook_of_diffusers(module):
+            raise NotServed(
+                f"{name} has a hook of diffusers (a cache, group offloading, casting), must have none. "
+                f"{_OFFLOAD_INSTEAD}"
+            )
     if transformer._forward_hooks or transformer._forward_pre_hooks:
         raise NotServed(
             f"{type(transformer).__name__} has a forward hook, must have none: a request's own transformer may have one"
         )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether accelerate or diffusers have hooked anything to a module or its parts, which moves or casts weights."""
+    return any(_hook_of_accelerate(part) or _hook_of_diffusers(part) for part in module.modules())
+
+
+def _hook_of_accelerate(module: nn.Module) -> bool:
+    return hasattr(module, "_hf_hook")
+
+
+def _hook_of_diffusers(module: nn.Module) -> bool:
+    return bool(getattr(getattr(module, "_diffusers_hook", None), "hooks", None))
 
 
 def adapters_of(module: nn.Module) -> Adapters:

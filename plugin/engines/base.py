@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
 
+from plugin.engine_specs import EngineSpec
 from plugin.errors import Outcome, RequestError
-from plugin.families.base import BlockInputs
+from plugin.families.base import BlockInputs, Family
+from plugin.families.weights import is_quantized
+from plugin.memory import give_back
+from plugin.quantization import why_unquantized
 
 
 class EngineError(RuntimeError):
@@ -28,6 +34,30 @@ def no_gpu() -> str | None:
     return f"{why}: install them, start the container with --gpus all"
 
 
+def drop_blocks(families: Iterable[Family]) -> None:
+    """Drops the torch blocks of transformers whose engines need them no more, and gives the memory back: engines take
+    theirs from the device and the system, not from what torch keeps for itself."""
+    for family in families:
+        family.release_blocks()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    give_back()
+
+
+def check_weights(spec: EngineSpec, family: Family) -> None:
+    """Checks that an engine takes a transformer's weights.
+
+    Raises:
+        EngineError: they are quantised, and it does not run such blocks.
+    """
+    if not spec.takes_quantized and is_quantized(family.transformer):
+        name = type(family.transformer).__name__
+        raise EngineError(
+            f"engine is {spec.name!r}, must be 'torch' with the quantised weights of {name}: {why_unquantized(spec)}"
+        )
+
+
 class Engine(Protocol):
     """Runs the block stack of one model; any number of threads may call it.
 
@@ -35,7 +65,8 @@ class Engine(Protocol):
         name: the engine's name, as in the model's configuration and in reports.
 
     A compiled engine has a further attribute, `needs_all_arguments`: its calls must give it every argument of the
-    family's `example_inputs`, those that a forward may leave out too.
+    family's `example_inputs`, those that a forward may leave out too. One of several processes has `calls_at_once`, how
+    many calls of one row it can run at once; `failure`, why it cannot be used any more; and `close`.
     """
 
     name: str

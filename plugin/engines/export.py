@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from plugin.engines.engine_cache import build_once
 from plugin.engines.onnxruntime_session import providers, session_options
 from plugin.families.base import BlockInputs, Family
+from plugin.families.weights import plain_tensors
 from plugin.paths import default_cache_dir, exports_dir
 from plugin.sealed import damage, seal
 
@@ -109,35 +111,51 @@ def stack_key(family: Family, stack: nn.Module, more: object = None) -> str:
         "more": more,
     }
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name, tensor in sorted(stack.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
+    for name, weight in sorted(stack.state_dict().items()):
+        for part, tensor in plain_tensors(weight):
+            digest.update(f"{name}{part} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return f"{family.name}-{digest.hexdigest()[:32]}"
 
 
 def export_onnx(family: Family, stack: nn.Module, path: Path) -> None:
     """Writes the block stack as ONNX: opset 20, weights in a file beside it, the axes of `block_axes` dynamic."""
     inputs = family.example_inputs()
-    axes = {name: dict.fromkeys(family.block_axes[name], torch.export.Dim.DYNAMIC) for name in inputs}
     with torch.no_grad():
         program = torch.onnx.export(
-            _ByOneArgument(stack, family.block_axes),
+            ByOneArgument(stack, family.block_axes),
             kwargs={"inputs": inputs},
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes={"inputs": axes},
+            dynamic_shapes={"inputs": dynamic_axes(family, inputs)},
             input_names=list(inputs),
             output_names=["features"],
-            optimize=True,
+            optimize=False,
             verbose=False,
         )
     assert program is not None
+    weights = [*program.model.graph.initializers.values()]
+    program.optimize()
     program.save(str(path), external_data=True)
+    # onnxscript's rewriting rules live as long as the process and keep the last graph that they matched (0.7.2,
+    # rewriter/_matcher.py), which would keep the torch blocks.
+    for value in (*weights, *program.model.graph.initializers.values()):
+        value.const_value = None
 
 
-class _ByOneArgument(nn.Module):
-    """A block stack that takes its arguments as one mapping: their names may be such that no function could declare
-    them, and the exporter tells axes of arguments that are not declared from no others."""
+def dynamic_axes(family: Family, inputs: BlockInputs) -> dict[str, dict[int, Any]]:
+    """The axes of `block_axes` as torch's exporter marks dynamic ones, for the arguments that are exported."""
+    return {name: dict.fromkeys(family.block_axes[name], torch.export.Dim.DYNAMIC) for name in inputs}
+
+
+class ByOneArgument(nn.Module):
+    """A block stack that takes its arguments as one mapping, `inputs`: their names may be such that no function could
+    declare them, and the exporter tells axes of arguments that are not declared from no others.
+
+    Args:
+        stack: the block stack.
+        axes: the family's `block_axes`.
+    """
 
     def __init__(self, stack: nn.Module, axes: Mapping[str, Mapping[int, str]]) -> None:
         super().__init__()
@@ -145,6 +163,7 @@ class _ByOneArgument(nn.Module):
         self._axes = axes
 
     def forward(self, inputs: BlockInputs) -> torch.Tensor:
+        """The feature, with every length of one name checked to be the same."""
         lengths: dict[str, int] = {}
         for argument, tensor in inputs.items():
             for axis, name in self._axes[argument].items():  # to the exporter, each axis is a length of its own

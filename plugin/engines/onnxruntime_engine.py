@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
@@ -68,7 +70,19 @@ class OnnxRuntimeEngine:
 
 def load_engine(family: Family, spec: EngineSpec, cache_dir: Path | None, threads: int | None) -> OnnxRuntimeEngine:
     """Exports and optimises the family's block stack unless the cache has it, and loads it."""
-    return OnnxRuntimeEngine(optimized_onnx(family, cache_dir), threads, family.device)
+    return prepare_engine(family, spec, cache_dir)(threads)
+
+
+def prepare_engine(
+    family: Family, spec: EngineSpec, cache_dir: Path | None
+) -> Callable[[int | None], OnnxRuntimeEngine]:
+    """Exports and optimises the family's block stack unless the cache has it; see `plugin.engines.prepare_engines`."""
+    return partial(OnnxRuntimeEngine, make_file(family, cache_dir), device=family.device)
+
+
+def make_file(family: Family, cache_dir: Path | None) -> Path:
+    """The path of the optimised ONNX file, made now unless the cache has it."""
+    return optimized_onnx(family, cache_dir)
 
 
 def _memory_of(tensor: torch.Tensor) -> tuple[str, int, int, tuple[int, ...], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from plugin.families.token_split import TokenSplit
 from plugin.request import GenerationRequest
 
 Inputs = Mapping[str, Any]  # the arguments of one call of the transformer's forward, by name
@@ -162,6 +164,19 @@ class Family(ABC):
     def completed(self, blocks: BlockInputs) -> BlockInputs:
         """The arguments of the block stack with those that this call left out, as compiled engines need them."""
         return blocks
+
+    @property
+    def token_split(self) -> TokenSplit | None:
+        """How several processes share the tokens of one call of the block stack; None where they cannot."""
+        return None
+
+    def bare(self) -> Family:
+        """A copy without weights and without what is kept: as much as the block stack needs in another process."""
+        transformer = copy.copy(self.transformer)
+        transformer.__dict__ = {**self.transformer.__dict__, "_modules": {}, "_parameters": {}, "_buffers": {}}
+        bare = copy.copy(self)
+        bare.__dict__ = {"transformer": transformer, "completes": False, "_timesteps": {}, "_timestep_bytes": 0}
+        return bare
 
     @abstractmethod
     def block_stack(self) -> nn.Module:

@@ -64,13 +64,11 @@ class DiTFamily(SplitFamily):
         return DiTBlockStack(self.transformer)
 
     def example_inputs(self) -> BlockInputs:
-        batch, image_tokens, weight = 2, 16, self.transformer.proj_out_1.weight
+        batch, image_tokens, width = 2, 16, self.transformer.inner_dim
         return {
-            "hidden_states": torch.randn(
-                batch, image_tokens, self.transformer.inner_dim, dtype=weight.dtype, device=weight.device
-            ),
-            "timestep": torch.full((batch,), 500.0, device=weight.device),
-            "class_labels": torch.arange(batch, device=weight.device),
+            "hidden_states": torch.randn(batch, image_tokens, width, dtype=self.dtype, device=self.device),
+            "timestep": torch.full((batch,), 500.0, device=self.device),
+            "class_labels": torch.arange(batch, device=self.device),
         }
 
     def condition(self, inputs: Inputs, constants: Constants, scheduled: float | None = None) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from plugin.families.base import BlockInputs, Constants, Inputs, autocast_state
 from plugin.families.embedded_guidance import EmbeddedGuidance
 from plugin.families.split import SplitFamily, once
+from plugin.families.token_split import TokenSplit
 from plugin.request import GenerationRequest
 
 
@@ -73,6 +74,10 @@ class FluxFamily(EmbeddedGuidance, SplitFamily):
     output_axes: ClassVar = {0: "batch", 1: "image_tokens"}
     random_arguments: ClassVar = ("hidden_states", "encoder_hidden_states", "temb")
 
+    @property
+    def token_split(self) -> TokenSplit:
+        return TokenSplit()
+
     def block_stack(self) -> nn.Module:
         return FluxBlockStack(self.transformer)
 
@@ -80,9 +85,8 @@ class FluxFamily(EmbeddedGuidance, SplitFamily):
         transformer = self.transformer
         batch, image_tokens, text_tokens, width = 2, 16, 8, transformer.inner_dim
         rotary_width = transformer.config.attention_head_dim
-        weight = transformer.proj_out.weight
-        options = {"dtype": weight.dtype, "device": weight.device}
-        rotary = torch.ones(text_tokens + image_tokens, rotary_width, device=weight.device)
+        options = {"dtype": self.dtype, "device": self.device}
+        rotary = torch.ones(text_tokens + image_tokens, rotary_width, device=self.device)
         return {
             "hidden_states": torch.randn(batch, image_tokens, width, **options),
             "encoder_hidden_states": torch.randn(batch, text_tokens, width, **options),

@@ -137,9 +137,8 @@ class HiDreamFamily(SplitFamily):
     def example_inputs(self) -> BlockInputs:
         transformer = self.transformer
         batch, image_tokens, text_tokens, llama_tokens, width = 2, 16, 12, 8, transformer.inner_dim
-        weight = transformer.x_embedder.proj.weight
-        options = {"dtype": weight.dtype, "device": weight.device}
-        ids = torch.zeros(1, image_tokens + text_tokens + llama_tokens, 3, device=weight.device)
+        options = {"dtype": self.dtype, "device": self.device}
+        ids = torch.zeros(1, image_tokens + text_tokens + llama_tokens, 3, device=self.device)
         blocks = len(transformer.config.llama_layers)
         return {
             "hidden_states": torch.randn(batch, image_tokens, width, **options),

@@ -12,6 +12,7 @@ from torch import nn
 from plugin.families.embedded_guidance import EmbeddedGuidance
 from plugin.families.examples import Example
 from plugin.families.standing_in import Arguments, Blocks
+from plugin.families.token_split import TokenSplit
 from plugin.families.videos import VideoFamily
 
 _TWO_STREAMS = ("hidden_states", "encoder_hidden_states")  # as its blocks return them
@@ -31,6 +32,13 @@ class HunyuanVideo(EmbeddedGuidance, VideoFamily):
     embeds = ("rope", "context_embedder")
     stream_embeds = ("x_embedder",)
     layers = ("num_layers", "num_single_layers")
+
+    @property
+    def token_split(self) -> TokenSplit | None:
+        """None where the blocks cut the tokens of the first frame off, which are in one process alone."""
+        if self.transformer.config.image_condition_type == "token_replace":
+            return None
+        return TokenSplit(picture_first=True, whole=("attention_mask",))
 
     def given(self, name: str, arguments: Arguments) -> Any:
         """With the number of tokens of the first frame goes that of the later ones: lengths are symbols in an export,

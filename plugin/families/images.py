@@ -13,6 +13,7 @@ from plugin.families.examples import Example
 from plugin.families.previews import unnormalised, unscaled
 from plugin.families.rotation import TwoRows
 from plugin.families.standing_in import Blocks
+from plugin.families.token_split import TokenSplit
 
 _CLIP_TOKENS = 77  # StableDiffusion3Pipeline
 _MEGAPIXEL = 1024 * 1024
@@ -48,6 +49,10 @@ class QwenImage(DeclaredFamily):
             "timestep": self.timestep(size),
             "img_shapes": [[(1, height, width)]] * size.batch,
         }
+
+    @property
+    def token_split(self) -> TokenSplit:
+        return TokenSplit(text_mask=self.text_mask)
 
     @property
     def _has_clean_tokens(self) -> bool:
@@ -112,6 +117,10 @@ class Flux2(DeclaredFamily):
     stream_embeds = ("x_embedder",)
     patch = (1, 2, 2)
     layers = ("num_layers", "num_single_layers")
+
+    @property
+    def token_split(self) -> TokenSplit:
+        return TokenSplit()
 
     def example_call(self, size: Example) -> dict[str, Any]:
         config, tokens = self.transformer.config, self.tokens(size)

@@ -13,6 +13,7 @@ from torch import nn
 from plugin.families.base import Inputs
 from plugin.families.examples import Example
 from plugin.families.standing_in import Arguments, Blocks
+from plugin.families.token_split import TokenSplit
 from plugin.families.videos import VideoFamily
 
 _TEXT_TOKENS = 512  # WanAttnProcessor treats all tokens before the last 512 as those of the picture
@@ -39,6 +40,11 @@ class Wan(VideoFamily):
     def _sees_pictures(self) -> bool:
         """Whether the blocks attend to a picture that an image encoder has read."""
         return self.transformer.config.added_kv_proj_dim is not None
+
+    @property
+    def token_split(self) -> TokenSplit:
+        """Text, and a picture that an encoder has read, are attended to across, and not split."""
+        return TokenSplit(text=False)
 
     def check(self, inputs: Inputs) -> None:
         super().check(inputs)

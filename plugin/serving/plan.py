@@ -20,7 +20,7 @@ from plugin.serving.published import PUBLISHED, Architecture
 from plugin.tasks import Several, Task
 
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # the name in DiT's published folders
+PREDECESSORS = {"Transformer2DModel": "DiTTransformer2DModel"}  # the name in DiT's published folders
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,13 @@ def architecture_of(pipeline: str) -> Architecture:
             raise ValueError(f"pipeline is {pipeline}, must be a folder or one of: {', '.join(PUBLISHED)}")
         return PUBLISHED[pipeline]
     second_alone = (folder / "transformer_2").is_dir() and not (folder / "transformer").is_dir()  # as Wan2.2 may be
-    transformer = _read(folder / ("transformer_2" if second_alone else "transformer") / "config.json")
+    transformer = read_configuration(folder / ("transformer_2" if second_alone else "transformer") / "config.json")
     class_name = transformer["_class_name"]
-    index, encoder = _read(folder / "model_index.json"), folder / "image_encoder" / "config.json"
+    index, encoder = read_configuration(folder / "model_index.json"), folder / "image_encoder" / "config.json"
     return Architecture(
-        _PREDECESSORS.get(class_name, class_name),
+        PREDECESSORS.get(class_name, class_name),
         {name: value for name, value in transformer.items() if name[0] != "_"},
-        compression_of(_read(folder / "vae" / "config.json")),
+        compression_of(read_configuration(folder / "vae" / "config.json")),
         text_tokens_of(index["_class_name"]),
         experts=_experts_of(folder, index),
         pipeline=index["_class_name"],
@@ -177,7 +177,7 @@ def architecture_of(pipeline: str) -> Architecture:
         picture_tokens=picture_tokens_of(
             transformer.get("image_condition_type"),
             transformer.get("pos_embed_seq_len"),
-            _read(encoder) if transformer.get("image_dim") and encoder.is_file() else None,
+            read_configuration(encoder) if transformer.get("image_dim") and encoder.is_file() else None,
         ),
     )
 
@@ -202,7 +202,7 @@ def architecture_of_pipe(pipe: Any) -> Architecture:
     """The architecture of a loaded pipeline."""
     transformer = getattr(pipe, "transformer", None) or pipe.transformer_2
     config = {name: value for name, value in transformer.config.items() if name[0] != "_"}
-    vae = {"_class_name": type(pipe.vae).__name__, **pipe.vae.config}
+    vae = {"_class_name": pipe.vae.__class__.__name__, **pipe.vae.config}  # not its type: it may be a stand-in
     boundary = pipe.config.get("boundary_ratio")
     encoder = pipe.components.get("image_encoder")
     both = None not in (pipe.components.get("transformer"), pipe.components.get("transformer_2"))
@@ -241,10 +241,15 @@ def _experts_of(folder: Path, index: Mapping[str, Any]) -> Experts | None:
     boundary = index.get("boundary_ratio")
     if not boundary or not all((folder / name).is_dir() for name in ("transformer", "transformer_2")):
         return None
-    return Experts(boundary, json.dumps(_read(folder / "scheduler" / "scheduler_config.json")))
+    return Experts(boundary, json.dumps(read_configuration(folder / "scheduler" / "scheduler_config.json")))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_configuration(path: Path) -> dict[str, Any]:
+    """A configuration file of a pipeline's folder.
+
+    Raises:
+        FileNotFoundError: it is missing.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, must be as diffusers saved it")
     return json.loads(path.read_text(encoding="utf-8"))

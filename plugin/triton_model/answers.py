@@ -35,6 +35,7 @@ class Answers:
         reporting: counts what is answered; used by the response thread alone.
         send: what sends a job's news; `send_news` unless a test breaks it.
         stuck_after_s: how long one operation of a request may take; 0 for no limit.
+        broken: says why the engine cannot be used any more; None while it can.
 
     Attributes:
         jobs: the requests that have not been answered.
@@ -49,6 +50,7 @@ class Answers:
         reporting: Reporting,
         send: Callable[[Job], None],
         stuck_after_s: float,
+        broken: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.jobs: set[Job] = set()
         self.failure: str | None = None
@@ -58,6 +60,7 @@ class Answers:
         self._reporting = reporting
         self._send = send
         self._stuck_after_s = stuck_after_s
+        self._broken = broken
         self._outbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._threads = [
@@ -143,6 +146,8 @@ class Answers:
     def _beat(self) -> None:
         self.sweep_queue()
         self._fail_if_stuck()
+        if self.failure is None and (reason := self._broken()) is not None:
+            self._fail(reason)  # its requests are answered at their next step; `serve` loads the model again
         self._report_gauges()
         for job in [each for each in list(self.jobs) if each.manner.quiet or each.needs_heartbeat(_SIGN_OF_LIFE_S)]:
             self._try_to_send(job)

@@ -118,10 +118,20 @@ class Job(RunEvents):
 
     # What the run reports, in the worker's thread.
 
+    def begin(self) -> float:
+        """Says that its work begins, now that its model is in memory: what it waited for that is no sign of how long
+        requests take. Returns `time.perf_counter()`, and raises as `check`."""
+        self.began = time.monotonic()
+        self.check()
+        return time.perf_counter()
+
     def check(self, step: int = 0, num_steps: int = 0) -> None:
-        """Raises where the request is late, its model has failed or its client has given up: at each step, and while
-        it is queued."""
+        """As `check_wanted`: at each step, and while it is queued. Shows that the request goes on."""
         self._alive_at = time.monotonic()
+        self.check_wanted(step, num_steps)
+
+    def check_wanted(self, step: int = 0, num_steps: int = 0) -> None:
+        """Raises where the request is late, its model has failed or its client has given up."""
         where = f"after {step} of {num_steps} steps" if num_steps else "before it began"
         deadline_ms = self.request.deadline_ms
         if deadline_ms is not None and time.perf_counter() - self.arrived > deadline_ms / 1000:

@@ -40,15 +40,14 @@ def load_host(config: ModelConfig, name: str) -> PipelineHost:
 
 def pack_settings(config: ModelConfig, host: PipelineHost) -> PackSettings:
     """How full steps are packed: as configured, or up to the batch limit of the engine at the model's own size."""
-    settings = partial(PackSettings, max_wait_s=config.max_batch_wait_ms / 1000, lanes=config.engine_lanes)
+    lanes = config.parallelism.cfg if config.parallelism else config.engine_lanes
+    settings = partial(PackSettings, max_wait_s=config.max_batch_wait_ms / 1000, lanes=lanes)
     if config.fixed_batch:
         return settings(config.fixed_batch, fixed_rows=config.fixed_batch)
     if config.max_batch:
         return settings(config.max_batch)
     architecture, request = architecture_of_pipe(host.pipe), example_request(config)
     axes = axis_sizes(host.family, config, architecture, request)
-    rows = calibrated_rows(
-        host.lane_engine, host.family, axes, config.engine_threads or None, lanes=config.engine_lanes
-    )
+    rows = calibrated_rows(host.lane_engine, host.family, axes, config.engine_threads or None, lanes=lanes)
     tokens, _, text_tokens = feature_of(config, architecture, request)
     return settings(rows, host.family.rows(tokens, text_tokens))

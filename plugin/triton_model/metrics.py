@@ -12,7 +12,6 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from filelock import FileLock, Timeout
 
-from plugin.denoising.text_cache import TextCache
 from plugin.errors import Outcome
 from plugin.paths import lock_file
 from plugin.serving.admission import Admission
@@ -97,13 +96,17 @@ class Metrics:
         self._budget = self._metric(
             self._family("taylorseer_budget_bytes", "Bytes that may be set aside at most", "GAUGE")
         )
+        self._loaded = self._metric(
+            self._family("taylorseer_model_loaded", "Whether the model's weights are in memory, 1 or 0", "GAUGE")
+        )
         self._request_seconds = self._metric(
             self._family("taylorseer_request_seconds", "Seconds from arrival to picture", "HISTOGRAM"),
             _REQUEST_BUCKETS_S,
         )
 
-    def set_gauges(self, admission: Admission, jobs: Sequence[Job]) -> None:
-        """Reports how many requests run and wait, and what the caches hold; what has not changed costs nothing.
+    def set_gauges(self, admission: Admission, jobs: Sequence[Job], loaded: bool) -> None:
+        """Reports how many requests run and wait, what the caches hold, and whether the weights are in memory; what has
+        not changed costs nothing.
 
         A request that has ended is in flight until it has been counted: who sees none in flight sees all counts.
         """
@@ -113,6 +116,7 @@ class Metrics:
             self._cache_bytes: sum(job.cache_bytes for job in jobs),
             self._reserved: admission.held_bytes,
             self._budget: admission.budget_bytes,
+            self._loaded: int(loaded),
         }
         for gauge, value in values.items():
             if self._last.get(gauge) != value:
@@ -144,9 +148,9 @@ class Metrics:
             self._batch.observe(batch_size)
         self.count_request(job.outcome)
 
-    def count_texts(self, texts: TextCache) -> None:
-        """Counts the prompts that have been encoded, or not, since the last time."""
-        for result, total in (("hit", texts.hits), ("miss", texts.misses)):
+    def count_texts(self, hits: int, misses: int) -> None:
+        """Counts the prompts that have been encoded, or not, since the last time, from how many there have been."""
+        for result, total in (("hit", hits), ("miss", misses)):
             new = total - self._last.get(result, 0)
             self._last[result] = total
             self._texts[result].increment(new)

@@ -10,11 +10,11 @@ from functools import partial
 
 import triton_python_backend_utils as pb_utils
 
-from plugin.denoising.text_cache import TextCache
 from plugin.errors import Outcome, message_of
 from plugin.serving.admission import Admission
 from plugin.triton_model.job import Job
 from plugin.triton_model.metrics import Metrics, MetricsInTurn
+from plugin.triton_model.residency import Residency
 from plugin.triton_model.tracing import Ended, Spans, TracingUnavailable
 
 
@@ -25,19 +25,20 @@ class Reporting:
         name: of the model.
         labels: of its metrics.
         admission: whose numbers the gauges show.
-        texts: the cache of prompts, whose hits are counted.
+        residency: whether the model is in memory, and what has become of its prompts.
     """
 
-    def __init__(self, name: str, labels: Mapping[str, str], admission: Admission, texts: TextCache) -> None:
+    def __init__(self, name: str, labels: Mapping[str, str], admission: Admission, residency: Residency) -> None:
         self._name = name
         self._metrics = MetricsInTurn(dict(labels))
         self._spans = _wanted_spans(name)
         self._admission = admission
-        self._texts = texts
+        self._residency = residency
 
     def gauges(self, jobs: Iterable[Job]) -> None:
-        """Sets the gauges: what runs and waits, and what these jobs' caches hold."""
-        self._metrics.apply(partial(Metrics.set_gauges, admission=self._admission, jobs=[*jobs]))
+        """Sets the gauges: what runs and waits, what these jobs' caches hold, and whether the model is in memory."""
+        loaded = self._residency.loaded
+        self._metrics.apply(partial(Metrics.set_gauges, admission=self._admission, jobs=[*jobs], loaded=loaded))
 
     def answering(self, jobs: Iterable[Job]) -> None:
         """Shows that one of these jobs is in flight, before it is answered and counted."""
@@ -45,7 +46,8 @@ class Reporting:
 
     def ended(self, job: Job) -> None:
         """Counts a job that has been answered, and exports its spans."""
-        self._metrics.apply(partial(Metrics.count_texts, texts=self._texts))
+        hits, misses = self._residency.text_counts
+        self._metrics.apply(partial(Metrics.count_texts, hits=hits, misses=misses))
         self._metrics.apply(partial(Metrics.count_job, job=job))
         kinds = tuple(kind for kind, _ in job.steps)
         self._trace(job.manner.trace_context, job.arrived, job.error, kinds, job.outputs.get("report"))

@@ -14,7 +14,6 @@ import triton_python_backend_utils as pb_utils
 
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Generation, generate
-from plugin.denoising.host import PipelineHost
 from plugin.denoising.media import encode
 from plugin.denoising.picture_arguments import prepare_tasks
 from plugin.errors import Outcome, Unavailable
@@ -30,6 +29,7 @@ from plugin.triton_model.backend import Request, ResponseSender
 from plugin.triton_model.inputs import file_bytes_of, values_of
 from plugin.triton_model.intake import Intake
 from plugin.triton_model.job import Job, Manner
+from plugin.triton_model.residency import Residency
 from plugin.triton_model.responses import FINAL, asked_format, error_response, parameters_of
 from plugin.triton_model.unknown import warnings_of
 
@@ -40,20 +40,21 @@ class Runner:
     Args:
         name: of the model.
         config: its settings.
-        host: its pipeline and engine.
+        residency: has its pipeline and engine.
         admission: which requests run.
         answers: what sends their responses.
     """
 
     def __init__(
-        self, name: str, config: ModelConfig, host: PipelineHost, admission: Admission, answers: Answers
+        self, name: str, config: ModelConfig, residency: Residency, admission: Admission, answers: Answers
     ) -> None:
         self._config = config
-        self._host = host
+        self._residency = residency
         self._admission = admission
         self._answers = answers
-        self._architecture = architecture_of_pipe(host.pipe)
-        prepare_tasks(host, self._architecture.tasks)
+        with residency.in_use(lambda: None) as host:
+            self._architecture = architecture_of_pipe(host.pipe)
+            prepare_tasks(host, self._architecture.tasks)
         self._costs = CostModel()
         self._load_policy = LoadPolicy(config.stretch_from_waiting, config.max_waiting, config.max_cache_interval)
         self._workers = ThreadPoolExecutor(config.max_in_flight, thread_name_prefix=name)
@@ -137,7 +138,7 @@ class Runner:
         request = meet_deadline(
             request,
             self._costs,
-            self._admission.expected_wait_s(),
+            self._admission.expected_wait_s() + self._residency.expected_load_s,
             self._config.max_cache_interval,
             alone=not self._admission.in_flight,
             added=int(self._architecture.experts is not None),
@@ -161,19 +162,21 @@ class Runner:
         """One request from its slot to its answer; nothing that happens here leaves it without one."""
         outputs: dict[str, Any] = {}
         failure = None
-        began = time.perf_counter()
+        began = 0.0
         try:
             job.check()
-            job.request = shorten_queue(job.request, self._load_policy, self._admission.waiting)
-            generation = generate(
-                self._host,
-                job.request,
-                job,
-                max_sequence_length=self._config.max_sequence_length,
-                preview_interval=self._config.preview_interval,
-                arrived=job.arrived,
-                notes=warnings_of(job.manner.unknown),
-            )
+            with self._residency.in_use(job.check_wanted) as host:
+                began = job.begin()
+                job.request = shorten_queue(job.request, self._load_policy, self._admission.waiting)
+                generation = generate(
+                    host,
+                    job.request,
+                    job,
+                    max_sequence_length=self._config.max_sequence_length,
+                    preview_interval=self._config.preview_interval,
+                    arrived=job.arrived,
+                    notes=warnings_of(job.manner.unknown),
+                )
             outputs = _outputs(job.request, generation)
         except BaseException as error:
             if Outcome.of(error) is Outcome.ERROR:

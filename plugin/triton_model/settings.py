@@ -33,10 +33,16 @@ def configure(args: Mapping[str, str]) -> ModelConfig:
     return replace(config, source=replace(config.source, device=device_of(args, config.source.device)))
 
 
-def budget_bytes(config: ModelConfig, args: Mapping[str, str]) -> int:
-    """Bytes for the requests that run: as configured, or this instance's share of the free memory."""
+def budget_bytes(config: ModelConfig, args: Mapping[str, str], idle_bytes: int) -> int:
+    """Bytes for the requests that run: as configured, or this instance's share of the free memory.
+
+    Args:
+        config: the model's settings.
+        args: what Triton's Python backend gives `initialize`.
+        idle_bytes: of weights that are not on the device now, and will be while requests use them.
+    """
     device = config.source.device
-    return config.memory_budget_mib * 2**20 or _free_bytes(device) // count_on_device(args, device)
+    return config.memory_budget_mib * 2**20 or _free_bytes(device, idle_bytes) // count_on_device(args, device)
 
 
 def own_labels(args: Mapping[str, str]) -> dict[str, str]:
@@ -50,9 +56,10 @@ def own_labels(args: Mapping[str, str]) -> dict[str, str]:
     return labels
 
 
-def _free_bytes(device: str) -> int:
-    """The share of the free memory that requests may take: the rest is for what a model needs on the way."""
+def _free_bytes(device: str, kept: int) -> int:
+    """The share of the free memory, but for the bytes that are kept, that requests may take: the rest is for what a
+    model needs on the way."""
     if device.startswith("cuda"):
         free, _ = torch.cuda.mem_get_info(device)
-        return free * 4 // 5
-    return psutil.virtual_memory().available // 2
+        return max(0, free - kept) * 4 // 5
+    return max(0, psutil.virtual_memory().available - kept) // 2

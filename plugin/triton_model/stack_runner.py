@@ -11,8 +11,8 @@ from torch.utils.dlpack import from_dlpack
 
 from plugin.config import ModelConfig
 from plugin.denoising.loading import load_pipeline, only_denoiser
-from plugin.engines import ENGINES, make_engine
-from plugin.engines.base import EngineError
+from plugin.engines import ENGINES, prepare_engines
+from plugin.engines.base import EngineError, drop_blocks
 from plugin.engines.block_stack import BlockStack
 from plugin.families import family_of
 from plugin.families.base import BlockInputs
@@ -27,16 +27,27 @@ class StackRunner:
     Args:
         name: of the model.
         config: its settings.
+
+    Raises:
+        ValueError: an engine that only the model that denoises can have.
     """
 
     def __init__(self, name: str, config: ModelConfig) -> None:
+        if ENGINES[config.engine].is_parallel:
+            raise ValueError(
+                f"parameter 'engine' is {config.engine!r}, must be another one for a block stack of its own: the model "
+                "that denoises shares calls itself"
+            )
         self._name = name
         self._device = config.source.device
         pipe = load_pipeline(config.source, denoisers_only=True)
         family = family_of(only_denoiser(pipe, name))
-        self._stack = BlockStack(family, make_engine(config.engine, family, threads=config.engine_threads or None))
+        made = prepare_engines(config.engine, {name: family})
+        if ENGINES[config.engine].opens_file:
+            drop_blocks([family])
+        self._stack = BlockStack(family, made(config.engine_threads or None)[name])
         if not ENGINES[config.engine].keeps_torch_blocks:
-            family.release_blocks()
+            drop_blocks([family])
 
     def run(self, requests: Sequence[Request]) -> list[Any]:
         """One response for each request, in order."""

@@ -28,7 +28,7 @@ class StreamModel:
     Attributes:
         name: of the model.
         config: its settings.
-        host: its pipeline and engine.
+        host: its pipeline and engine; None while they are not in memory (parameter unload_after_s).
         admission: which requests run.
         answers: which have not been answered.
     """
@@ -45,29 +45,33 @@ class StreamModel:
         # diffusers, several seconds of work, for nothing.
         from plugin.triton_model.answers import Answers
         from plugin.triton_model.reporting import Reporting
+        from plugin.triton_model.residency import Residency
         from plugin.triton_model.runner import Runner
         from plugin.triton_model.settings import budget_bytes, configure, own_labels
 
         self.name: str = args["model_name"]
         self.config = configure(args)
-        self.host = self.load_host()
-        config, budget = self.config, budget_bytes(self.config, args)
+        self._residency = residency = Residency(self.name, self.load_host)
+        config = self.config  # which `load_host` may have changed
+        with residency.in_use(lambda: None) as host:
+            budget = budget_bytes(config, args, host.idle_bytes)
         self.admission = Admission(config.max_in_flight, config.max_waiting, budget)
         pb_utils.Logger.log_info(f"{self.name}: {budget / 2**20:,.0f} MiB for requests in flight")
-        reporting = Reporting(self.name, own_labels(args), self.admission, self.host.text_cache)
-        self.answers = Answers(self.name, self.admission, reporting, self.send, config.stuck_after_s)
-        self._runner = Runner(self.name, config, self.host, self.admission, self.answers)
+        reporting = Reporting(self.name, own_labels(args), self.admission, residency)
+        self.answers = Answers(
+            self.name, self.admission, reporting, self.send, config.stuck_after_s, lambda: residency.failure
+        )
+        self._runner = Runner(self.name, config, residency, self.admission, self.answers)
         self.answers.start()
-        # The loaded model is half a million objects that never die; a full collection that walks them stops all threads
-        # for a third of a second. `freeze` hides them from the collector. The second `collect` resets its count of
-        # survivors: a full collection starts only after a quarter of that count is new, which half a million would put
-        # off for too long.
-        gc.collect()
-        gc.freeze()
-        gc.collect()
+        residency.start(config.unload_after_s, config.source.device)
+
+    @property
+    def host(self) -> PipelineHost | None:
+        """See above. What keeps it keeps its memory."""
+        return self._residency.host
 
     def load_host(self) -> PipelineHost:
-        """The host of the configured pipeline."""
+        """The host of the configured pipeline; called again whenever the model comes back into memory."""
         from plugin.triton_model.loading import load_host  # late for the same reason
 
         return load_host(self.config, self.name)
@@ -80,9 +84,10 @@ class StreamModel:
         """Ends the requests in flight and the threads."""
         self._runner.close()
         self.answers.close()
+        self._residency.close()
         # Triton's objects crash the process if they outlive the model.
         gc.unfreeze()
-        del self.answers, self._runner
+        del self.answers, self._runner, self._residency
         gc.collect()
         # Not by Python's way out: it takes half a second with torch, and would wait for a thread that is stuck forever.
         os._exit(0)

@@ -42,6 +42,11 @@ CPU = yaml.safe_load((CHART / "values-cpu.yaml").read_text())
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "cpu": CPU,
+    "four GPUs": {
+        "gpu": {"count": 4},
+        "engine": {"name": "parallel"},
+        "parameters": {"sequence_parallel": 2, "cfg_parallel": 2},
+    },
     "front": {"front": {"enabled": True, "apiKey": {"existingSecret": "front-key"}}},
     "hpa": {"autoscaling": {"enabled": True}},
     "keda": {"autoscaling": {"enabled": True, "kind": "keda", "waitingPerReplica": 0.5}},
@@ -248,6 +253,13 @@ def test_the_engine_is_built_first_for_the_settings_that_load_it():
     assert server["args"][-3:] == ["--", "--exit-timeout-secs=900", "--log-verbose=1"]
 
 
+@pytest.mark.parametrize("engine", ["inductor", "onnxruntime", "parallel"])
+def test_sizes_are_for_tensorrt_alone(engine):
+    """`build` refuses them with other engines."""
+    builder = container(installed({"engine": {"name": engine}}), "engine")
+    assert parsed(builder["args"])["size"] is None
+
+
 def test_parameters_reach_the_model(monkeypatch: pytest.MonkeyPatch):
     for name, value in pods.environment(container(installed(VARIANTS["all"]), "triton")).items():
         monkeypatch.setenv(name, value)
@@ -264,7 +276,7 @@ def test_variables_have_the_names_that_the_plugin_reads(model: str):
     assert {variable(model, "max_in_flight"), variable(model, "engine")} <= names
 
 
-@pytest.mark.parametrize(("name", "gpus"), [("defaults", "1"), ("cpu", None)])
+@pytest.mark.parametrize(("name", "gpus"), [("defaults", "1"), ("four GPUs", "4"), ("cpu", None)])
 def test_a_pod_has_one_gpu_or_none(name: str, gpus: str | None):
     for each in containers(installed(VARIANTS[name])):
         assert each["resources"]["limits"].get("nvidia.com/gpu") == gpus

@@ -60,9 +60,12 @@ import time
             raise RuntimeError(f"a garbage collection took {{seconds:.3f}} s")
 """
 
-# And where large tensors lie in small pages, which take long to come, if the kernel tells.
+# And where large tensors lie in small pages, which take long to come, if the kernel tells; or where text is ASCII, with
+# which torch's code generator cannot be imported.
 LARGE_PAGES = f"""
 {COLLECTED}
+        import locale
+
         import torch
 
         from tests.support.huge_pages import asks_for_huge_pages
@@ -70,6 +73,8 @@ LARGE_PAGES = f"""
         large = torch.ones(1 << 26, dtype=torch.uint8)
         if {kernel_tells()} and not asks_for_huge_pages(large.data_ptr() + (1 << 25)):
             raise RuntimeError("64 MiB lie in small pages")
+        if (encoding := locale.getpreferredencoding(False)) != "UTF-8":
+            raise RuntimeError(f"text is {{encoding}}")
 """
 
 

@@ -85,13 +85,18 @@ SERVED = {
     ),
     "sd3": Served({"guidance_scale": "3.5"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3)),
     "z_image": Served({"guidance_scale": "3.0"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3)),
+    "flux_quantized": Served(
+        {"dtype": "bfloat16", "quantization": "transformer=int8, text_encoder=fp8, text_encoder_2=int8"},
+        {"prompt": "a red apple", "height": 32, "width": 48},
+        (1, 32, 48, 3),
+    ),
     "ltx": Served(
         {"max_frames": "17", "frames_multiple": "8", "size_multiple": "32", "guidance_scale": "3.0"},
         {"prompt": "a red apple", "height": 64, "width": 32, "num_frames": 9},
         (9, 64, 32, 3),
     ),
 }
-TINY = {**FAMILIES, **DECLARED, "flux2_klein": KLEIN}
+TINY = {**FAMILIES, **DECLARED, "flux2_klein": KLEIN, "flux_quantized": FAMILIES["flux"]}
 
 
 @pytest.fixture(scope="module")

@@ -6,48 +6,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import psutil
 import pytest
 
 from clients import Client, Generation, GenerationError, Progress, Unavailable
-from plugin.ops.server import free_ports
-from tests.support.commands import COMMAND, IMPATIENT_COMMAND, port_options
+from tests.support.commands import COMMAND
 from tests.support.metrics import of_plugin
 from tests.support.pings import ping
 from tests.support.repository import copy_model
 from tests.support.throwaway import write_echo
 from tests.support.waiting import wait_for
-
-
-@dataclass(frozen=True)
-class Serving:
-    url: str
-    metrics_url: str
-    process: psutil.Process
-    log: Path
-
-    def workers(self, instance: str) -> list[psutil.Process]:
-        """The living processes whose instance's name begins so: `killed_0` for those of the model `killed`."""
-        found = []
-        for each in self.process.children(recursive=True):
-            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "stub" in each.name() and any(part.startswith(instance) for part in each.cmdline()):
-                    found.append(each)
-        return found
-
-    def worker(self, instance: str) -> psutil.Process:
-        """The latest of them, once there is one."""
-        wait_for(lambda: bool(self.workers(instance)), f"{instance} has a process")
-        return max(self.workers(instance), key=psutil.Process.create_time)
-
-    def said(self, words: str) -> bool:
-        """Whether `serve` has said this; its lines are wrapped at spaces."""
-        return words in " ".join(self.log.read_text().split())
+from tests.support.watched import Serving, watched
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +27,9 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder.mkdir()
     copy_model(folder, "killed")
     write_echo(folder, "neighbour")
-    http, grpc, metrics = free_ports(3)
-    ports = port_options(http, grpc, metrics)
     # A worker that died keeps the server from ending by itself before its time is up.
-    arguments = [*IMPATIENT_COMMAND, "serve", "--model-repository", str(folder), *ports, "--", "--exit-timeout-secs=3"]
-    log = folder.parent / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(arguments, stdout=file, stderr=file)
-    try:
-        yield Serving(f"127.0.0.1:{grpc}", f"http://127.0.0.1:{metrics}/metrics", psutil.Process(process.pid), log)
-    finally:
-        process.terminate()
-        process.wait(60)
+    with watched(folder, "--exit-timeout-secs=3") as each:
+        yield each
 
 
 def test_two_processes_serve_a_model_and_sixty_four_plain_calls_at_once(serving: Serving) -> None:

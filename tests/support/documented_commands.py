@@ -21,9 +21,11 @@ RUN = [
 NOT_RUN = {
     r"make ": "installs the environment that this test runs in; .ci/run begins with `make test` in a fresh clone",
     r"(\.venv/bin/)?pytest ": "is part of the suite itself",
-    r"triton-taylorseer serve": "stays in the foreground: tests/e2e/test_faults.py starts servers by it",
+    r"(TAYLORSEER_EMOJI_ENGINE=\S+ )?triton-taylorseer serve": "stays in the foreground: tests/e2e/test_faults.py "
+    "starts servers by it",
     r"(\w+=\S+ )*triton-taylorseer serve --model flux_dev": "needs a GPU and a download",
     r"triton-taylorseer build": "needs a GPU, or compiles for minutes: tests/plugin/engines/tensorrt/",
+    r"triton-taylorseer plan --memory": "takes half a minute: tests/plugin/cli/test_memory_tables.py",
     r"triton-taylorseer tune": "takes minutes, writes beside the weights: tests/plugin/building/test_tuning.py",
     r"triton-taylorseer evaluate": "takes minutes: tests/plugin/building/test_evaluate.py",
     r"\S*triton-taylorseer generate .*--model (wan2_1_t2v|dit_xl_2_256)": "needs weights from a hub: "

@@ -8,14 +8,17 @@ import torch
 
 from tests.support.tiny import FAMILIES
 from tests.support.tiny.declared import DECLARED
+from tests.support.tiny.shallow import made_shallow
 
 FLAVOUR = "tensorrt-rtx"
 
 
-def write_model(folder: Path, name: str, dtype: str, **parameters: str) -> Path:
-    """A model folder whose pipeline is a saved tiny one, with further parameters; the folder's path."""
+def write_model(folder: Path, name: str, dtype: str, *, shallow: bool = False, **parameters: str) -> Path:
+    """A model folder whose pipeline is a saved tiny one, `made_shallow` or not, with further parameters; its path."""
     family = (FAMILIES | DECLARED)[name]
     pipe = family.make(folder, torch.float32)
+    if shallow:
+        made_shallow(pipe, family.transformer)
     pipe.save_pretrained(folder / "pipeline")
     parameters = {
         "pipeline": str(folder / "pipeline"),

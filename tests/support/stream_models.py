@@ -10,6 +10,19 @@ import numpy as np
 
 from tests.support.pretend_triton import Client, InferenceResponse, MetricFamily
 
+PARAMETERS = {  # of a tiny model
+    "pipeline": "nobody/tiny",
+    "engine": "torch",
+    "height": "32",
+    "width": "32",
+    "size_multiple": "16",
+    "num_inference_steps": "8",
+    "max_sequence_length": "16",
+    "memory_budget_mib": "64",
+    "max_in_flight": "2",
+    "max_waiting": "4",
+    "max_batch": "1",
+}
 FIELDS = {"prompt": "a cat", "seed": 7, "num_inference_steps": 6, "guidance_scale": 3.5}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -147,6 +148,12 @@ class _RuntimeCache:
 
 def load_engine(family: Family, spec: EngineSpec, cache_dir: Path | None, threads: int | None) -> TensorRTEngine:
     """The engine that was built for this family's block stack and its GPU."""
+    return prepare_engine(family, spec, cache_dir)(threads)
+
+
+def prepare_engine(family: Family, spec: EngineSpec, cache_dir: Path | None) -> Callable[[int | None], TensorRTEngine]:
+    """Finds the engine that was built for this family's block stack and its GPU; see
+    `plugin.engines.prepare_engines`."""
     flavour = spec.flavour
     assert flavour is not None
     load_package(flavour)
@@ -155,8 +162,13 @@ def load_engine(family: Family, spec: EngineSpec, cache_dir: Path | None, thread
     if device.type != "cuda":
         raise EngineError(f"device is {device}, must be cuda:0 or another GPU for engine {spec.name}")
     with torch.cuda.device(device):  # GPUs of one machine may differ
-        architecture = present_architecture(flavour)
-        return TensorRTEngine(find_engine(family, flavour, architecture, cache_dir, fp8=spec.fp8), device)
+        built = find_engine(family, flavour, present_architecture(flavour), cache_dir, fp8=spec.fp8)
+
+    def opened(threads: int | None) -> TensorRTEngine:
+        with torch.cuda.device(device):
+            return TensorRTEngine(built, device)
+
+    return opened
 
 
 def choose_profile(built: BuiltEngine, inputs: BlockInputs) -> int:

@@ -180,7 +180,9 @@ def test_engines_are_imported_only_when_asked_for():
 def test_every_engine_can_be_loaded_by_its_name():
     for name, spec in ENGINES.items():
         assert spec.name == name
-        assert callable(import_module(spec.module).load_engine)
+        module = import_module(spec.module)
+        assert callable(module.load_engines if spec.is_parallel else module.load_engine)
+        assert hasattr(module, "make_file") == bool(spec.made_ahead)
     for flavour in PACKAGES:
         for fp8 in (False, True):
             spec = ENGINES[tensorrt_engine_name(flavour, fp8)]
@@ -188,5 +190,5 @@ def test_every_engine_can_be_loaded_by_its_name():
 
 
 def test_an_unknown_engine_is_named(flux):
-    with pytest.raises(ValueError, match="engine is 'cuda', must be one of: torch, onnxruntime, triton, tensorrt"):
+    with pytest.raises(ValueError, match="engine is 'cuda', must be one of: torch, onnxruntime, inductor, parallel"):
         make_engine("cuda", family_of(flux.transformer))

@@ -13,20 +13,7 @@ from diffusers import FluxPipeline
 
 from tests.support import pretend_triton
 from tests.support.pretend_triton import MetricFamily, Triton
-
-PARAMETERS = {
-    "pipeline": "nobody/tiny",
-    "engine": "torch",
-    "height": "32",
-    "width": "32",
-    "size_multiple": "16",
-    "num_inference_steps": "8",
-    "max_sequence_length": "16",
-    "memory_budget_mib": "64",
-    "max_in_flight": "2",
-    "max_waiting": "4",
-    "max_batch": "1",
-}
+from tests.support.stream_models import PARAMETERS
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from plugin.engines.base import Engine
+from plugin.engines.parallel.processes import ProcessesLost
+from plugin.families.base import BlockInputs
 from plugin.tensors import (
     CANCEL_PARAMETER,
     ERROR_REPORT_PARAMETER,
@@ -257,6 +260,30 @@ def test_a_request_that_is_stuck_fails_the_model_and_answers_all(triton, load_st
     assert [error_of_last(client) for client in clients] == [("UNAVAILABLE", expected)] * 3
     assert model.answers.stuck
     gate.open.set()
+
+
+class Lost:
+    """An engine that is lost with its first call, as one whose other process has ended."""
+
+    name = "lost"
+
+    def __init__(self, engine: Engine) -> None:
+        self.failure: str | None = None
+
+    def run(self, inputs: BlockInputs, out: torch.Tensor | None = None) -> torch.Tensor:
+        self.failure = "the other process has ended"
+        raise ProcessesLost(self.failure)
+
+
+def test_an_engine_that_is_lost_fails_the_model(triton, load_stream):
+    """Its requests are answered, and pings refused: `serve` loads the model again."""
+    model = load_stream(engine=Lost)
+    first = triton.request("tiny_stream", FIELDS)
+    assert error_of_last(first) == ("UNAVAILABLE", "the other process has ended")
+    wait_for(lambda: model.answers.failure is not None, "the model has failed")
+    expected = ("UNAVAILABLE", "the model failed: the other process has ended")
+    assert error_of(triton.request("tiny_stream", FIELDS)) == expected
+    assert error_of(triton.request("tiny_stream", parameters={PING_PARAMETER: True})) == expected
 
 
 def test_a_ping_is_answered_without_work(triton, gated):

@@ -114,7 +114,7 @@ preStop:
 {{- define "taylorseer.resources" -}}
 {{- $resources := deepCopy .Values.resources -}}
 {{- if .Values.gpu.enabled -}}
-{{- $limits := merge (dict .Values.gpu.resource "1") (get $resources "limits" | default dict) -}}
+{{- $limits := merge (dict .Values.gpu.resource (toString (int64 .Values.gpu.count))) (get $resources "limits" | default dict) -}}
 {{- $_ := set $resources "limits" $limits -}}
 {{- end -}}
 {{ toYaml $resources }}
