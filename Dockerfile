@@ -14,7 +14,8 @@ RUN python3 -c "import pathlib, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
 pathlib.Path('/requirements.txt').write_text('\n'.join(project['dependencies'] + extras['vision'])); \
-pathlib.Path('/fp8.txt').write_text('\n'.join(extras['fp8']))"
+pathlib.Path('/fp8.txt').write_text('\n'.join(extras['fp8'])); \
+pathlib.Path('/quantization.txt').write_text('\n'.join(extras['quantization']))"
 COPY deploy/constraints.txt /constraints.txt
 COPY taylorseer taylorseer
 COPY plugin plugin
@@ -50,6 +51,10 @@ RUN if [ -n "$TENSORRT_RTX" ]; then pip install "tensorrt-rtx==$TENSORRT_RTX"; f
 ARG FP8=
 COPY --from=wheel /fp8.txt /tmp/
 RUN if [ -n "$FP8" ]; then pip install -c /tmp/constraints.txt -r /tmp/fp8.txt; fi
+# For weights below 16 bits: docker build --build-arg QUANTIZATION=1 .
+ARG QUANTIZATION=
+COPY --from=wheel /quantization.txt /tmp/
+RUN if [ -n "$QUANTIZATION" ]; then pip install -c /tmp/constraints.txt -r /tmp/quantization.txt; fi
 
 FROM ${TRITON_IMAGE} AS served
 COPY model_repository /served/model_repository

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from statistics import mean, median
 from typing import Any
 
 from plugin.config import ModelConfig
@@ -293,6 +294,29 @@ def test_what_several_processes_exchange_and_gain_is_that_of_the_result():
         for name, model in models.items()
     ]
     assert tables_of(ROOT / "docs/scaling.md")["What to expect"][1:] == expected
+
+
+def test_weights_below_16_bits_are_those_of_the_result():
+    measured = result("quantized.json")
+    ways, rows = measured["ways"], tables_of(ROOT / "docs/quality.md")["Weights below 16 bits"]
+    expected = []
+    for name, way in ways.items():
+        nbytes, psnr = way["bytes"], {cache: f"{mean(each):.1f} dB" for cache, each in way["psnr_db"].items()}
+        encoders = nbytes["text_encoder"] + nbytes["text_encoder_2"]
+        off = "-" if name == "bfloat16" else psnr["off"]
+        expected.append([f"{nbytes['transformer'] / 1e6:.1f} MB", f"{encoders / 1e6:.2f} MB", off, psnr["on"]])
+    assert [row[1:] for row in rows[1 : len(ways) + 1]] == expected
+    published = [
+        [name, *(f"{nbytes / 1e9:.1f} GB" for nbytes in each.values())]
+        for name, each in measured["published_bytes"].items()
+    ]
+    assert rows[len(ways) + 2 :] == published
+    seconds = {name: median(way["seconds"]["off"]) for name, way in ways.items()}
+    sentence = (
+        f"a picture takes {seconds['int8'] / seconds['bfloat16']:.2f} times as long in int8 as in bfloat16, in fp8 "
+        f"{seconds['fp8'] / seconds['bfloat16']:.2f} times"
+    )
+    assert not missing([sentence], "docs/quality.md")
 
 
 # What was learnt

@@ -135,7 +135,7 @@ def test_the_bench_service_runs_perf_analyzer(recipe, tmp_path):
 def test_the_image_installs_the_versions_that_the_project_pins():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    pinned = [*project["dependencies"], *extras["fp8"], *extras["vision"]]
+    pinned = [*project["dependencies"], *extras["fp8"], *extras["vision"], *extras["quantization"]]
     wanted = dict(re.sub(r"\[.*\]", "", each).split("==") for each in pinned)
     lines = (ROOT / "deploy/constraints.txt").read_text().splitlines()
     constraints = dict(line.split("==") for line in lines if "==" in line)
