@@ -37,7 +37,8 @@ def test_a_model_that_sets_its_pipeline_alone_has_the_defaults_of_the_dataclasse
 
 
 def test_every_field_of_the_settings_has_its_parameter():
-    of_config = {each.name for each in fields(ModelConfig)} - {"source", "defaults", "presets", "limits"}
+    of_config = {each.name for each in fields(ModelConfig)} - {"source", "defaults", "presets", "limits", "parallelism"}
+    of_processes = {"sequence_parallel", "cfg_parallel", "devices"}  # `parallelism` is made of them
     of_others = {each.name for record in (PipelineSource, Limits) for each in fields(record)}
     of_cache = {f"cache_{name}" for name in SETTINGS}
     of_requests = {
@@ -50,7 +51,7 @@ def test_every_field_of_the_settings_has_its_parameter():
         "deadline_ms",
         "strength",
     }
-    assert set(PARAMETERS) == of_config | of_others | of_cache | of_requests | {"cache_preset"}
+    assert set(PARAMETERS) == of_config | of_processes | of_others | of_cache | of_requests | {"cache_preset"}
 
 
 def test_what_is_not_said_has_its_default():
