@@ -86,7 +86,11 @@ SERVED = {
     "sd3": Served({"guidance_scale": "3.5"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3)),
     "z_image": Served({"guidance_scale": "3.0"}, {"prompt": "a red apple", "height": 32, "width": 48}, (1, 32, 48, 3)),
     "flux_quantized": Served(
-        {"dtype": "bfloat16", "quantization": "transformer=int8, text_encoder=fp8, text_encoder_2=int8"},
+        {
+            "dtype": "bfloat16",
+            "quantization": "transformer=int8, text_encoder=fp8, text_encoder_2=int8",
+            **{"height": "32", "width": "48"},  # its autoencoder halves once: 1024 x 1024 would be 65,536 tokens
+        },
         {"prompt": "a red apple", "height": 32, "width": 48},
         (1, 32, 48, 3),
     ),
