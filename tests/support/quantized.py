@@ -106,7 +106,7 @@ def nf4_on_cpu(transformer: Any, dtype: torch.dtype) -> Any:
     for name, part in transformer.named_modules():
         if isinstance(part, bitsandbytes.nn.Linear4bit):
             part.weight = bitsandbytes.nn.Params4bit(
-                weights[f"{name}.weight"], requires_grad=False, quant_type="nf4", module=part
+                weights[f"{name}.weight"], requires_grad=False, compress_statistics=False, quant_type="nf4", module=part
             ).to("cpu")
             if part.bias is not None:
                 part.bias = nn.Parameter(weights[f"{name}.bias"], requires_grad=False)
