@@ -135,7 +135,7 @@ def _pipeline(pipeline: Any, transformer: nn.Module, scheduler: Any, vae: Any = 
 
 def dtype_of(config: ModelConfig) -> torch.dtype:
     """The dtype that a model's transformer is served in."""
-    return getattr(torch, dict(config.source.component_dtypes).get("transformer", config.source.dtype))
+    return getattr(torch, config.source.dtype_of("transformer"))
 
 
 @contextmanager

@@ -53,6 +53,10 @@ class PipelineSource:
     offload: tuple[tuple[str, str], ...] = PARAMETERS["offload"].default
     vae_tiling: bool = PARAMETERS["vae_tiling"].default
 
+    def dtype_of(self, component: str) -> str:
+        """The dtype of a component, by name."""
+        return dict(self.component_dtypes).get(component, self.dtype)
+
 
 @dataclass(frozen=True)
 class EngineModel:

@@ -13,6 +13,8 @@ from plugin.limits import Limits
 from plugin.repository import InvalidConfig
 from taylorseer import COORDINATES, PREDICTORS, CacheConfig
 
+DENOISERS = ("transformer", "transformer_2")  # the components of pipelines that denoise; Wan2.2's have both
+
 
 @dataclass(frozen=True)
 class Parameter:

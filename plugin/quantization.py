@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from plugin.engine_specs import ENGINES, EngineSpec
+from plugin.parameters import DENOISERS
 from plugin.repository import InvalidConfig
 
 Pairs = Sequence[tuple[str, str]]
 
-_DENOISERS = ("transformer", "transformer_2")
 _QUANTIZABLE = re.compile(r"transformer(_2)?|text_encoder(_\d+)?")
 
 
@@ -45,7 +45,7 @@ def check_quantization(engine: str, quantization: Pairs, components: Pairs, lora
         if name in files:
             raise InvalidConfig(f"{given}, must be without {name}: its GGUF file in 'components' has its own")
     for name in sorted(files):
-        if name not in _DENOISERS:
+        if name not in DENOISERS:
             raise InvalidConfig(
                 f"parameter 'components' has a GGUF file for {name}, must have a hub id or a folder: GGUF files are "
                 "for transformer and transformer_2"
@@ -63,7 +63,7 @@ def _check_engine(spec: EngineSpec, quantization: Pairs, files: Sequence[str]) -
     """Checks that an engine takes the quantised blocks, where there are some."""
     if spec.takes_quantized:
         return
-    if quantized := [name for name, _ in quantization if name in _DENOISERS]:
+    if quantized := [name for name, _ in quantization if name in DENOISERS]:
         raise InvalidConfig(
             f"parameter 'engine' is {spec.name!r}, must be torch with {quantized[0]} in parameter 'quantization': "
             f"{why_unquantized(spec)}"

@@ -15,9 +15,8 @@ from transformers import AutoTokenizer
 
 from plugin.config import PipelineSource
 from plugin.denoising.quantized import check_gguf, load_gguf, quantization_config
+from plugin.parameters import DENOISERS
 from plugin.quantization import is_gguf
-
-_DENOISERS = ("transformer", "transformer_2")
 
 
 def given_components(source: PipelineSource, denoisers_only: bool) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def given_components(source: PipelineSource, denoisers_only: bool) -> dict[str, 
         ValueError: a component is not part of the pipeline's class, or cannot be quantised.
     """
     given: dict[str, Any] = dict.fromkeys(_other_components(source.pipeline)) if denoisers_only else {}
-    wanted = [pair for pair in source.components if pair[0] in _DENOISERS or not denoisers_only]
+    wanted = [pair for pair in source.components if pair[0] in DENOISERS or not denoisers_only]
     if wanted:
         pipeline_class = getattr(diffusers, _index_of(source.pipeline)["_class_name"])
         given |= {name: _load_component(source, pipeline_class, name, place) for name, place in wanted}
@@ -68,9 +67,9 @@ def quantization_of(source: PipelineSource, given: Mapping[str, Any]) -> dict[st
     return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)} if mapping else {}
 
 
-def dtype_of(source: PipelineSource, name: str = "") -> torch.dtype:
-    """The dtype of a component, or of those that have none of their own."""
-    dtype: torch.dtype = getattr(torch, dict(source.component_dtypes).get(name, source.dtype))
+def dtype_of(source: PipelineSource, name: str) -> torch.dtype:
+    """The dtype of a component."""
+    dtype: torch.dtype = getattr(torch, source.dtype_of(name))
     return dtype
 
 
@@ -83,7 +82,7 @@ def _index_of(pipeline: str) -> Mapping[str, Any]:
 def _other_components(pipeline: str) -> list[str]:
     """The components of a pipeline that are neither denoising transformers nor what constructors read beside them: the
     scheduler, and the autoencoder (Bria, HunyuanVideo 1.5)."""
-    kept = (*_DENOISERS, "scheduler", "vae")
+    kept = (*DENOISERS, "scheduler", "vae")
     return [name for name, entry in _index_of(pipeline).items() if isinstance(entry, list) and name not in kept]
 
 

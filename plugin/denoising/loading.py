@@ -16,6 +16,7 @@ from plugin.denoising.components import dtype_of, first_line, given_components, 
 from plugin.denoising.offloading import move
 from plugin.engines.base import no_gpu
 from plugin.families.weights import is_quantized
+from plugin.parameters import DENOISERS
 
 
 def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> DiffusionPipeline:
@@ -37,14 +38,14 @@ def load_pipeline(source: PipelineSource, *, denoisers_only: bool = False) -> Di
         raise FileNotFoundError(
             f"pipeline {source.pipeline} has no model_index.json, must be a folder that diffusers saved"
         )
-    dtypes = {"default": dtype_of(source), **{name: dtype_of(source, name) for name, _ in source.component_dtypes}}
-    safe = None if source.allow_pickle else True
+    own_dtypes = {name: dtype_of(source, name) for name, _ in source.component_dtypes}
+    safe, default = None if source.allow_pickle else True, getattr(torch, source.dtype)
     with _on(source.device):
         components = given_components(source, denoisers_only)
         options = quantization_of(source, components)
         with named(f"pipeline {source.pipeline}"):
             pipe = DiffusionPipeline.from_pretrained(
-                source.pipeline, dtype=dtypes, use_safetensors=safe, **options, **components
+                source.pipeline, dtype={"default": default, **own_dtypes}, use_safetensors=safe, **options, **components
             )
     if source.lora is not None:
         _fuse_lora(pipe, source, safe)
@@ -77,7 +78,7 @@ def _fuse_lora(pipe: Any, source: PipelineSource, safe: bool | None) -> None:
 
 def denoisers(pipe: DiffusionPipeline) -> tuple[str, ...]:
     """The names of the components that are denoising transformers; Wan2.2 has two experts, and may lack either."""
-    present = [name for name in ("transformer", "transformer_2") if getattr(pipe, name, None) is not None]
+    present = [name for name in DENOISERS if getattr(pipe, name, None) is not None]
     return tuple(present) or ("transformer",)
 
 

@@ -15,6 +15,7 @@ from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import nn
 
 from plugin.families import FAMILY_OF_TRANSFORMER
+from plugin.parameters import DENOISERS
 from plugin.tasks import tasks_of
 
 Adapters = tuple[object, ...]
@@ -77,7 +78,7 @@ def check_pipeline(pipe: object, engine: object) -> None:
     name, served = type(pipe).__name__, ", ".join(FAMILY_OF_TRANSFORMER)
     if not isinstance(pipe, DiffusionPipeline):
         raise TypeError(f"pipe is a {name}, must be a diffusers pipeline with a transformer of: {served}")
-    transformers = [getattr(pipe, each, None) for each in ("transformer", "transformer_2")]
+    transformers = [getattr(pipe, each, None) for each in DENOISERS]
     if not any(isinstance(each, nn.Module) for each in transformers):
         raise TypeError(f"{name} has no transformer, must be a pipeline with one of: {served}")
     check_class(pipe)

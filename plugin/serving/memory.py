@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
+import torch
 from torch import nn
 
 from plugin.config import ModelConfig
 from plugin.engine_specs import engine_spec
+from plugin.parameters import DENOISERS
 from plugin.request import GenerationRequest
 from plugin.serving.components import history_of, parts_of
 from plugin.serving.dry_run import Machine, without_numbers
@@ -19,9 +21,8 @@ from plugin.serving.parts import PipelinePart
 from plugin.serving.peaks import StepMemory, decoding_bytes, encoding_bytes, latent_channels, step_memory
 from plugin.serving.plan import architecture_of, axis_sizes, feature_of, plan_request
 from plugin.serving.published import Architecture
-from plugin.serving.weights import Weights, block_bytes, dtype_of, family_on_meta, weights_of
+from plugin.serving.weights import Weights, block_bytes, family_on_meta, weights_of
 
-_DENOISERS = ("transformer", "transformer_2")
 # ONNX Runtime 1.32.0 beside the weights: the graph, about 6 KiB for each of its 80 nodes a block; and an arena that has
 # the memory of a call twice, piece by piece of the first call and in one piece of the second one.
 _SESSION_BLOCK_BYTES = 2**19
@@ -166,8 +167,8 @@ class _Planner:
         self._architecture: Architecture = architecture_of(config.source.pipeline)
         self._parts: Mapping[str, PipelinePart] = parts_of(config.source)
         self._planned = plan_request(config, self._architecture, request)
-        denoiser = next(name for name in _DENOISERS if name in self._parts)
-        self._transformer, self._dtype = self._parts[denoiser], dtype_of(config.source, denoiser)
+        denoiser = next(name for name in DENOISERS if name in self._parts)
+        self._transformer, self._dtype = self._parts[denoiser], self._dtype_of(denoiser)
         self._family = family_on_meta(self._transformer, self._dtype)
         self._latent_size = self._family.latent_size(self._architecture.config, request, self._architecture.compression)
         self._on_gpu = config.source.device != "cpu"
@@ -177,9 +178,9 @@ class _Planner:
         config, planned = self._config, self._planned
         weights = sorted(
             (weights_of(name, part, config.source) for name, part in self._parts.items()),
-            key=lambda each: (each.name not in _DENOISERS, each.name),
+            key=lambda each: (each.name not in DENOISERS, each.name),
         )
-        blocks = {name: block_bytes(part, self._dtype) for name, part in self._parts.items() if name in _DENOISERS}
+        blocks = {name: block_bytes(part, self._dtype) for name, part in self._parts.items() if name in DENOISERS}
         if not self._spec.keeps_torch_blocks:
             weights = [replace(each, nbytes=each.nbytes - blocks.get(each.name, 0)) for each in weights]
         step, engine = self._step(self._own_rows), self._engine(sum(blocks.values()))
@@ -199,6 +200,10 @@ class _Planner:
             splits_tokens=self._family.token_split is not None,
             estimated=step.estimated,
         )
+
+    def _dtype_of(self, component: str) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self._config.source.dtype_of(component))
+        return dtype
 
     @property
     def _own_rows(self) -> int:
@@ -246,7 +251,7 @@ class _Planner:
 
     @property
     def _denoisers(self) -> list[PipelinePart]:
-        return [part for name, part in self._parts.items() if name in _DENOISERS]
+        return [part for name, part in self._parts.items() if name in DENOISERS]
 
     @property
     def _rows(self) -> int:
@@ -258,7 +263,7 @@ class _Planner:
         step = self._step(rows)
         each = step.stream + (step.constant if rows > self._own_rows else 0)  # joined
         each += rows * self._planned.anchor_bytes if self._planned.anchors else 0  # the forecast that is audited
-        each += max(one.unpacked_bytes for one in weights if one.name in _DENOISERS)
+        each += max(one.unpacked_bytes for one in weights if one.name in DENOISERS)
         if config.parallelism:
             each += step.constant + self._shared(step)
         elif not self._spec.needs_server and not engine.scratch:
@@ -268,15 +273,15 @@ class _Planner:
     def _encodings(self, weights: Sequence[Weights]) -> Iterator[Phase]:
         _, _, tokens = feature_of(self._config, self._architecture, self._request)
         for each in weights:
-            if each.name not in (*_DENOISERS, "vae") and each.offload != "cpu":
-                held = encoding_bytes(self._parts[each.name], dtype_of(self._config.source, each.name), tokens)
+            if each.name not in (*DENOISERS, "vae") and each.offload != "cpu":
+                held = encoding_bytes(self._parts[each.name], self._dtype_of(each.name), tokens)
                 yield Phase(each.name, each.nbytes if each.offload else 0, held + each.unpacked_bytes)
 
     def _decoding(self, weights: Sequence[Weights]) -> Iterator[Phase]:
         source = self._config.source
         for each in weights:
             if each.name == "vae" and each.offload != "cpu":
-                dtype = dtype_of(source, each.name)
+                dtype = self._dtype_of(each.name)
                 held = decoding_bytes(self._parts["vae"], dtype, self._latent_size, source.vae_tiling, self._machine)
                 yield Phase("decoding", each.nbytes if each.offload else 0, held)
 

@@ -18,19 +18,19 @@ class PipelinePart:
     """A module of a pipeline, as its configuration describes it.
 
     Attributes:
-        library: of its class: "diffusers", "transformers", or as a pipeline's index names another one.
+        package: of its class: "diffusers", "transformers", or as a pipeline's index names another one.
         class_name: the name of its class.
         options: of its configuration, in JSON.
     """
 
-    library: str
+    package: str
     class_name: str
     options: str = "{}"
 
     @classmethod
-    def of(cls, library: str, class_name: str, options: Mapping[str, Any]) -> PipelinePart:
+    def of(cls, package: str, class_name: str, options: Mapping[str, Any]) -> PipelinePart:
         """The part of these options."""
-        return cls(library, class_name, json.dumps(options, sort_keys=True))
+        return cls(package, class_name, json.dumps(options, sort_keys=True))
 
 
 def _encoder(class_name: str, **options: Any) -> PipelinePart:

@@ -89,8 +89,7 @@ def plan_request(config: ModelConfig, architecture: Architecture, request: Gener
     family, options = family_class(architecture.transformer), architecture.config
     tokens, width, text_tokens = feature_of(config, architecture, request)
     rows = family.rows(tokens, text_tokens)
-    dtype = dict(config.source.component_dtypes).get("transformer", config.source.dtype)
-    element_bytes = _ELEMENT_BYTES[dtype]
+    element_bytes = _ELEMENT_BYTES[config.source.dtype_of("transformer")]
     return Plan(
         num_steps=request.num_steps,
         full_steps=_full_steps(architecture, request),

@@ -57,7 +57,7 @@ def weights_of(name: str, part: PipelinePart, source: PipelineSource) -> Weights
     Raises:
         ValueError: it comes from a GGUF file of the hub, whose size is not known before it is downloaded.
     """
-    dtype = dtype_of(source, name)
+    dtype = getattr(torch, source.dtype_of(name))
     kind, offload = dict(source.quantization).get(name), dict(source.offload).get(name)
     parameters = sum(each.numel() for each in on_meta(part, dtype).parameters())
     nbytes, largest = _loaded_bytes(part, dtype, kind)
@@ -70,15 +70,9 @@ def weights_of(name: str, part: PipelinePart, source: PipelineSource) -> Weights
     return Weights(name, parameters, nbytes, form, offload, largest if kind else 0)
 
 
-def dtype_of(source: PipelineSource, name: str) -> torch.dtype:
-    """The dtype of a component."""
-    dtype: torch.dtype = getattr(torch, dict(source.component_dtypes).get(name, source.dtype))
-    return dtype
-
-
 def made_on_meta(part: PipelinePart, dtype: torch.dtype) -> nn.Module:
     """A module on the meta device, in the dtypes in which `from_pretrained` loads it."""
-    options, module_class = json.loads(part.options), class_of(part.library, part.class_name)
+    options, module_class = json.loads(part.options), class_of(part.package, part.class_name)
     with torch.device("meta"):
         if hasattr(module_class, "from_config"):  # of diffusers
             module = module_class.from_config(options)

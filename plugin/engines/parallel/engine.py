@@ -90,21 +90,23 @@ class Team:
         self._in_order = threading.Lock()
         self._free = set(range(self.place.groups))
         self._calls = 0
-        meeting = os.memfd_create("meeting")
+        self._meeting: int | None = os.memfd_create(
+            "meeting"
+        )  # open as long as processes may still get to know each other
         memory: int | None = None
         taken, tensors = _taken_apart(families)
         if self.place.device.type == "cpu":
             memory, tensors = _into_shared_memory(tensors)
-        inherited = [meeting] if memory is None else [meeting, memory]
+        inherited = [self._meeting] if memory is None else [self._meeting, memory]
         self.processes = OtherProcesses(self.place.devices[1:], inherited, silence_s)
         try:
-            self._share = self._start(taken, tensors, meeting, memory)
+            self._share = self._start(taken, tensors, memory)
         except BaseException:
             self.close()
             raise
         finally:
-            for fd in inherited:
-                os.close(fd)
+            if memory is not None:
+                os.close(memory)  # what is mapped stays
 
     @property
     def calls(self) -> tuple[int, ...]:
@@ -121,19 +123,22 @@ class Team:
         return features
 
     def close(self) -> None:
-        """Ends all further processes."""
+        """Ends all further processes; may be called again, as every engine of a model does."""
         self.processes.close()
-        if dist.is_initialized():
+        if dist.is_initialized() and self._meeting is not None:
             dist.destroy_process_group()
+        if self._meeting is not None:
+            os.close(self._meeting)
+            self._meeting = None
 
     def _start(
         self,
         taken: Mapping[str, TakenApart],
         tensors: Mapping[str, Sequence[torch.Tensor]],
-        meeting: int,
         memory: int | None,
     ) -> Share:
-        place = self.place
+        place, meeting = self.place, self._meeting
+        assert meeting is not None
         starts = {
             rank: Start(Place(rank, place.devices, place.sequence), meeting, memory, dict(taken), self._threads)
             for rank in range(1, len(place.devices))
@@ -150,9 +155,9 @@ class Team:
         self, name: str, family: Family, inputs: BlockInputs, features: torch.Tensor, groups: Sequence[int]
     ) -> Iterator[_Part]:
         sequence = self.place.sequence
-        rows = [len(each) for each in features.chunk(len(groups))]
+        rows = [len(each) for each in features.tensor_split(len(groups))]
         begin = 0
-        for group, count in zip(groups, rows, strict=False):
+        for group, count in zip(groups, rows, strict=True):
             own = {
                 argument: tensor if is_shared(family, argument) else tensor.narrow(0, begin, count)
                 for argument, tensor in inputs.items()
@@ -183,7 +188,7 @@ class Team:
                 errors[rank] = EngineError(f"process {rank} of the engine: {text}")
         for part in parts:
             self._gather(part, errors)
-        self.processes.settled()
+        self.processes.settled(rank for part in parts for rank in part.ranks)
         if errors:
             self.processes.check()  # the exchange was broken off
             raise errors[min(errors)]
@@ -224,7 +229,7 @@ class Team:
 
     @contextmanager
     def _groups(self, count: int) -> Iterator[Sequence[int]]:
-        """Waits for groups that are free; in order of arrival, so that a call of several is not overtaken for ever."""
+        """Waits for groups that are free, in order of arrival: else calls of one could overtake a call of several."""
         with self._in_order, self._changed:
             while len(self._free) < count:
                 self._changed.wait()

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from plugin.families.base import BlockInputs
 
-_TIMEOUT = timedelta(minutes=30)  # of one exchange; whether a process is alive is found out in seconds, in another way
+_TIMEOUT = timedelta(minutes=5)  # of one exchange, and of the meeting; who has ended is found out in another way
 
 
 @dataclass(frozen=True)

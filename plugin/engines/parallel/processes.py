@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -47,6 +47,7 @@ class Process:
         life: its signs of life.
         heard: `time.monotonic()` at the latest of them.
         calls: how many it has run.
+        settled: how many of them have ended in every process.
     """
 
     rank: int
@@ -56,9 +57,25 @@ class Process:
     life: Connection
     heard: float = field(default_factory=time.monotonic)
     calls: int = 0
+    settled: int = 0
 
     def __str__(self) -> str:
         return f"process {self.rank} of the engine, on {self.device}"
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An error that a call has ended with in one process.
+
+    Attributes:
+        at: `time.monotonic()` when it was known.
+        call: the number of the call in that process.
+        text: where, and which.
+    """
+
+    at: float
+    call: int
+    text: str
 
 
 class OtherProcesses:
@@ -78,8 +95,7 @@ class OtherProcesses:
         self._devices, self._inherited, self._silence_s = devices, inherited, silence_s
         self._all: dict[int, Process] = {}
         self._lock = threading.Lock()
-        self._raised_at: float | None = None
-        self._raised = ""
+        self._raised: dict[int, _Raised] = {}  # the latest of each rank
         self._closing = threading.Event()
         self._started = threading.Event()
         # Of a thread of its own, which lives as long as they: Linux ends a process with the thread that has made it.
@@ -167,11 +183,15 @@ class OtherProcesses:
 
     def raised(self, error: BaseException) -> None:
         """Says that a call has ended with an error in this process: the others have some seconds for the same."""
-        self._raised_at, self._raised = time.monotonic(), f"process 0, {type(error).__name__}: {error}"
+        self._raised[0] = _Raised(time.monotonic(), 0, f"process 0, {type(error).__name__}: {error}")
 
-    def settled(self) -> None:
-        """Says that a call has ended in every process, with whatever outcome."""
-        self._raised_at = None
+    def settled(self, ranks: Iterable[int]) -> None:
+        """Says that a call has ended in every process that took part, with whatever outcome."""
+        for rank in ranks:
+            if rank:
+                self._all[rank].settled = self._all[rank].calls
+            else:
+                self._raised.pop(0, None)
 
     def fail(self, reason: str) -> None:
         """Ends all processes: what waits for one of them then ends with an error."""
@@ -227,13 +247,17 @@ class OtherProcesses:
             if now - process.heard > self._silence_s:
                 self.fail(f"{process}, gave no sign of life for {self._silence_s:g} s")
                 return
-        if self._raised_at is not None and now - self._raised_at > _GRACE_S:
-            self.fail(f"a call ended with an error in one process and not in the others: {self._raised}")
+        for rank, raised in [*self._raised.items()]:
+            if rank and self._all[rank].settled >= raised.call:
+                del self._raised[rank]  # its sign may have been heard after the end of the call
+            elif now - raised.at > _GRACE_S:
+                self.fail(f"a call ended with an error in one process and not in the others: {raised.text}")
 
     def _hear(self, process: Process, sign: bytes, now: float) -> None:
         process.heard = now
-        if sign != ALIVE and self._raised_at is None:
-            self._raised_at, self._raised = now, f"{process}, {sign.removeprefix(RAISED).decode()}"
+        if sign != ALIVE:
+            call, _, text = sign.removeprefix(RAISED).decode().partition(" ")
+            self._raised[process.rank] = _Raised(now, int(call), f"{process}, {text}")
 
     def _lost(self, process: Process) -> None:
         with suppress(subprocess.TimeoutExpired):

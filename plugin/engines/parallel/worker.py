@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # both are imported once the thread that says "alive" runs: t
     from plugin.engines.parallel.messages import SharedCall, Start
 
 BEAT_S = 1.0  # how often a process says that it is alive
-ALIVE, RAISED = b".", b"!"  # what it says: that, and the error that a call has ended with
+ALIVE, RAISED = b".", b"!"  # what it says: that, and which call has ended with which error
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -75,7 +75,7 @@ def _answer(share: Share, place: Place, control: Connection, life: Connection, c
         features: torch.Tensor | None = share.run(call.stack, inputs, call.even)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        life.send_bytes(RAISED + text.encode())
+        life.send_bytes(RAISED + f"{calls} {text}".encode())
         control.send(CallEnd(calls, text))
         return
     control.send(CallEnd(calls))

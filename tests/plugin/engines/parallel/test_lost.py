@@ -105,6 +105,33 @@ def test_an_error_in_one_process_alone_ends_the_call_and_the_engine(team, pipe, 
         call()
 
 
+def test_an_error_in_every_process_is_settled_with_its_call(team, pipe, monkeypatch):
+    """Also where a process says that it has raised after the call has ended: nothing is held against it later."""
+    monkeypatch.setattr("plugin.engines.parallel.processes._GRACE_S", 0.5)
+    call, engine = call_of(team, pipe), engine_of(team, "transformer", family_of(pipe.transformer))
+    inputs = family_of(pipe.transformer).inputs_of_size({"batch": 1, **family_of(pipe.transformer).axis_sizes(24, 16)})
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=r"size|shape"):
+            engine.run({**inputs, "temb": inputs["temb"][..., :5]})
+        time.sleep(1.5)
+        assert team.processes.failure is None
+    call()
+
+
+def test_one_process_alone_is_the_torch_engine(pipe):
+    family = family_of(pipe.transformer)
+    inputs = family.inputs_of_size({"batch": 2, **family.axis_sizes(24, 16)})
+    with torch.no_grad():
+        expected = family.block_stack()(**inputs)
+    team = Team({"transformer": family}, Parallelism(1), threads=1)
+    try:
+        assert torch.equal(engine_of(team, "transformer", family).run(inputs), expected)
+        assert team.calls == (1,)
+    finally:
+        team.close()
+        team.close()  # each engine of a model closes it
+
+
 def test_closing_ends_every_process_and_frees_the_way_for_another_team(pipe):
     families = {"transformer": family_of(pipe.transformer)}
     for _ in range(2):
