@@ -18,11 +18,12 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from plugin.engines.base import EngineError, UnsupportedShape
 from plugin.engines.packing import is_shared
 from plugin.engines.parallel.exchange import receive, send
-from plugin.engines.parallel.group import Place, Share, can_share, heads_of, join
+from plugin.engines.parallel.group import Place, Share, can_share, heads_of, join, open_meeting
 from plugin.engines.parallel.messages import SharedCall, Start
 from plugin.engines.parallel.processes import SILENCE_S, OtherProcesses
 from plugin.engines.parallel.weights import Shape, TakenApart, mapped, put_together, sent, shared_memory, take_apart
@@ -90,15 +91,13 @@ class Team:
         self._in_order = threading.Lock()
         self._free = set(range(self.place.groups))
         self._calls = 0
-        self._meeting: int | None = os.memfd_create(
-            "meeting"
-        )  # open as long as processes may still get to know each other
+        # Kept as long as processes may still get to know each other: NCCL's do when they first exchange something.
+        self._meeting: TCPStore | None = open_meeting(len(self.place.devices))
         memory: int | None = None
         taken, tensors = _taken_apart(families)
         if self.place.device.type == "cpu":
             memory, tensors = _into_shared_memory(tensors)
-        inherited = [self._meeting] if memory is None else [self._meeting, memory]
-        self.processes = OtherProcesses(self.place.devices[1:], inherited, silence_s)
+        self.processes = OtherProcesses(self.place.devices[1:], [] if memory is None else [memory], silence_s)
         try:
             self._share = self._start(taken, tensors, memory)
         except BaseException:
@@ -127,9 +126,7 @@ class Team:
         self.processes.close()
         if dist.is_initialized() and self._meeting is not None:
             dist.destroy_process_group()
-        if self._meeting is not None:
-            os.close(self._meeting)
-            self._meeting = None
+        self._meeting = None
 
     def _start(
         self,
@@ -140,7 +137,7 @@ class Team:
         place, meeting = self.place, self._meeting
         assert meeting is not None
         starts = {
-            rank: Start(Place(rank, place.devices, place.sequence), meeting, memory, dict(taken), self._threads)
+            rank: Start(Place(rank, place.devices, place.sequence), meeting.port, memory, dict(taken), self._threads)
             for rank in range(1, len(place.devices))
         }
         self.processes.start(starts)

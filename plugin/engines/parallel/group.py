@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,11 +14,12 @@ import torch.distributed as dist
 from diffusers import ContextParallelConfig
 from diffusers.models._modeling_parallel import ParallelConfig
 from torch import nn
-from torch._C._distributed_c10d import FileStore
+from torch._C._distributed_c10d import Store, TCPStore
 from torch.distributed.device_mesh import init_device_mesh
 
 from plugin.families.base import BlockInputs
 
+_LOOPBACK = "127.0.0.1"  # all are on this machine
 _TIMEOUT = timedelta(minutes=5)  # of one exchange, and of the meeting; who has ended is found out in another way
 
 
@@ -46,24 +48,39 @@ class Place:
         return len(self.devices) // self.sequence
 
 
-def join(place: Place, meeting: int) -> ParallelConfig | None:
+def open_meeting(processes: int) -> TCPStore:
+    """The first process's store, by which all get to know each other; its port is one that was free.
+
+    A file would do as well, but torch writes to its path once more when the garbage collector finds the store, and the
+    path of a file without a name is then another file's.
+    """
+    listening = socket.create_server((_LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    return _store(port, processes, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+
+
+def find_meeting(port: int, processes: int) -> TCPStore:
+    """A further process's way to the store of `open_meeting`, at that port."""
+    return _store(port, processes)
+
+
+def join(place: Place, meeting: Store) -> ParallelConfig | None:
     """Meets the other processes; returns once all have come.
 
     Args:
         place: of this process.
-        meeting: the file descriptor of a file that all have inherited, empty at first.
+        meeting: its way to the store of all.
 
     Returns:
         What the attention of the group's blocks needs; None where no process shares tokens.
     """
     on_cpu = place.device.type == "cpu"
-    store = FileStore(f"/proc/self/fd/{meeting}", len(place.devices))
     # With CUDA too there are numbers that the CPU exchanges: diffusers' numbers of tokens.
     backend = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
     if not on_cpu:
         torch.cuda.set_device(place.device)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this machine; else gloo asks for the host's name
-    dist.init_process_group(backend, store=store, rank=place.rank, world_size=len(place.devices), timeout=_TIMEOUT)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # of the loopback; else gloo asks for the host's name
+    dist.init_process_group(backend, store=meeting, rank=place.rank, world_size=len(place.devices), timeout=_TIMEOUT)
     if place.sequence == 1:
         return None
     mesh = init_device_mesh(
@@ -118,3 +135,7 @@ def can_share(heads: int, processes: int) -> bool:
     least (`_maybe_pad_qkv_head` of diffusers 0.42.0, attention_dispatch.py)."""
     each = -(-heads // processes)
     return processes * each - heads < each
+
+
+def _store(port: int, processes: int, **options: Any) -> TCPStore:
+    return TCPStore(_LOOPBACK, port, processes, timeout=_TIMEOUT, **options)

@@ -14,8 +14,8 @@ class Start:
 
     Attributes:
         place: its own.
-        meeting: the file descriptor of the file in which all meet.
-        memory: that of the memory with the weights of all stacks; None where they are sent.
+        meeting: the port of the store by which all get to know each other.
+        memory: the file descriptor of the memory with the weights of all stacks; None where they are sent.
         stacks: the block stacks without their weights, by the component's name.
         threads: of torch, on a CPU.
     """

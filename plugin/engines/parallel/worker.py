@@ -50,13 +50,13 @@ def main() -> None:
 def _start(start: Start, control: Connection) -> Share:
     import torch
 
-    from plugin.engines.parallel.group import Share, join
+    from plugin.engines.parallel.group import Share, find_meeting, join
     from plugin.engines.parallel.weights import put_together, received
 
     if start.place.device.type == "cpu":
         torch.set_num_threads(start.threads)
     control.send(None)  # what takes long is imported; the others wait at the meeting only for those that will come
-    config = join(start.place, start.meeting)
+    config = join(start.place, find_meeting(start.meeting, len(start.place.devices)))
     stacks, device = {}, start.place.device
     tensors = received(start.memory, [shape for each in start.stacks.values() for shape in each.shapes], device)
     for name, each in start.stacks.items():

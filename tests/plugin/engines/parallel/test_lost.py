@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,17 @@ def test_closing_ends_every_process_and_frees_the_way_for_another_team(pipe):
         call_of(team, pipe)()
         team.close()
         assert is_gone(pid)
+
+
+def test_what_a_closed_team_leaves_writes_to_no_file_that_is_opened_later(pipe, tmp_path):
+    """torch.distributed's objects end when the garbage collector finds them: its file descriptors are others' then."""
+    team = Team({"transformer": family_of(pipe.transformer)}, Parallelism(2), threads=1)
+    team.close()
+    del team
+    with ExitStack() as stack:
+        files = [stack.enter_context((tmp_path / str(number)).open("w")) for number in range(50)]
+        gc.collect()
+        assert [os.fstat(file.fileno()).st_size for file in files] == [0] * len(files)
 
 
 ALONE = """
