@@ -8,20 +8,22 @@ ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.05-py3
 
 FROM ${TRITON_IMAGE} AS wheel
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 # In a step of their own, so that a change of our source does not install gigabytes again.
 RUN python3 -c "import pathlib, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-pathlib.Path('/requirements.txt').write_text('\n'.join(project['dependencies'] + extras['vision'])); \
+others = [each for each in project['dependencies'] if not each.startswith('triton-taylorseer-client')]; \
+pathlib.Path('/requirements.txt').write_text('\n'.join(others + extras['vision'])); \
 pathlib.Path('/fp8.txt').write_text('\n'.join(extras['fp8'])); \
 pathlib.Path('/quantization.txt').write_text('\n'.join(extras['quantization']))"
 COPY deploy/constraints.txt /constraints.txt
 COPY taylorseer taylorseer
+COPY triton_taylorseer triton_taylorseer
 COPY plugin plugin
 COPY clients clients
 COPY benchmarks benchmarks
-RUN PIP_CONSTRAINT=/constraints.txt python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
+RUN PIP_CONSTRAINT=/constraints.txt python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheel . ./clients/python
 
 # A virtual environment: pip cannot replace what the distribution installed, and torch needs a newer setuptools. Its Python is
 # the system's, which the Python backend is built for. It is first on PATH, so the backend finds its modules.

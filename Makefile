@@ -21,6 +21,7 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 -p triton_taylorseer_client
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .
@@ -41,9 +42,9 @@ clean:
 
 # The CPU build of torch comes first: an unpinned one is gigabytes of CUDA. The server's wheel comes without its
 # dependencies, which only its Python API needs.
-.venv/.installed: pyproject.toml
+.venv/.installed: pyproject.toml clients/python/pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --progress-bar on torch==2.13.0
-	$(BIN)/pip install --progress-bar on -e '.[dev]'
+	$(BIN)/pip install --progress-bar on -e clients/python -e '.[dev]'
 	$(BIN)/pip install --progress-bar on --no-deps nvidia-pytriton==0.7.0
 	touch $@

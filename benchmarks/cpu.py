@@ -28,7 +28,6 @@ from benchmarks.harness import (
     write,
 )
 from benchmarks.peers import Peer, cached_by_cache_dit, hook, plain
-from clients import Client
 from plugin.config import ModelConfig
 from plugin.denoising.events import NoEvents
 from plugin.denoising.generation import generate
@@ -36,6 +35,7 @@ from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
 from plugin.ops.server import ServerError
 from taylorseer import StepKind
+from triton_taylorseer_client import Client
 
 
 class StepTimes(NoEvents):

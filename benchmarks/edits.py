@@ -33,12 +33,12 @@ from benchmarks.harness import (
     warm_up,
     write,
 )
-from clients import Client, Generation
 from clients.demo import psnr
-from clients.messages import Pixels
 from plugin.config import ModelConfig
 from plugin.denoising.loading import load_pipeline
 from plugin.ops.server import ServerError
+from triton_taylorseer_client import Client, Generation
+from triton_taylorseer_client.messages import Pixels
 
 EDITS = (
     ("red apple, 3d", "lemon, 3d"),

@@ -33,9 +33,9 @@ from benchmarks.harness import (
     show,
     write,
 )
-from clients import Client, Generation
 from plugin.ops.server import Server
 from plugin.repository import read_parameters
+from triton_taylorseer_client import Client, Generation
 
 REPOSITORIES = {"in_process": ROOT / "model_repository", "engine_triton": ROOT / "examples" / "engine_triton"}
 CLIENTS = (1, 2, 4, 8)

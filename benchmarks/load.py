@@ -37,9 +37,9 @@ from benchmarks.load_generators import (
     run,
 )
 from benchmarks.serving import CLIENTS, SIZES, closed_loop, engine_calls
-from clients import Client
 from plugin.ops.server import Server
 from plugin.serving.plan import example_request
+from triton_taylorseer_client import Client
 
 TOOLS = {"perf_analyzer": PERF_ANALYZER, "aiperf": AIPERF}
 SHARES = (0.3, 0.6, 0.8, 0.95, 1.2)  # of the best closed loop's rate

@@ -38,13 +38,13 @@ from benchmarks.harness import (
     use_threads_of,
     write,
 )
-from clients import Client
 from plugin.denoising.generation import Report, generate
 from plugin.denoising.host import PipelineHost
 from plugin.denoising.loading import load_pipeline
 from plugin.memory import resident_bytes
 from plugin.ops.server import Server
 from plugin.serving.plan import example_request
+from triton_taylorseer_client import Client
 
 _WAYS = ("in_memory", "idle")
 _LAYER_BYTES = 20 * 2**20

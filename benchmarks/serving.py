@@ -27,8 +27,8 @@ from benchmarks import plots
 from benchmarks.environment import RESULTS, describe
 from benchmarks.harness import MODEL, check_least, config_of, embedded_server, parser_of, say, show, write
 from benchmarks.peers import Peer, hook
-from clients import Client
 from plugin.serving.plan import example_request
+from triton_taylorseer_client import Client
 
 PROMPTS = (
     "red apple, 3d",

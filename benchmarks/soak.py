@@ -24,9 +24,9 @@ from tritonclient.grpc import InferInput
 
 from benchmarks.environment import RESULTS, describe
 from benchmarks.harness import MODEL, embedded_server, parser_of, say, write
-from clients import Client, GenerationError, InvalidArgument
-from clients.messages import channel_arguments
 from plugin.ops.server import Server
+from triton_taylorseer_client import Client, GenerationError, InvalidArgument
+from triton_taylorseer_client.messages import channel_arguments
 
 CLIENTS = 12
 PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "pizza, 3d")

@@ -1,27 +1,5 @@
-"""Python clients of the served models."""
+"""What stands between people and the server: the HTTP front with its page, batches of requests, and the demo.
 
-from clients.async_client import AsyncClient
-from clients.client import Client
-from clients.messages import (
-    Cancelled,
-    DeadlineExceeded,
-    Generation,
-    GenerationError,
-    InvalidArgument,
-    Progress,
-    Unavailable,
-    UnknownModel,
-)
-
-__all__ = [
-    "AsyncClient",
-    "Cancelled",
-    "Client",
-    "DeadlineExceeded",
-    "Generation",
-    "GenerationError",
-    "InvalidArgument",
-    "Progress",
-    "Unavailable",
-    "UnknownModel",
-]
+The Python client that all of them use is a package of its own, in `python/`; what runs elsewhere has folders of its own
+too (`typescript/`, `comfyui/`).
+"""

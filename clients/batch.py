@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.async_client import AsyncClient
 from clients.lines import read_lines
-from clients.messages import INPUTS, Generation, GenerationError
-from clients.pictures import MOST_PICTURES, is_data_url
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.messages import INPUTS, Generation, GenerationError
+from triton_taylorseer_client.pictures import MOST_PICTURES, is_data_url
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from clients.client import Client
-from clients.messages import Generation, Pixels
+from triton_taylorseer_client.client import Client
+from triton_taylorseer_client.messages import Generation, Pixels
 
 PROMPTS = (
     "red apple, 3d",

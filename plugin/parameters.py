@@ -110,6 +110,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
 def _dtype_pairs(text: str) -> tuple[tuple[str, str], ...]:
     pairs = name_value_pairs(text)
     for _, dtype in pairs:
@@ -266,6 +270,9 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
         "frames_multiple": Parameter(_integer(1), Limits.frames_multiple, "A video has 1 + a multiple of it frames."),
         "takes_prompt": Parameter(
             _boolean, Limits.takes_prompt, "true for models of a prompt, false for models of a class label."
+        ),
+        "examples": Parameter(
+            _lines, (), "Prompts that show what the model can do, one on each line; the front's page offers them."
         ),
         "num_classes": Parameter(_integer(1), Limits.num_classes, "Class labels of a model that takes them."),
         "max_pictures": Parameter(_integer(1), Limits.max_pictures, "Most files of input_image."),

@@ -16,6 +16,7 @@ STREAM_OUTPUTS: dict[str, tuple[str, list[int]]] = OUTPUTS | {
     "step": ("TYPE_INT32", [1]),
     "num_steps": ("TYPE_INT32", [1]),
     "preview": ("TYPE_UINT8", [-1, -1, 3]),  # height, width
+    "queue_position": ("TYPE_INT32", [1]),
 }
 
 # Request parameters between the models of a pair, and from `serve` to both.

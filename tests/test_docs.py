@@ -34,7 +34,7 @@ from plugin.families.standing_in import Blocks
 from plugin.fields import FIELDS, Field
 from plugin.parameters import PARAMETERS
 from plugin.request import InvalidRequest, parse_request
-from plugin.tensors import INPUTS, STREAM_OUTPUTS
+from plugin.tensors import HEARTBEAT_PARAMETER, INPUTS, STREAM_OUTPUTS
 from tests.support.documented_commands import BLOCKS, NOT_RUN, RUN, SHELL, ids, is_run, reason_of
 from tests.support.documents import (
     DOCUMENTS,
@@ -231,7 +231,7 @@ def texts_in_code() -> tuple[str, ...]:
     scripts = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "clients/web").glob("*.js"))
     texts = re.findall(r'"([^"\n]+)"|`([^`\n]+)`', scripts)
     found = [one or re.sub(r"\$\{[^}]*\}", "…", other) for one, other in texts]
-    for package in ("taylorseer", "plugin", "clients"):
+    for package in ("taylorseer", "triton_taylorseer", "plugin", "clients"):
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
@@ -298,8 +298,8 @@ def metrics() -> set[str]:
     return set(re.findall(r'"(taylorseer_\w+)"', (ROOT / "plugin/triton_model/metrics.py").read_text(encoding="utf-8")))
 
 
-def test_metrics_have_their_names():
-    known = metrics()
+def test_metrics_and_request_parameters_have_their_names():
+    known = metrics() | {HEARTBEAT_PARAMETER}
     known |= {f"{name}{suffix}" for name in known for suffix in ("_bucket", "_count", "_sum")}
     named = [
         (str(path.relative_to(ROOT)), name)

@@ -28,16 +28,20 @@ ROOMS = (
 )
 # Rooms that stand on less than all above them.
 NARROW = {"serving": {"nouns", "families", "taylorseer"}, "ops": {"nouns"}}
+CLIENT = "triton_taylorseer_client"  # a package of its own, in clients/python
 # What of ours each other folder may import; the command line of plugin/ may call the clients.
 OTHERS = {
-    "clients": {"clients"},
-    "examples": {"plugin"},
-    "model_repository": {"plugin"},
-    "benchmarks": {"benchmarks", "plugin", "clients", "taylorseer", "training"},
+    CLIENT: {CLIENT},
+    "clients": {"clients", CLIENT},
+    "triton_taylorseer": {"triton_taylorseer"},
+    "examples": {"triton_taylorseer"},
+    "model_repository": {"triton_taylorseer"},
+    "benchmarks": {"benchmarks", "plugin", "clients", CLIENT, "taylorseer", "training"},
     "training": {"training"},
 }
 DOOR = "plugin.pipeline"  # for users: it imports the denoising, and nothing inside the house imports it
 TRITON = "triton_python_backend_utils"
+ELSEWHERE = {"node_modules", "build", "comfyui"}  # ComfyUI imports its nodes by relative names
 OURS = {"taylorseer", "plugin", "tests", *OTHERS}
 
 LONGEST_FILE, LONGEST_FUNCTION, MEDIAN_FUNCTION = 350, 50, 6  # lines
@@ -51,12 +55,14 @@ class Module:
 
     @property
     def name(self) -> str:
-        parts = self.path.relative_to(ROOT).with_suffix("").parts
+        """What it is imported by."""
+        below = ROOT / "clients/python" if CLIENT in self.path.parts else ROOT
+        parts = self.path.relative_to(below).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     @property
     def top(self) -> str:
-        return self.path.relative_to(ROOT).parts[0]
+        return self.name.split(".")[0]
 
     @property
     def room(self) -> str:
@@ -97,7 +103,8 @@ class Module:
 
 
 def modules_in(folder: str) -> dict[str, Module]:
-    modules = [Module(path) for path in sorted((ROOT / folder).rglob("*.py")) if "node_modules" not in path.parts]
+    place = ROOT / "clients/python" / folder if folder == CLIENT else ROOT / folder
+    modules = [Module(path) for path in sorted(place.rglob("*.py")) if not ELSEWHERE & {*path.parts}]
     return {module.name: module for module in modules}
 
 
@@ -129,7 +136,7 @@ def test_each_room_imports_only_from_those_above_it():
         if module.name == DOOR:
             allowed = {"denoising"}
         if module.room == "cli":
-            allowed |= {"clients"}
+            allowed |= {"clients", CLIENT}
         wrong += [f"{module.name} imports {name}" for name in module.imports_of_ours if room_of(name) not in allowed]
     assert not sorted(wrong)
 

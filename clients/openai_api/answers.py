@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from clients.messages import Generation, Pixels, encoded_image
+from triton_taylorseer_client.messages import Generation, Pixels, encoded_image
 from clients.openai_api.fields import ImageRequest
 
 # OpenAI counts what it bills. Nothing is billed here, but typed clients expect the numbers.

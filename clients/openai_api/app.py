@@ -12,8 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from clients.async_client import AsyncClient
-from clients.messages import GenerationError
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.messages import GenerationError
 from clients.openai_api import edits, generations, models
 from clients.openai_api.edge import Edge
 from clients.openai_api.errors import generation_error, validation_error

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from clients.messages import InvalidArgument
+from triton_taylorseer_client.messages import InvalidArgument
 from clients.openai_api.fields import ImageRequest
 from clients.openai_api.pictures import MAX_PICTURES, SCHEMA, Address, or_list, picture, pictures
 

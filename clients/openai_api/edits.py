@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from clients.messages import InvalidArgument
+from triton_taylorseer_client.messages import InvalidArgument
 from clients.openai_api.edge import MAX_EDIT_BYTES
 from clients.openai_api.edit_fields import EditRequest, openapi_body
 from clients.openai_api.fetching import fetched

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
-from clients.messages import (
+from triton_taylorseer_client.messages import (
     Cancelled,
     DeadlineExceeded,
     GenerationError,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
-from clients.messages import InvalidArgument
+from triton_taylorseer_client.messages import InvalidArgument
 from clients.openai_api.held import Share
 
 FETCH_S = 10.0

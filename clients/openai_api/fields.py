@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from clients.messages import INPUTS, InvalidArgument
+from triton_taylorseer_client.messages import INPUTS, InvalidArgument
 from clients.openai_api.pictures import FILE_SCHEMA, or_list, picture_file, picture_files
 
 MAX_RESULTS = 10  # of one request, as in OpenAI's API

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Request
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from clients.messages import INPUTS, InvalidArgument
+from triton_taylorseer_client.messages import INPUTS, InvalidArgument
 from clients.openai_api.edge import MAX_EDIT_BYTES
 from clients.openai_api.edit_fields import EditRequest
 

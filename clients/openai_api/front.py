@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from clients.async_client import AsyncClient
-from clients.endpoint import Endpoint, credentials
-from clients.messages import Generation, Progress, Unavailable, UnknownModel
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.endpoint import Endpoint, credentials
+from triton_taylorseer_client.messages import Generation, Progress, Unavailable, UnknownModel
 from clients.openai_api.fetching import Place
 from clients.openai_api.refusals import Places
-from clients.patience import seconds
+from triton_taylorseer_client.patience import seconds
 
 Updates = AsyncGenerator[Progress | Generation, None]
 

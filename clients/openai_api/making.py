@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
-from clients.messages import Cancelled, Generation, GenerationError, Unavailable
+from triton_taylorseer_client.messages import Cancelled, Generation, GenerationError, Unavailable
 from clients.openai_api.answers import Json, plain_answer
 from clients.openai_api.fields import ImageRequest
 from clients.openai_api.front import Front, Updates

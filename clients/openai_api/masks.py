@@ -6,7 +6,7 @@ import io
 
 from PIL import Image, ImageChops, ImageOps
 
-from clients.messages import InvalidArgument
+from triton_taylorseer_client.messages import InvalidArgument
 
 MAX_PIXELS = 50_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP")

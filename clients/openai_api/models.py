@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from clients.async_client import AsyncClient
-from clients.messages import GenerationError
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.messages import GenerationError
 from clients.openai_api.answers import Json
 from clients.openai_api.front import Front, FrontOf
 

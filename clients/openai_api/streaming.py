@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from clients.messages import Generation, GenerationError, Progress
+from triton_taylorseer_client.messages import Generation, GenerationError, Progress
 from clients.openai_api.answers import completed, dumped, picture_of_event
 from clients.openai_api.errors import error_object, told
 from clients.openai_api.fields import ImageRequest

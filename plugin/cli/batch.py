@@ -12,8 +12,8 @@ from plugin.cli.results import announce, suffix_of
 from plugin.cli.terminal import counting_bar, fail, say
 
 if TYPE_CHECKING:
-    from clients import Generation, GenerationError
     from clients.batch import BatchItem
+    from triton_taylorseer_client import Generation, GenerationError
 
 
 def generate_batch(

@@ -19,9 +19,9 @@ Output = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the pic
 
 def demo(output: Output = Path("out")) -> None:
     """Starts a server, makes ten pictures and four edits of them with the cache off and on, and compares them."""
-    from clients import GenerationError
     from clients.demo import run
     from plugin.ops.server import Server, ServerConfig, ServerError, free_ports
+    from triton_taylorseer_client import GenerationError
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))  # the server's `with` block then stops it

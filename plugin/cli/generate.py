@@ -103,7 +103,7 @@ def generate_one(
     json_lines: bool,
 ) -> None:
     """Makes one picture or video, shows its steps, and writes the file."""
-    from clients import Client, Generation, GenerationError
+    from triton_taylorseer_client import Client, Generation, GenerationError
 
     try:
         with Client(**connection.arguments) as client, StepsBar(preview) as bar:
@@ -113,6 +113,7 @@ def generate_one(
                     result = update
                     bar.step(result.report["num_steps"], result.report["num_steps"], result.image[0])
                 else:
+                    bar.wait(update.queue_position)
                     bar.step(update.step, update.num_steps, update.preview)
         output = output_for(output, result.is_video)
         result.save(output)
@@ -131,8 +132,8 @@ def _title(fields: dict[str, Any]) -> str:
 
 def _files(fields: dict[str, Any]) -> dict[str, Any]:
     """The pictures, read once for all requests, and before any is sent."""
-    from clients import InvalidArgument
-    from clients.pictures import MOST_PICTURES, picture_files
+    from triton_taylorseer_client import InvalidArgument
+    from triton_taylorseer_client.pictures import MOST_PICTURES, picture_files
 
     given = {name: fields[name] for name in MOST_PICTURES if fields[name] is not None}
     try:

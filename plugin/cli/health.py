@@ -24,7 +24,7 @@ def health(url: Url = TRITON, model: Model = "emoji", timeout: Timeout = 15.0, t
 
       triton-taylorseer health --model flux_dev --timeout 30
     """
-    from clients import GenerationError, Unavailable
+    from triton_taylorseer_client import GenerationError, Unavailable
 
     try:
         _make_a_picture(Connection(url, model, tls, ca), timeout)
@@ -37,7 +37,7 @@ def health(url: Url = TRITON, model: Model = "emoji", timeout: Timeout = 15.0, t
 
 
 def _make_a_picture(connection: Connection, timeout_s: float) -> None:
-    from clients import Client, InvalidArgument
+    from triton_taylorseer_client import Client, InvalidArgument
 
     ends = time.monotonic() + timeout_s
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from plugin.cli.terminal import fail, say
 
 if TYPE_CHECKING:
-    from clients import Generation
+    from triton_taylorseer_client import Generation
 
 
 def announce(output: Path, result: Generation, json_lines: bool) -> None:

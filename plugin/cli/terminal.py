@@ -108,7 +108,13 @@ class StepsBar:
 
     def begin(self, title: str, steps: int | None) -> None:
         """Starts the bar; `steps` is None as long as their number is not known."""
+        self._title = title
         self._task = self._bar.add_task(title, total=steps)
+
+    def wait(self, position: int) -> None:
+        """Shows the request's place in the server's queue; 0 if it is not queued."""
+        place = f": number {position} in the queue" if position else ""
+        self._bar.update(self._task, description=f"{self._title}{place}")
 
     def step(self, step: int, steps: int, picture: Any) -> None:
         """Shows that `step` of `steps` steps are done; `picture` is (height, width, 3) uint8, or None."""

@@ -135,6 +135,11 @@ class Admission:
         _start(ready)
         return True
 
+    def position_of(self, request: Admitted) -> int:
+        """The place of a request in the queue, from 1; 0 if it is not queued."""
+        with self._lock:
+            return self._queue.index(request) + 1 if request in self._queue else 0
+
     def expected_wait_s(self) -> float:
         """How long a request that comes now will wait, from how long others took; 0 before any has ended."""
         with self._lock:

@@ -5,8 +5,8 @@ come in), `residency` (whether the model is in memory), `job` (one request), `an
 has failed), `settings`, `loading`, `front` (the plain model), `block_stack`, `stack_runner` and `model_call` (engine
 triton), `responses` (the wire), `reporting`, `metrics`, `tracing`, `instance`, `backend` (Triton's objects).
 
-`from plugin.triton_model import StreamModel` imports what that model needs and no more: the plain model's process never
-loads torch, and neither does the one in which Triton asks a model for its tensors.
+`from triton_taylorseer import StreamModel` leads here. It imports what that model needs and no more: the plain model's
+process never loads torch, and neither does the one in which Triton asks a model for its tensors.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Answers:
 
     Args:
         name: of the model.
-        admission: withdraws a queued request that has ended.
+        admission: withdraws a queued request that has ended, and knows the place of each.
         reporting: counts what is answered; used by the response thread alone.
         send: what sends a job's news; `send_news` unless a test breaks it.
         stuck_after_s: how long one operation of a request may take; 0 for no limit.
@@ -128,8 +128,8 @@ class Answers:
             job.send({"report": to_json({"pid": os.getpid()}), "step": 0, "num_steps": 0})
         elif progress := job.take_progress():
             job.send(progress)
-        elif job.needs_heartbeat(_SIGN_OF_LIFE_S):
-            job.send(job.heartbeat())
+        elif job.needs_heartbeat(_SIGN_OF_LIFE_S, position := self._admission.position_of(job)):
+            job.send(job.heartbeat(position))
 
     def _empty_outbox(self) -> None:
         beat_at = time.monotonic()
@@ -149,8 +149,9 @@ class Answers:
         if self.failure is None and (reason := self._broken()) is not None:
             self._fail(reason)  # its requests are answered at their next step; `serve` loads the model again
         self._report_gauges()
-        for job in [each for each in list(self.jobs) if each.manner.quiet or each.needs_heartbeat(_SIGN_OF_LIFE_S)]:
-            self._try_to_send(job)
+        for job in list(self.jobs):
+            if job.manner.quiet or job.needs_heartbeat(_SIGN_OF_LIFE_S, self._admission.position_of(job)):
+                self._try_to_send(job)
 
     def _hear_cancels(self) -> None:
         """The thread that asks Triton which streams have been cancelled: on a busy machine an answer takes

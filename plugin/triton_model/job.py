@@ -24,6 +24,8 @@ from plugin.triton_model.responses import FINAL, data_response, error_response
 from plugin.triton_model.unknown import unknown_names
 from taylorseer import StepKind
 
+_BETWEEN_POSITIONS_S = 0.5  # a long queue that moves quickly would keep the response thread busy
+
 
 @dataclass(frozen=True)
 class Manner:
@@ -100,6 +102,7 @@ class Job(RunEvents):
     _progress: dict[str, Any] | None = None
     _step: tuple[int, int] = (0, 0)  # the latest one that was reported, and how many there are
     _sent_at: float = 0.0
+    _told_position: int = 0
     _progress_lock: threading.Lock = field(default_factory=threading.Lock)
     _sender_lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -193,14 +196,19 @@ class Job(RunEvents):
             progress, self._progress = self._progress, None
         return progress
 
-    def needs_heartbeat(self, after_s: float) -> bool:
-        """Whether its client waits for a sign of life, and has had none for that long."""
-        return self.manner.heartbeats and not self.ended and time.monotonic() - self._sent_at > after_s
+    def needs_heartbeat(self, after_s: float, position: int) -> bool:
+        """Whether its client waits for a sign of life, and has had none for that long; or for another place in the
+        queue."""
+        if not self.manner.heartbeats or self.ended:
+            return False
+        silent_s = time.monotonic() - self._sent_at
+        return silent_s > after_s or (position != self._told_position and silent_s > _BETWEEN_POSITIONS_S)
 
-    def heartbeat(self) -> dict[str, Any]:
-        """The step once more."""
+    def heartbeat(self, position: int) -> dict[str, Any]:
+        """The step once more, and the place in the queue, from 1; 0 if the request is not queued."""
+        self._told_position = position
         step, num_steps = self._step
-        return {"step": step, "num_steps": num_steps}
+        return {"step": step, "num_steps": num_steps, "queue_position": position}
 
     def send(self, outputs: Mapping[str, Any]) -> None:
         """Sends a response that is not the last one."""

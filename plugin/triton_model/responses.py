@@ -76,7 +76,7 @@ def data_response(outputs: Mapping[str, Any]) -> Any:
 
     Args:
         outputs: `step` and `num_steps`, and what else there is: `image` (frames, height, width, 3) uint8, `preview`
-            (height, width, 3) uint8, `report` text, `b64_json` bytes.
+            (height, width, 3) uint8, `queue_position`, `report` text, `b64_json` bytes.
     """
     image, preview, b64_json = outputs.get("image"), outputs.get("preview"), outputs.get("b64_json")
     arrays = {
@@ -85,6 +85,7 @@ def data_response(outputs: Mapping[str, Any]) -> Any:
         "step": np.array([outputs["step"]], dtype=np.int32),
         "num_steps": np.array([outputs["num_steps"]], dtype=np.int32),
         "preview": np.zeros((0, 0, 3), np.uint8) if preview is None else preview,
+        "queue_position": np.array([outputs.get("queue_position", 0)], dtype=np.int32),
     }
     if b64_json is not None:
         arrays["b64_json"] = np.array([b64_json], dtype=np.object_)

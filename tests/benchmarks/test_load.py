@@ -28,7 +28,7 @@ from benchmarks.load_generators import (
     read_perf_analyzer,
     run,
 )
-from clients.messages import INPUTS
+from triton_taylorseer_client.messages import INPUTS
 
 STREAM = Target("emoji_stream", "grpc", "localhost:8001", streaming=True)
 # What perf_analyzer 2.51.0 wrote about two clients of the stream; of its requests the first two, pictures left out.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients.messages import encoded_image
+from triton_taylorseer_client.messages import encoded_image
 from tests.support.fake_triton import Call, Failure, Picture, Step, fake_triton, four_steps
 from tests.support.front import running_front
 from tests.support.npm import check_pinned, installed, told_by

@@ -8,8 +8,8 @@ import struct
 import pytest
 from tritonclient.grpc import InferResult, service_pb2
 
-from clients import GenerationError
-from clients.messages import generation_of, is_last, outcome_of, progress_of
+from triton_taylorseer_client import GenerationError
+from triton_taylorseer_client.messages import generation_of, is_last, outcome_of, progress_of
 
 
 def answer(**outputs: object) -> InferResult:

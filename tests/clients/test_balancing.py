@@ -10,10 +10,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from clients import Client
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support.both_clients import CLIENTS
 from tests.support.throwaway import make_repository
+from triton_taylorseer_client import Client
 
 CALLS = 12
 

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients import (
+from plugin.ops.server import Server
+from tests.support.both_clients import CLIENTS
+from tests.support.throwaway import FIELDS
+from triton_taylorseer_client import (
     AsyncClient,
     Cancelled,
     Client,
@@ -25,11 +28,8 @@ from clients import (
     Progress,
     Unavailable,
 )
-from clients.messages import INPUTS
-from clients.patience import Tries
-from plugin.ops.server import Server
-from tests.support.both_clients import CLIENTS
-from tests.support.throwaway import FIELDS
+from triton_taylorseer_client.messages import INPUTS
+from triton_taylorseer_client.patience import Tries
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
 VALUES = {"STRING": "Käse 🧀", "INT64": 2**40, "INT32": -3, "FP32": 0.5, "BOOL": True}

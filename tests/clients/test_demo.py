@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients import Generation
 from clients.demo import EDITS, PROMPTS, Pair, contact_sheet, psnr, run
+from triton_taylorseer_client import Generation
 
 
 def plain_picture(colour: tuple[int, int, int]) -> Generation:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from clients import GenerationError, InvalidArgument, Unavailable
-from clients.messages import DESCRIBE_PARAMETER
 from plugin import tensors
 from tests.support.both_clients import CLIENTS
 from tests.support.fake_triton import Failure, fake_triton
+from triton_taylorseer_client import GenerationError, InvalidArgument, Unavailable
+from triton_taylorseer_client.messages import DESCRIBE_PARAMETER
 
 DESCRIPTION = {
     "pipeline": "FluxPipeline",

@@ -19,7 +19,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from yarl import URL
 
-from clients.messages import InvalidArgument
+from triton_taylorseer_client.messages import InvalidArgument
 from clients.openai_api import fetching
 from clients.openai_api.fetching import Place, fetched
 from clients.openai_api.held import Room, Share

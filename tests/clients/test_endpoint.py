@@ -12,12 +12,12 @@ from typing import Any
 import grpc
 import pytest
 
-from clients import Client, Generation, Unavailable
-from clients.endpoint import Endpoint
-from clients.messages import channel_arguments
 from tests.support.both_clients import CLIENTS
 from tests.support.commands import run
 from tests.support.fake_triton import Picture, Step, fake_triton
+from triton_taylorseer_client import Client, Generation, Unavailable
+from triton_taylorseer_client.endpoint import Endpoint
+from triton_taylorseer_client.messages import channel_arguments
 
 TLS = Path(__file__).parents[1] / "support/tls"
 CERTIFICATE = TLS / "certificate.pem"  # its own authority

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import InvalidArgument
-from clients.fields import request_inputs
+from triton_taylorseer_client import InvalidArgument
+from triton_taylorseer_client.fields import request_inputs
 
 
 class Style(str, Enum):  # noqa: UP042  # older than StrEnum, whose text is its value

@@ -15,7 +15,7 @@ import openai
 import pytest
 from PIL import Image
 
-from clients import Client
+from triton_taylorseer_client import Client
 from clients.openai_api import MAX_BODY_BYTES
 from plugin.ops.server import Server
 from tests.support.front import running_front

@@ -23,8 +23,8 @@ from openai.types.image_generate_params import ImageGenerateParamsBase, ImageGen
 from PIL import Image
 from pydantic import BaseModel
 
-from clients.async_client import AsyncClient
-from clients.messages import INPUTS
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.messages import INPUTS
 from clients.openai_api import create_app
 from clients.openai_api.edit_fields import EditRequest
 from clients.openai_api.fields import ImageRequest

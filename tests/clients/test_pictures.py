@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients import AsyncClient, InvalidArgument
-from clients.fields import request_inputs
-from clients.pictures import MOST_PICTURES, picture_files
 from tests.support.fake_triton import Call, Picture, fake_triton
+from triton_taylorseer_client import AsyncClient, InvalidArgument
+from triton_taylorseer_client.fields import request_inputs
+from triton_taylorseer_client.pictures import MOST_PICTURES, picture_files
 
 FILE = b"\x89PNG, as a camera or a program wrote it"  # its content is the server's to judge
 GREYS = np.stack([np.full((48, 64, 3), 30 * step, np.uint8) for step in range(7)])

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import Generation, Progress, Unavailable
-from clients.messages import STREAM_PARAMETERS
-from clients.patience import Silence
 from plugin import tensors
 from tests.support.both_clients import CLIENTS
 from tests.support.commands import run
 from tests.support.fake_triton import Call, Picture, Step, fake_triton
+from triton_taylorseer_client import Generation, Progress, Unavailable
+from triton_taylorseer_client.messages import STREAM_PARAMETERS
+from triton_taylorseer_client.patience import Silence
 
 SILENT = r"emoji_stream has not been heard from for 0\.3 s, its process may have ended: try again"
 DONE = Picture({"seed": 3, "num_steps": 8, "full_steps": [0], "total_s": 0.1})
@@ -72,6 +72,13 @@ def test_a_stream_that_falls_silent_ends(server, client_class, heard):
         with pytest.raises(Unavailable, match=SILENT):
             next(stream)
     assert time.monotonic() - began < 5
+
+
+def test_the_place_in_the_queue_is_progress(server, client_class):
+    places = [Step(0, 8, queue_position=position) for position in (2, 2, 1, 0, 0)]
+    with client_class(server(*places, Step(1, 8), DONE)) as client:
+        *heard, _ = client.stream("star")
+    assert heard == [*(Progress(0, 8, queue_position=position) for position in (2, 1, 0)), Progress(1, 8)]
 
 
 def test_a_call_may_have_a_limit_of_its_own(server, client_class):

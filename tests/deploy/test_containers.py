@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from fnmatch import fnmatch
 from typing import Any
@@ -22,6 +21,7 @@ from plugin.repository import variable
 from tests.support.commands import parsed
 from tests.support.image import DOCKERFILE
 from tests.support.paths import BIN, ROOT
+from tests.support.wheels import build
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -137,6 +137,7 @@ def test_the_image_installs_the_versions_that_the_project_pins():
     extras = project["optional-dependencies"]
     pinned = [*project["dependencies"], *extras["fp8"], *extras["vision"], *extras["quantization"]]
     wanted = dict(re.sub(r"\[.*\]", "", each).split("==") for each in pinned)
+    assert wanted.pop("triton-taylorseer-client") == project["version"]  # built beside the server's
     lines = (ROOT / "deploy/constraints.txt").read_text().splitlines()
     constraints = dict(line.split("==") for line in lines if "==" in line)
     assert {name: constraints.get(name) for name in wanted} == wanted
@@ -195,7 +196,16 @@ def test_servers_are_stopped_later_than_triton_gives_up():
 
 
 def test_what_the_image_copies_exists_and_is_not_ignored():
-    assert {"plugin", "taylorseer", "clients", "benchmarks", "model_repository", "pyproject.toml"} <= set(copied())
+    assert {
+        "plugin",
+        "taylorseer",
+        "triton_taylorseer",
+        "setup.py",
+        "clients",
+        "benchmarks",
+        "model_repository",
+        "pyproject.toml",
+    } <= set(copied())
     for source in copied():
         assert (ROOT / source).exists()
         assert not is_ignored(source)
@@ -210,26 +220,30 @@ def test_secrets_and_leftovers_stay_out_of_the_image(path):
     assert is_ignored(path)
 
 
-def test_the_wheel_is_whole_with_what_the_image_copies(tmp_path):
-    (stage, _) = re.split(r"^RUN .* pip wheel", DOCKERFILE, maxsplit=1, flags=re.MULTILINE)
-    wanted = set()
-    for source in re.findall(r"[\w.]+", " ".join(re.findall(r"^COPY (.+) [^/\s]\S*$", stage, re.MULTILINE))):
-        if (ROOT / source).is_file():
-            shutil.copy(ROOT / source, tmp_path)
-        else:
-            shutil.copytree(ROOT / source, tmp_path / source, ignore=shutil.ignore_patterns("__pycache__", "results"))
-            wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / source).rglob("*.py")}
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "wheel", "."]
-    built = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    (wheel,) = (tmp_path / "wheel").glob("*.whl")
-    with ZipFile(wheel) as archive:
+def test_the_wheels_are_whole_with_what_the_image_copies(tmp_path):
+    server, client = build(tmp_path)
+
+    def files(*folders: str) -> set[str]:
+        found = {path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py")}
+        apart = {"build", "comfyui", "python"}
+        return {path.as_posix() for path in found if path.parts[0] != "clients" or not apart & {*path.parts}}
+
+    private = {f"triton_taylorseer/rooms/{name}" for name in files("plugin", "clients", "benchmarks")}
+    with ZipFile(server) as archive:
         names = set(archive.namelist())
         (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
-    assert {name for name in names if name.endswith(".py")} == wanted
+    assert {name for name in names if name.endswith(".py")} == private | files("taylorseer", "triton_taylorseer")
+    assert "triton_taylorseer/rooms/clients/web/index.html" in names
     if shutil.which("cc"):
         assert any(name.startswith("taylorseer/_cpu_kernel") for name in names)
-    assert "triton-taylorseer = plugin.cli.app:app" in entry_points
+    assert "triton-taylorseer = triton_taylorseer:main" in entry_points
+    with ZipFile(client) as archive:
+        names = set(archive.namelist())
+    place = ROOT / "clients/python"
+    wanted = {path.relative_to(place).as_posix() for path in (place / "triton_taylorseer_client").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == wanted
+    assert "triton_taylorseer_client/py.typed" in names
+    assert (place / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
 def test_the_matrix_has_the_image_with_its_tensorrt_and_the_torch_that_is_tested():

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from tritonclient.grpc import service_pb2
 
-from clients.messages import channel_arguments
 from plugin.config import ModelConfig
 from plugin.repository import variable
 from tests.support import pods
@@ -29,6 +28,7 @@ from tests.support.manifests import (
     documents,
     kind,
 )
+from triton_taylorseer_client.messages import channel_arguments
 
 helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed: it has wheels for x86-64 alone")
 

@@ -17,13 +17,13 @@ import pytest
 import tritonclient.grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from clients import Client
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support import metrics
 from tests.support.front import running_front
 from tests.support.held import held_by
 from tests.support.repository import copy_model
 from tests.support.waiting import wait_for
+from triton_taylorseer_client import Client
 
 CANCELS = int(os.environ.get("CANCELS", "100"))
 AT_ONCE = 4

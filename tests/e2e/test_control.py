@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from clients import AsyncClient
 from plugin.ops.control import grpc_headers, http_headers
+from triton_taylorseer_client import AsyncClient
 
 # Each is one that anybody could call if Triton did not ask for the key.
 GRPC = {

@@ -20,13 +20,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from clients import Client, InvalidArgument
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from plugin.tensors import INPUTS, OUTPUTS, STREAM_OUTPUTS
 from tests.support.huge_pages import kernel_tells
 from tests.support.paths import ROOT
 from tests.support.repository import SHIPPED, copy_model
+from triton_taylorseer_client import Client, InvalidArgument
 
 ANALYZER = ROOT / "deploy/model_analyzer"
 DATATYPES = {"TYPE_STRING": "BYTES"}  # metadata names it otherwise; of the others it drops the TYPE_
@@ -35,7 +35,7 @@ DATATYPES = {"TYPE_STRING": "BYTES"}  # metadata names it otherwise; of the othe
 SEVEN_STEPS = """
 from dataclasses import replace
 
-from plugin.triton_model import StreamModel
+from triton_taylorseer import StreamModel
 
 
 class TritonPythonModel(StreamModel):

@@ -15,8 +15,6 @@ import pytest
 import torch
 import tritonclient.grpc
 
-from clients import Client, Generation, GenerationError, Progress, Unavailable
-from clients.messages import Pixels
 from plugin.config import ModelConfig
 from plugin.denoising.generation import generate
 from plugin.denoising.host import PipelineHost
@@ -29,6 +27,8 @@ from tests.support.paths import ROOT
 from tests.support.repository import write_pair
 from tests.support.tiny import FAMILIES
 from tests.support.waiting import wait_for
+from triton_taylorseer_client import Client, Generation, GenerationError, Progress, Unavailable
+from triton_taylorseer_client.messages import Pixels
 
 EXAMPLE = ROOT / "examples/engine_triton"
 
@@ -36,7 +36,7 @@ EXAMPLE = ROOT / "examples/engine_triton"
 # With the other size's rotary tables the same requests are some 70 levels away.
 LEVELS = 2
 
-BLOCKS = "from plugin.triton_model import BlockStackModel as TritonPythonModel\n"
+BLOCKS = "from triton_taylorseer import BlockStackModel as TritonPythonModel\n"
 
 # Takes its tensors as a TensorRT plan without a batch axis does, and has a fault: 48 x 64 pixels.
 PLAN = """

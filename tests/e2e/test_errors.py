@@ -15,9 +15,9 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from clients import Client, DeadlineExceeded, GenerationError, InvalidArgument, Unavailable
-from clients.messages import INPUTS
 from plugin.ops.control import http_headers
+from triton_taylorseer_client import Client, DeadlineExceeded, GenerationError, InvalidArgument, Unavailable
+from triton_taylorseer_client.messages import INPUTS
 
 DTYPES = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 

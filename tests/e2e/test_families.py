@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from clients import Client, Generation, InvalidArgument, Progress
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
 from tests.support.repository import write_pair
 from tests.support.tiny import FAMILIES
 from tests.support.tiny.declared import DECLARED
 from tests.support.tiny.flux2 import KLEIN
+from triton_taylorseer_client import Client, Generation, InvalidArgument, Progress
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from clients import Client, Generation, GenerationError, Progress, Unavailable
 from plugin.config import ModelConfig
 from plugin.denoising.loading import load_pipeline
 from plugin.engines.export import optimized_onnx
@@ -38,6 +37,7 @@ from tests.support.pings import ping
 from tests.support.repository import SHIPPED, copy_model
 from tests.support.serving import Triton
 from tests.support.waiting import wait_for
+from triton_taylorseer_client import Client, Generation, GenerationError, Progress, Unavailable
 
 SLOW_S = 0.5  # of an engine call while the switch `slow` is on
 
@@ -47,7 +47,7 @@ MODEL = '''
 import time
 from pathlib import Path
 
-from plugin.triton_model import StreamModel
+from triton_taylorseer import StreamModel
 from tests.support.engines import GuardedEngine
 
 SWITCHES = Path(__file__).parent / "switches"
@@ -283,7 +283,7 @@ def inputs(prompt: str, steps: int) -> list[tritonclient.grpc.InferInput]:
 
 STREAMING = """
 import sys, time
-from clients import Client
+from triton_taylorseer_client import Client
 updates = Client(sys.argv[1]).stream("red apple, 3d", num_inference_steps=200, cache_interval=1)
 next(updates), next(updates)
 print("two updates", flush=True)
@@ -292,7 +292,7 @@ list(updates)
 
 CALLING = """
 import sys, time
-from clients import Client
+from triton_taylorseer_client import Client
 client = Client(sys.argv[1])
 print("calling", flush=True)
 client.generate(f"an apple of {time.time()}", num_inference_steps=int(sys.argv[2]), cache_interval=1)

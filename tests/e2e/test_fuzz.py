@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from clients import Client
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support import metrics
 from tests.support.front import running_front
@@ -24,6 +23,7 @@ from tests.support.fuzz.ways import Fault, Way, front_way, generate_way, grpc_wa
 from tests.support.held import held_by, processes_of
 from tests.support.repository import copy_model
 from tests.support.waiting import wait_for
+from triton_taylorseer_client import Client
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 EXAMPLES = 60  # of one way with one seed

@@ -15,7 +15,7 @@ import pytest
 import tritonclient.http
 from PIL import Image
 
-from clients import Generation, GenerationError, Progress
+from triton_taylorseer_client import Generation, GenerationError, Progress
 
 # prompt, and what else a request says: different seeds, step counts, sizes and cache settings
 MIXED: list[tuple[str, dict[str, Any]]] = [

@@ -12,9 +12,9 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from clients import Generation
 from tests.support.repository import copy_model
 from tests.support.serving import Triton
+from triton_taylorseer_client import Generation
 
 
 @pytest.fixture(scope="module")

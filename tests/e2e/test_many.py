@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from benchmarks import soak
-from clients import Cancelled, Client, Generation, GenerationError, InvalidArgument, Unavailable
 from tests.support.repository import copy_model
 from tests.support.serving import Triton
 from tests.support.waiting import wait_for
+from triton_taylorseer_client import Cancelled, Client, Generation, GenerationError, InvalidArgument, Unavailable
 
 PROMPTS = ("red apple, 3d", "blue car, flat", "cat face, 3d", "cactus, flat", "pizza, 3d")
 SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))  # 48x80 and 80x48 have as many tokens
@@ -27,7 +27,7 @@ SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (40, 96))  # 48x80 and 80x48 ha
 GUARDED_MODEL = '''
 """The emoji model, whose engine looks at every call whether all caches together are within the budget."""
 
-from plugin.triton_model import StreamModel
+from triton_taylorseer import StreamModel
 from tests.support.engines import GuardedEngine
 
 

@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 import yaml
 
-from clients import Client, GenerationError
 from plugin.ops.server import free_ports
 from tests.support.repository import copy_model
 from tests.support.serving import Triton
+from triton_taylorseer_client import Client, GenerationError
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"

@@ -14,10 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-from clients import Client, Generation, GenerationError, Progress, Unavailable
 from tests.support.repository import copy_model
 from tests.support.waiting import wait_for
 from tests.support.watched import Serving, watched
+from triton_taylorseer_client import Client, Generation, GenerationError, Progress, Unavailable
 
 REQUESTS = [
     {"prompt": prompt, "seed": seed, "num_inference_steps": 12, "cache_interval": interval, "height": height}

@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from clients import Client, Generation, Progress
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
 from tests.support.commands import run
@@ -19,6 +18,7 @@ from tests.support.repository import write_pair
 from tests.support.tiny.pictures import CASES as WRITTEN_CASES
 from tests.support.tiny.pictures import left_half, picture, plain
 from tests.support.tiny.pictures_declared import DECLARED_CASES
+from triton_taylorseer_client import Client, Generation, Progress
 
 CASES = {**WRITTEN_CASES, **DECLARED_CASES}
 SERVED = {

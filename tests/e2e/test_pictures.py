@@ -22,13 +22,13 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 from tritonclient.utils import shared_memory as shm
 
-from clients import Client, DeadlineExceeded, Generation, InvalidArgument
 from plugin.config import ModelConfig
 from plugin.denoising.loading import load_pipeline
 from plugin.request import parse_request
 from plugin.serving.plan import architecture_of, plan_request
 from tests.support.paths import REPOSITORY
 from tests.support.serving import Triton
+from triton_taylorseer_client import Client, DeadlineExceeded, Generation, InvalidArgument
 
 EMOJI = ModelConfig.from_folder(REPOSITORY / "emoji_stream")
 FIELDS: dict[str, Any] = {"prompt": "lemon, 3d", "seed": 5, "num_inference_steps": 10, "cache_interval": 1}

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients import AsyncClient, Generation, InvalidArgument, Progress
 from tests.support.commands import run
 from tests.support.serving import Triton
+from triton_taylorseer_client import AsyncClient, Generation, InvalidArgument, Progress
 
 FAST: dict[str, Any] = {"seed": 3, "num_inference_steps": 20, "cache_interval": 1}
 PROMPT = "red apple, noto"

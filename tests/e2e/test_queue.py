@@ -25,6 +25,11 @@ def test_the_plugin_reports_the_queue_that_triton_does_not_see(triton: Triton) -
         assert triton.metrics()["taylorseer_requests_in_flight"] == SLOTS
         held_back = "nv_inference_pending_request_count"  # by Triton itself
         assert metrics.value(triton.server.metrics_url, held_back, model="emoji_stream") == 0
-        for stream in streams:
-            stream.result()
+        heard = [stream.result() for stream in streams]
+    places = sorted(max(each.queue_position for each in updates[:-1]) for updates in heard)
+    assert places == [*[0] * SLOTS, *range(1, STREAMS - SLOTS + 1)]
+    for updates in heard:
+        told = [each.queue_position for each in updates[:-1]]
+        assert told == sorted(told, reverse=True), "nobody overtakes"
+        assert told[-1] == 0
     assert triton.wait_until_idle()["taylorseer_requests_waiting"] == 0

@@ -27,13 +27,13 @@ import tritonclient.grpc
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from clients import Client, GenerationError, InvalidArgument
 from plugin.ops.control import grpc_headers
 from plugin.ops.http_server import HEAD_S
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support.front import running_front
 from tests.support.held import held_by, processes_of
 from tests.support.repository import copy_model
+from triton_taylorseer_client import Client, GenerationError, InvalidArgument
 
 PASSWD = b"root:x:0:0"
 # What another user tries: the key from the command lines or environments, Triton's sockets, and code of its own.

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from clients import Client, DeadlineExceeded, InvalidArgument, Progress
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support.front import running_front
 from tests.support.repository import copy_model
+from triton_taylorseer_client import Client, DeadlineExceeded, InvalidArgument, Progress
 
 trace_service = pytest.importorskip(
     "opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="opentelemetry-proto is not installed"

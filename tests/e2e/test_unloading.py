@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients import AsyncClient, Client, Generation
 from tests.support.large_encoder import flux_with_large_encoder, weights_bytes
 from tests.support.pings import ping
 from tests.support.repository import write_pair
 from tests.support.serving import Triton, running
 from tests.support.waiting import wait_for
+from triton_taylorseer_client import AsyncClient, Client, Generation
 
 AFTER_S, LOAD_S = 1.0, 2.0  # until it is unloaded, and what each later load takes longer, for the tests to be in time
 
@@ -26,7 +26,7 @@ AFTER_S, LOAD_S = 1.0, 2.0  # until it is unloaded, and what each later load tak
 SLOW_TO_COME_BACK = f"""
 import time
 
-from plugin.triton_model import StreamModel
+from triton_taylorseer import StreamModel
 
 
 class TritonPythonModel(StreamModel):

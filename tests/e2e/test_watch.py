@@ -10,7 +10,6 @@ from functools import partial
 
 import pytest
 
-from clients import Client, Generation, GenerationError, Progress, Unavailable
 from tests.support.commands import COMMAND
 from tests.support.metrics import of_plugin
 from tests.support.pings import ping
@@ -18,6 +17,7 @@ from tests.support.repository import copy_model
 from tests.support.throwaway import write_echo
 from tests.support.waiting import wait_for
 from tests.support.watched import Serving, watched
+from triton_taylorseer_client import Client, Generation, GenerationError, Progress, Unavailable
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import clients.messages
+import triton_taylorseer_client.messages
 from plugin.config import ModelConfig
 from plugin.fields import FIELDS
 from plugin.limits import Limits
@@ -34,8 +34,8 @@ def test_the_inputs_are_the_fields_in_their_order():
 def test_the_clients_send_the_same_fields_but_the_format():
     sent = {name: kind.removeprefix("TYPE_").replace("STRING", "BYTES") for name, kind in INPUTS.items()}
     del sent["response_format"]  # the client always takes pixels
-    assert sent == clients.messages.INPUTS
-    assert list(sent) == list(clients.messages.INPUTS)
+    assert sent == triton_taylorseer_client.messages.INPUTS
+    assert list(sent) == list(triton_taylorseer_client.messages.INPUTS)
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
-from clients import AsyncClient, Client, Generation, Progress
+from triton_taylorseer_client import AsyncClient, Client, Generation, Progress
 
 
 class AsyncioClient:

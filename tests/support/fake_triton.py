@@ -17,7 +17,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as protocol
 
-from clients.messages import DESCRIBE_PARAMETER, encoded_image
+from triton_taylorseer_client.messages import DESCRIBE_PARAMETER, encoded_image
 
 _THREADS = 64  # a stream keeps one
 _ASKS_FOR_AN_END = "triton_enable_empty_final_response"
@@ -40,6 +40,7 @@ class Step:
     step: int
     num_steps: int
     preview: np.ndarray | None = None
+    queue_position: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def _response(update: Step | Picture | Failure) -> Any:
         report = update.report if isinstance(update.report, str) else json.dumps(update.report)
     else:
         report = json.dumps({"error": {"code": update.code, "message": update.message}})
+    position = update.queue_position if isinstance(update, Step) else 0
     answer = messages.ModelInferResponse()
     for name, kind, shape, raw in (
         ("image", "UINT8", image.shape, image.tobytes()),
@@ -179,6 +181,7 @@ def _response(update: Step | Picture | Failure) -> Any:
         ("step", "INT32", (1,), struct.pack("<i", step)),
         ("num_steps", "INT32", (1,), struct.pack("<i", num_steps)),
         ("preview", "UINT8", preview.shape, preview.tobytes()),
+        ("queue_position", "INT32", (1,), struct.pack("<i", position)),
     ):
         answer.outputs.add(name=name, datatype=kind, shape=shape)
         answer.raw_output_contents.append(raw)

@@ -12,7 +12,7 @@ SHIPPED = REPOSITORY
 FAULTY_MODEL = '''
 """The emoji model with faults: pictures 40 high break the engine, seed 666 breaks the response thread."""
 
-from plugin.triton_model import StreamModel
+from triton_taylorseer import StreamModel
 from tests.support.engines import GuardedEngine
 
 

@@ -15,11 +15,11 @@ import psutil
 import tritonclient.grpc
 import tritonclient.http
 
-from clients import Client
 from plugin.ops.control import grpc_headers
 from plugin.ops.server import Server, ServerConfig, free_ports
 from tests.support import metrics
 from tests.support.waiting import wait_for
+from triton_taylorseer_client import Client
 
 _BUSY = tuple(f"taylorseer_{name}" for name in ("requests_in_flight", "requests_waiting", "cache_bytes"))
 

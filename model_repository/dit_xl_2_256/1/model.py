@@ -1,5 +1,5 @@
 """Plain inference: DiT-XL/2 of ImageNet's 1,000 classes, 256 x 256."""
 
-from plugin.triton_model import FrontModel as TritonPythonModel
+from triton_taylorseer import FrontModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -1,5 +1,5 @@
 """FLUX.2-klein-base-4B, which makes and edits pictures, decoupled."""
 
-from plugin.triton_model import StreamModel as TritonPythonModel
+from triton_taylorseer import StreamModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

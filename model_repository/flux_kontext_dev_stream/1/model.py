@@ -1,5 +1,5 @@
 """FLUX.1-dev, text to picture, decoupled."""
 
-from plugin.triton_model import StreamModel as TritonPythonModel
+from triton_taylorseer import StreamModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

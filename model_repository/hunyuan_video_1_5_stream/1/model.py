@@ -1,5 +1,5 @@
 """HunyuanVideo-1.5 of 480p, text to video, decoupled."""
 
-from plugin.triton_model import StreamModel as TritonPythonModel
+from triton_taylorseer import StreamModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

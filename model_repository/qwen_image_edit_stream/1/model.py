@@ -1,5 +1,5 @@
 """Qwen-Image-Edit-2509, which edits one picture or several, decoupled."""
 
-from plugin.triton_model import StreamModel as TritonPythonModel
+from triton_taylorseer import StreamModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -1,5 +1,5 @@
 """Plain inference: Stable Diffusion 3.5 Large, text to picture."""
 
-from plugin.triton_model import FrontModel as TritonPythonModel
+from triton_taylorseer import FrontModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -1,5 +1,5 @@
 """Plain inference: Wan2.1, text to video."""
 
-from plugin.triton_model import FrontModel as TritonPythonModel
+from triton_taylorseer import FrontModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -1,5 +1,5 @@
 """Wan2.1, text to video, decoupled."""
 
-from plugin.triton_model import StreamModel as TritonPythonModel
+from triton_taylorseer import StreamModel as TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

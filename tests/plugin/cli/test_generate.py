@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clients import Client
 from plugin.ops.server import Server
 from tests.support.commands import COMMAND, run
+from triton_taylorseer_client import Client
 
 WIDE = {**os.environ, "COLUMNS": "200"}
 

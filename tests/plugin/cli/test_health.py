@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from clients import Client, GenerationError, InvalidArgument, Unavailable
 from tests.support.commands import run
+from triton_taylorseer_client import Client, GenerationError, InvalidArgument, Unavailable
 
 
 def test_health_is_a_picture_of_one_step(server):

@@ -56,6 +56,18 @@ def test_slots_then_queue_then_refusal():
     assert (door.admission.in_flight, door.admission.waiting) == (2, 1)
 
 
+def test_each_request_knows_its_place_in_the_queue():
+    door = Door(slots=1, max_waiting=4)
+    running, late, early = door.enter("a"), door.enter("b", due=3), door.enter("c", due=2)
+    assert [door.admission.position_of(each) for each in (running, early, late)] == [0, 1, 2]
+    first = door.enter("d", due=1)
+    assert [door.admission.position_of(each) for each in (first, early, late)] == [1, 2, 3]
+    assert door.admission.withdraw(early)
+    assert [door.admission.position_of(each) for each in (first, early, late)] == [1, 0, 2]
+    door.admission.leave(running)
+    assert [door.admission.position_of(each) for each in (first, late)] == [0, 1]
+
+
 def test_without_a_queue_the_slots_are_the_limit():
     door = Door(slots=1, max_waiting=0)
     first = door.enter("a")

@@ -29,7 +29,7 @@ from plugin.tensors import (
     QUIET_PARAMETER,
     TRACE_PARAMETER,
 )
-from plugin.triton_model import answers
+from plugin.triton_model import answers, job
 from tests.support.paths import ROOT
 from tests.support.pretend_triton import Client, Logger, MetricFamily, Request, Triton
 from tests.support.stream_models import (
@@ -367,6 +367,26 @@ def test_a_stream_that_wants_heartbeats_hears_at_once_and_while_it_waits(triton,
     assert report_of(waiting.all()[-1])["num_steps"] == 6
     for each in blocking:
         assert report_of(each.all()[-1])["num_steps"] == 6
+
+
+def test_a_queued_stream_that_wants_heartbeats_hears_of_its_place(triton, gated, monkeypatch):
+    """The longest wait for a sign of life stays: what comes is the news of another place."""
+    monkeypatch.setattr(job, "_BETWEEN_POSITIONS_S", 0.0)
+    _, gate = gated
+    blocking = [triton.request("tiny_stream", FIELDS) for _ in range(2)]
+    queued = [triton.request("tiny_stream", FIELDS, {HEARTBEAT_PARAMETER: True}) for _ in range(2)]
+
+    def position(request: Any) -> int:
+        return arrays(request.responses.get(timeout=5)[0])["queue_position"][0]
+
+    assert [position(each) for each in queued] == [1, 2]
+    queued[0].cancelled = True
+    assert position(queued[1]) == 1
+    gate.open.set()
+    assert position(queued[1]) == 0
+    assert report_of(queued[1].all()[-1])["num_steps"] == 6
+    for each in blocking:
+        assert {arrays(response)["queue_position"][0] for response in each.all()} == {0}
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_stream"])

@@ -1,4 +1,4 @@
-"""What the clients send and return: fields, results, errors, and when a request is sent again."""
+"""What the clients send and return: fields, results, errors."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import io
 import json
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
 from PIL import Image
 
-from clients.endpoint import Endpoint, why_unreachable
+from triton_taylorseer_client.endpoint import Endpoint, why_unreachable
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -96,11 +96,19 @@ class DeadlineExceeded(GenerationError):
 
 @dataclass(frozen=True)
 class Progress:
-    """`step` of `num_steps` steps are done; `preview` is (height, width, 3) uint8 if one was asked for and is due."""
+    """How far a request is.
+
+    Attributes:
+        step: how many of `num_steps` steps are done.
+        num_steps: of the request.
+        preview: (height, width, 3) uint8, if one was asked for and is due.
+        queue_position: the request's place in the server's queue, 1 for the next one; 0 if it is not queued.
+    """
 
     step: int
     num_steps: int
     preview: Pixels | None = None
+    queue_position: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,7 @@ class Generation:
         """Writes the picture, in the format of the file's suffix, or the video as MP4 (H.264).
 
         Raises:
+            ImportError: a video needs packages that are not installed.
             ValueError: the suffix does not fit the result.
         """
         if (Path(path).suffix.lower() == ".mp4") != self.is_video:
@@ -138,12 +147,29 @@ def encoded_image(image: Pixels, file_format: str = "png", quality: int = 90, fp
         file_format: the format of one frame, by Pillow's name.
         quality: 0 to 100, for formats that have one.
         fps: frames per second of a video.
+
+    Raises:
+        ImportError: a video needs packages that are not installed.
     """
     if len(image) > 1:
+        imageio = for_videos("imageio.v3")
         return imageio.imwrite("<bytes>", image, extension=".mp4", plugin="pyav", codec="libx264", fps=fps)
     file = io.BytesIO()
     Image.fromarray(image[0]).save(file, format=file_format, quality=quality)
     return file.getvalue()
+
+
+def for_videos(module: str) -> Any:
+    """A module that only videos need, imported when the first one comes.
+
+    Raises:
+        ImportError: it is not installed; the message says what is to be done.
+    """
+    try:
+        import_module("av")
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"videos need {error.name}: pip install 'triton-taylorseer-client[video]'") from error
 
 
 def generation_of(result: triton.InferResult) -> Generation:
@@ -175,7 +201,13 @@ def progress_of(result: triton.InferResult) -> Progress:
     """The progress in any other response of a stream."""
     preview = result.as_numpy("preview")
     step, num_steps = (int(_output(result, name)[0]) for name in ("step", "num_steps"))
-    return Progress(step, num_steps, preview if preview is not None and preview.size else None)
+    position = result.as_numpy("queue_position")  # servers before 0.2 do not tell it
+    return Progress(
+        step,
+        num_steps,
+        preview if preview is not None and preview.size else None,
+        0 if position is None else int(position[0]),
+    )
 
 
 def is_last(result: triton.InferResult) -> bool:

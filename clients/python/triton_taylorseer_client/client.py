@@ -12,9 +12,9 @@ from typing import Any
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from clients.endpoint import Endpoint, credentials
-from clients.fields import request_inputs
-from clients.messages import (
+from triton_taylorseer_client.endpoint import Endpoint, credentials
+from triton_taylorseer_client.fields import request_inputs
+from triton_taylorseer_client.messages import (
     DESCRIBE_PARAMETER,
     DESCRIPTION_TIMEOUT_S,
     STREAM_PARAMETERS,
@@ -29,7 +29,7 @@ from clients.messages import (
     progress_of,
     typed_error,
 )
-from clients.patience import IDLE_TIMEOUT_S, Silence, Tries
+from triton_taylorseer_client.patience import IDLE_TIMEOUT_S, Silence, Tries
 
 
 class Client:
@@ -95,7 +95,7 @@ class Client:
                 never.
             request_id: names the request in Triton's traces, its verbose log and its own errors.
             **fields: any of `INPUTS`; those that are None or left out get the model's defaults. `input_image` and
-                `mask_image` take what `clients.pictures.picture_files` does: paths, bytes, Pillow's images, arrays.
+                `mask_image` take what `pictures.picture_files` does: paths, bytes, Pillow's images, arrays.
 
         Raises:
             TypeError: an unknown field.
@@ -151,6 +151,32 @@ class Client:
                     raise
                 pause = tries.pause_s(refusal)
             time.sleep(pause)
+
+    def ready_models(self) -> list[str]:
+        """The names of all models that are ready.
+
+        They are read from the server's statistics, because `serve` asks for a key for its index of models.
+
+        Raises:
+            Unavailable: no server answers.
+        """
+        try:
+            statistics = self._client.get_inference_statistics(headers=self._headers)
+        except InferenceServerException as error:
+            raise self._error(error) from None
+        return [*dict.fromkeys(model.name for model in statistics.model_stats)]
+
+    def parameters(self) -> dict[str, str]:
+        """The `parameters` of the model's `config.pbtxt`: limits and defaults of its requests.
+
+        Raises:
+            GenerationError: an unknown model, or no server.
+        """
+        try:
+            answer = self._client.get_model_config(f"{self._model}_stream", headers=self._headers)
+        except InferenceServerException as error:
+            raise self._error(error) from None
+        return {name: value.string_value for name, value in answer.config.parameters.items()}
 
     def description(self, *, timeout_s: float | None = DESCRIPTION_TIMEOUT_S) -> dict[str, Any]:
         """What the model makes of pictures: `{"pipeline": …, "tasks": […]}`.

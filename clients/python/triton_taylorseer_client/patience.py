@@ -7,7 +7,7 @@ import random
 import time
 from numbers import Real
 
-from clients.messages import Progress, Unavailable
+from triton_taylorseer_client.messages import Progress, Unavailable
 
 IDLE_TIMEOUT_S = 30.0
 _FIRST_PAUSE_S = 0.5
@@ -93,10 +93,10 @@ class Silence:
         return self._idle_timeout_s * (1 if is_working else _TRANSFER_PATIENCE)
 
     def is_news(self, progress: Progress) -> bool:
-        """Whether there is a step or a preview more than before: a sign of life alone is no progress."""
-        before = self._heard.step if self._heard is not None else 0
+        """Whether it differs from what was heard before: a sign of life alone is no progress."""
+        before = (self._heard.step, self._heard.queue_position) if self._heard is not None else (0, 0)
         self._heard = progress
-        return progress.step != before or progress.preview is not None
+        return (progress.step, progress.queue_position) != before or progress.preview is not None
 
     def broken(self) -> Unavailable:
         """The error of a stream that has been silent for too long."""

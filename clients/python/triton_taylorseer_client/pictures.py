@@ -10,13 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from clients.messages import InvalidArgument
-from clients.shown import shown
+from triton_taylorseer_client.messages import InvalidArgument, for_videos
+from triton_taylorseer_client.shown import shown
 
 MASK = "mask_image"
 MOST_PICTURES = {"input_image": 1000, MASK: 1}  # the fields that take pictures
@@ -39,6 +38,7 @@ def picture_files(name: str, value: Any) -> list[bytes]:
             PNG. The path of a video or an animated GIF (.mp4, .mov, .webm, .gif) stands for its frames, each a PNG.
 
     Raises:
+        ImportError: a video needs packages that are not installed.
         InvalidArgument: it is something else, cannot be read, or has too many pictures or none.
     """
     most = MOST_PICTURES[name]
@@ -93,7 +93,7 @@ def _read(name: str, path: Path) -> Iterator[bytes]:
                 yield from _frames(file)
             else:
                 yield file.read()
-    except (OSError, ValueError, EOFError, av.FFmpegError) as error:
+    except (OSError, ValueError, EOFError) as error:
         kind = "video" if is_video else "file"
         reason = getattr(error, "strerror", None) or error
         place = repr(str(path)) if len(str(path)) <= _LONGEST_PATH else shown(str(path))
@@ -101,13 +101,17 @@ def _read(name: str, path: Path) -> Iterator[bytes]:
 
 
 def _frames(file: io.BufferedReader) -> Iterator[bytes]:
-    with av.open(file, "r") as container:
-        if not container.streams.video:
-            raise ValueError("it has no video")
-        for frame in container.decode(video=0):
-            # By av itself and not by imageio, which leaves the videos of telephones lying on their side.
-            upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-            yield _png(Image.fromarray(np.ascontiguousarray(upright)))
+    av = for_videos("av")
+    try:
+        with av.open(file, "r") as container:
+            if not container.streams.video:
+                raise ValueError("it has no video")
+            for frame in container.decode(video=0):
+                # By av itself and not by imageio, which leaves the videos of telephones lying on their side.
+                upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                yield _png(Image.fromarray(np.ascontiguousarray(upright)))
+    except av.FFmpegError as error:
+        raise ValueError(error.strerror or error) from error
 
 
 def _png_of_image(name: str, image: Image.Image) -> bytes:

@@ -14,9 +14,9 @@ import tritonclient.grpc as sync_triton
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from clients.endpoint import Endpoint, credentials
-from clients.fields import request_inputs
-from clients.messages import (
+from triton_taylorseer_client.endpoint import Endpoint, credentials
+from triton_taylorseer_client.fields import request_inputs
+from triton_taylorseer_client.messages import (
     DESCRIBE_PARAMETER,
     DESCRIPTION_TIMEOUT_S,
     STREAM_PARAMETERS,
@@ -31,8 +31,8 @@ from clients.messages import (
     progress_of,
     typed_error,
 )
-from clients.patience import IDLE_TIMEOUT_S, Silence, Tries
-from clients.pictures import MOST_PICTURES
+from triton_taylorseer_client.patience import IDLE_TIMEOUT_S, Silence, Tries
+from triton_taylorseer_client.pictures import MOST_PICTURES
 
 
 class AsyncClient:
@@ -197,8 +197,7 @@ class AsyncClient:
         try:
             with contextlib.suppress(StopAsyncIteration):
                 while True:
-                    async with asyncio.timeout(silence.limit_s):
-                        result, error = await anext(answers)
+                    result, error = await _next(answers, silence.limit_s)
                     if error is not None:
                         raise typed_error(str(error.status()), str(error.message()), self._url)
                     # Result and error are handed on only once the stream has ended: one that is cancelled at this
@@ -208,7 +207,7 @@ class AsyncClient:
                     elif silence.is_news(update := progress_of(result)):
                         yield update
             ended = True
-        except TimeoutError:
+        except asyncio.TimeoutError:  # Python 3.10 has one beside the built-in
             if last is None:  # else all that is missing is the end
                 raise silence.broken() from None
         except grpc.RpcError as error:
@@ -226,6 +225,25 @@ async def _inputs(**fields: Any) -> list[sync_triton.InferInput]:
     if any(fields.get(name) is not None for name in MOST_PICTURES):
         return await asyncio.to_thread(request_inputs, **fields)
     return request_inputs(**fields)
+
+
+async def _next(answers: AsyncIterator[Any], limit_s: float | None) -> Any:
+    """What comes next within so many seconds; None for no limit.
+
+    `asyncio.timeout` is of Python 3.11, and `wait_for` loses a cancel now and then before 3.12.
+
+    Raises:
+        asyncio.TimeoutError: nothing has come.
+        StopAsyncIteration: the end has come.
+    """
+    upcoming = asyncio.ensure_future(anext(answers))
+    try:
+        await asyncio.wait({upcoming}, timeout=limit_s)
+        if not upcoming.done():
+            raise asyncio.TimeoutError
+        return upcoming.result()
+    finally:
+        upcoming.cancel()  # has no effect on what has come
 
 
 async def _only(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 
-from clients.messages import INPUTS, InvalidArgument
-from clients.pictures import MOST_PICTURES, picture_files
-from clients.shown import shown
+from triton_taylorseer_client.messages import INPUTS, InvalidArgument
+from triton_taylorseer_client.pictures import MOST_PICTURES, picture_files
+from triton_taylorseer_client.shown import shown
 
 _NUMPY: dict[str, Any] = {
     "BYTES": np.object_,
