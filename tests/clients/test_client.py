@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -297,7 +298,9 @@ def test_cancelling_the_task_cancels_the_request_at_the_server(echo):
 def test_a_picture_is_saved_as_it_is(client, tmp_path):
     picture = client.generate("red apple")
     picture.save(tmp_path / "apple.png")
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "apple.png")), IMAGE[0])
+    with Image.open(tmp_path / "apple.png") as file:
+        assert np.array_equal(np.asarray(file), IMAGE[0])
+        assert json.loads(file.text["triton-taylorseer"])["fields"]["prompt"] == "red apple"
     with pytest.raises(ValueError, match=r"must end in \.png or another suffix of pictures: the result has 1 frames"):
         picture.save(tmp_path / "apple.mp4")
 

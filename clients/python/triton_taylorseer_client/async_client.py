@@ -83,7 +83,8 @@ class AsyncClient:
 
         Cancelling the task cancels the request.
         """
-        inputs = await _inputs(prompt=prompt, **fields)
+        fields = {"prompt": prompt, **fields}
+        inputs = await _inputs(**fields)
         tries = Tries(self._retries, timeout_s)
         while True:
             try:
@@ -94,7 +95,7 @@ class AsyncClient:
                     client_timeout=tries.left_s,
                     headers=self._headers,
                 )
-                return generation_of(result)
+                return generation_of(result, self._model, fields)
             except InferenceServerException as error:
                 failure = typed_error(str(error.status()), str(error.message()), self._url)
             if not isinstance(failure, Unavailable):
@@ -118,14 +119,15 @@ class AsyncClient:
         Closing the iterator early, or cancelling the task, cancels the request. `break` leaves the iterator open until
         Python collects it: use `contextlib.aclosing` to close it at once.
         """
-        inputs = await _inputs(prompt=prompt, **fields)
+        fields = {"prompt": prompt, **fields}
+        inputs = await _inputs(**fields)
         tries = Tries(self._retries, timeout_s)
         idle_s = self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s
         while True:
             begun = False
             try:
                 silence = Silence(self._model, idle_s)
-                updates = self._stream_once(inputs, tries.left_s, headers or {}, request_id, silence)
+                updates = self._stream_once(inputs, fields, tries.left_s, headers or {}, request_id, silence)
                 async with aclosing(updates):
                     async for update in updates:
                         begun = True
@@ -170,7 +172,7 @@ class AsyncClient:
             GenerationError: an unknown model, or no server.
         """
         silence = Silence(self._model, self._idle_timeout_s)
-        updates = self._stream_once([], timeout_s, {}, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
+        updates = self._stream_once([], {}, timeout_s, {}, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
         *_, answer = [update async for update in updates]
         assert isinstance(answer, Generation), "a stream ends with a result or an error"
         return answer.report
@@ -178,6 +180,7 @@ class AsyncClient:
     async def _stream_once(
         self,
         inputs: list[sync_triton.InferInput],
+        fields: Mapping[str, Any],
         timeout_s: float | None,
         headers: Mapping[str, str],
         request_id: str,
@@ -217,7 +220,7 @@ class AsyncClient:
                 answers.cancel()
         if last is None:
             raise GenerationError(f"{self._model}_stream ended without a picture")
-        yield outcome_of(last, self._url)
+        yield outcome_of(last, self._url, self._model, fields)
 
 
 async def _inputs(**fields: Any) -> list[sync_triton.InferInput]:

@@ -102,7 +102,8 @@ class Client:
             InvalidArgument, Unavailable, Cancelled, DeadlineExceeded: what went wrong, if Triton says which it is.
             GenerationError: anything else, for example an unknown model.
         """
-        inputs = request_inputs(prompt=prompt, **fields)
+        fields = {"prompt": prompt, **fields}
+        inputs = request_inputs(**fields)
         tries = Tries(self._retries, timeout_s)
         while True:
             try:
@@ -113,7 +114,7 @@ class Client:
                     client_timeout=tries.left_s,
                     headers=self._headers,
                 )
-                return generation_of(result)
+                return generation_of(result, self._model, fields)
             except InferenceServerException as error:
                 failure = self._error(error)
             if not isinstance(failure, Unavailable):
@@ -134,13 +135,14 @@ class Client:
         Closing the iterator early cancels the request. Arguments and errors are those of `generate`, and
         `idle_timeout_s` that of the client, which is used where it is None; `math.inf` for never.
         """
-        inputs = request_inputs(prompt=prompt, **fields)
+        fields = {"prompt": prompt, **fields}
+        inputs = request_inputs(**fields)
         tries = Tries(self._retries, timeout_s)
         idle_s = self._idle_timeout_s if idle_timeout_s is None else idle_timeout_s
         while True:
             begun = False
             try:
-                updates = self._stream_once(inputs, tries.left_s, request_id, Silence(self._model, idle_s))
+                updates = self._stream_once(inputs, fields, tries.left_s, request_id, Silence(self._model, idle_s))
                 with contextlib.closing(updates):
                     for update in updates:
                         begun = True
@@ -192,13 +194,14 @@ class Client:
             GenerationError: an unknown model, no server, or no answer in time.
         """
         silence = Silence(self._model, self._idle_timeout_s)
-        *_, answer = self._stream_once([], timeout_s, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
+        *_, answer = self._stream_once([], {}, timeout_s, "", silence, {**STREAM_PARAMETERS, DESCRIBE_PARAMETER: True})
         assert isinstance(answer, Generation), "a stream ends with a result or an error"
         return answer.report
 
     def _stream_once(
         self,
         inputs: list[triton.InferInput],
+        fields: Mapping[str, Any],
         timeout_s: float | None,
         request_id: str,
         silence: Silence,
@@ -242,7 +245,7 @@ class Client:
             client.close()
         if last is None:
             raise GenerationError(f"{self._model}_stream ended without a picture")
-        yield outcome_of(last, self._url)
+        yield outcome_of(last, self._url, self._model, fields)
 
     def _connected(self) -> triton.InferenceServerClient:
         return triton.InferenceServerClient(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from triton_taylorseer_client.endpoint import Endpoint, why_unreachable
 
 Pixels = npt.NDArray[np.uint8]
+KEYWORD = "triton-taylorseer"  # of the settings in a PNG
 
 # The fields of a request: input name -> Triton's dtype
 INPUTS = {
@@ -113,18 +117,37 @@ class Progress:
 
 @dataclass(frozen=True)
 class Generation:
-    """A result: `image` is (frames, height, width, 3) uint8, `report` what the server reports about it."""
+    """A result.
+
+    Attributes:
+        image: (frames, height, width, 3) uint8.
+        report: what the server reports about it.
+        model: that made it.
+        fields: what was asked for, but for the pictures.
+    """
 
     image: Pixels
     report: dict[str, Any]
+    model: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_video(self) -> bool:
         """Whether there is more than one frame."""
         return len(self.image) > 1
 
-    def save(self, path: Path | str) -> None:
+    @property
+    def settings(self) -> str:
+        """Model, fields and report as JSON: what the front's page reads from a file that is dropped on it."""
+        told = {"model": self.model, "fields": {**self.fields, "seed": self.report.get("seed")}, "report": self.report}
+        return json.dumps(told, default=_plain)
+
+    def save(self, path: Path | str, *, settings: bool = True) -> None:
         """Writes the picture, in the format of the file's suffix, or the video as MP4 (H.264).
+
+        Args:
+            path: of the file.
+            settings: write `settings` into a PNG, as a text (iTXt) whose keyword is triton-taylorseer.
 
         Raises:
             ImportError: a video needs packages that are not installed.
@@ -136,7 +159,10 @@ class Generation:
         if self.is_video:
             Path(path).write_bytes(encoded_image(self.image, fps=self.report["fps"]))
         else:
-            Image.fromarray(self.image[0]).save(path)
+            texts = PngInfo()
+            if settings and self.model:
+                texts.add_itxt(KEYWORD, self.settings)
+            Image.fromarray(self.image[0]).save(path, pnginfo=texts)  # other formats do not look at it
 
 
 def encoded_image(image: Pixels, file_format: str = "png", quality: int = 90, fps: int = 0) -> bytes:
@@ -172,13 +198,26 @@ def for_videos(module: str) -> Any:
         raise ImportError(f"videos need {error.name}: pip install 'triton-taylorseer-client[video]'") from error
 
 
-def generation_of(result: triton.InferResult) -> Generation:
+def generation_of(
+    result: triton.InferResult, model: str = "", fields: Mapping[str, Any] = MappingProxyType({})
+) -> Generation:
     """The result in a plain response, or in the last response of a stream.
+
+    Args:
+        result: the response.
+        model: that made it.
+        fields: of the request.
 
     Raises:
         GenerationError: the response has no result.
     """
-    return Generation(_output(result, "image"), _report(result))
+    told = {name: value for name, value in fields.items() if value is not None and not name.endswith("_image")}
+    return Generation(_output(result, "image"), _report(result), model, told)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as JSON has it; anything else as text."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _output(result: triton.InferResult, name: str) -> npt.NDArray[Any]:
@@ -215,15 +254,17 @@ def is_last(result: triton.InferResult) -> bool:
     return bool(_output(result, "report")[0])
 
 
-def outcome_of(result: triton.InferResult, url: str) -> Generation:
-    """The result in the last response of a stream.
+def outcome_of(
+    result: triton.InferResult, url: str, model: str = "", fields: Mapping[str, Any] = MappingProxyType({})
+) -> Generation:
+    """The result in the last response of a stream; arguments as of `generation_of`, and the server's URL.
 
     Raises:
         GenerationError: the request has failed.
     """
     if error := _report(result).get("error"):
         raise typed_error(_STATUS.get(error["code"], error["code"]), error["message"], url)
-    return generation_of(result)
+    return generation_of(result, model, fields)
 
 
 def typed_error(status: str, message: str, url: str) -> GenerationError:
