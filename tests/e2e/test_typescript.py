@@ -399,7 +399,8 @@ SAID = """
     const told = [];
     try {
       for await (const update of triton.stream({ prompt: "star", seed: 2n ** 62n + 1n }, options)) {
-        told.push(update.kind === "progress" ? update.step : `seed ${update.seed}`);
+        const place = update.queuePosition ? `place ${update.queuePosition}` : update.step;
+        told.push(update.kind === "progress" ? place : `seed ${update.seed}`);
       }
     } catch (error) {
       told.push(`${error.code} ${error.message}`);
@@ -421,6 +422,11 @@ RESULT = Picture({"seed": 2**62 + 1, "num_steps": 8, "full_steps": [0], "total_s
         ([Step(8, 8), 1.0, RESULT], 300, [8, f"seed {2**62 + 1}"]),  # a large result takes longer than a sign of life
         ([Step(0, 8), 1.0, RESULT], None, [f"seed {2**62 + 1}"]),
         ([Step(1, 8), RESULT, None], 300, [1, f"seed {2**62 + 1}"]),
+        (
+            [*(Step(0, 8, queue_position=place) for place in (2, 2, 1, 0)), Step(1, 8), RESULT],
+            300,
+            ["place 2", "place 1", 0, 1, f"seed {2**62 + 1}"],
+        ),
     ],
 )
 def test_a_stream_that_falls_silent_ends(package: Package, updates: list, idle_ms: int | None, told: list[object]):

@@ -132,6 +132,7 @@ class Silence {
   readonly #end: () => void;
   #limitMs: number;
   #step = 0;
+  #queuePosition = 0;
 
   constructor(idleMs: number, end: () => void) {
     this.#idleMs = idleMs;
@@ -153,10 +154,11 @@ class Silence {
     }
   }
 
-  /** Whether progress has a step or a preview more than before: a sign of life alone is none. */
-  isNews({ step, numSteps, preview }: Progress): boolean {
-    const isNews = step !== this.#step || preview !== undefined;
+  /** Whether progress differs from what was heard before: a sign of life alone is none. */
+  isNews({ step, numSteps, preview, queuePosition }: Progress): boolean {
+    const isNews = step !== this.#step || queuePosition !== this.#queuePosition || preview !== undefined;
     this.#step = step;
+    this.#queuePosition = queuePosition;
     this.#limitMs = this.#idleMs * (step >= numSteps && numSteps > 0 ? TRANSFER_PATIENCE : 1);
     return isNews;
   }

@@ -89,7 +89,7 @@ async function main(): Promise<void> {
         show("");
         console.log(`${output}: ${full_steps.length} of ${num_steps} steps full, ${total_s.toFixed(2)} s, seed ${update.seed}`);
       } else {
-        show(`step ${update.step} of ${update.numSteps}`);
+        show(update.queuePosition ? `number ${update.queuePosition} in the queue` : `step ${update.step} of ${update.numSteps}`);
       }
     }
   } finally {

@@ -70,11 +70,15 @@ export interface Pixels {
   data: Uint8Array;
 }
 
-/** `step` of `numSteps` steps are done; `preview` is set if one was asked for and is due. */
+/**
+ * `step` of `numSteps` steps are done; `preview` is set if one was asked for and is due. `queuePosition` is the request's place in the server's
+ * queue, 1 for the next one; 0 if it is not queued.
+ */
 export interface Progress {
   kind: "progress";
   step: number;
   numSteps: number;
+  queuePosition: number;
   preview?: Pixels;
 }
 
@@ -238,11 +242,13 @@ export function updateOf(response: ModelInferResponse): Progress | Generation {
   const number = (name: string) => rawOf(response, name).readInt32LE();
   if (!isLast(response)) {
     const preview = outputsOf(response).get("preview");
+    const position = outputsOf(response).get("queue_position"); // older servers do not tell it
     const [height = 0, width = 0] = (preview?.shape ?? []).map(Number);
     return {
       kind: "progress",
       step: number("step"),
       numSteps: number("num_steps"),
+      queuePosition: position?.raw.readInt32LE() ?? 0,
       ...(preview && height > 0 && { preview: { height, width, data: preview.raw } }),
     };
   }
