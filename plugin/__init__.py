@@ -24,5 +24,5 @@ Read along one request:
     serving/admission.py                       the queue in front of it all
     triton_model/stream.py, runner.py, job.py  from Triton's request to the job, and back
 
-`plugin.pipeline` is the door for Python users: `from plugin.pipeline import PipelineHost`.
+`plugin.pipeline` is the door for Python users, who have it as `from triton_taylorseer import PipelineHost`.
 """

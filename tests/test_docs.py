@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from starlette.testclient import TestClient
 
+from clients.openai_api import create_app
 from plugin.cli.app import app
 from plugin.config import ModelConfig
 from plugin.denoising.generation import Report
@@ -94,7 +96,7 @@ def test_every_reason_is_needed():
 def programs_of(text: str) -> Iterator[list[str]]:
     """The words of each program of a command line: pipes and assignments taken away, and what follows an ellipsis."""
     words: list[str] = []
-    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;<>")
+    lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     for word in [*lexer, ";"]:
         if set(word) <= set("|&;<>"):
@@ -298,8 +300,14 @@ def metrics() -> set[str]:
     return set(re.findall(r'"(taylorseer_\w+)"', (ROOT / "plugin/triton_model/metrics.py").read_text(encoding="utf-8")))
 
 
+def of_the_front() -> set[str]:
+    """The front's metrics, as a scrape has them."""
+    answer = TestClient(create_app()).get("/metrics").text
+    return set(re.findall(r"^# TYPE (\w+)", answer, re.MULTILINE))
+
+
 def test_metrics_and_request_parameters_have_their_names():
-    known = metrics() | {HEARTBEAT_PARAMETER}
+    known = metrics() | of_the_front() | {HEARTBEAT_PARAMETER}
     known |= {f"{name}{suffix}" for name in known for suffix in ("_bucket", "_count", "_sum")}
     named = [
         (str(path.relative_to(ROOT)), name)

@@ -1,4 +1,4 @@
-"""A front that speaks OpenAI's images API, and serves a web page, in front of a Triton server.
+"""A front that speaks OpenAI's API where it makes pictures, and serves a web page, in front of a Triton server.
 
     triton-taylorseer front --triton localhost:8001
 
@@ -6,11 +6,14 @@ It holds no model: each request becomes a gRPC stream to Triton, which ends when
 the served models that OpenAI's API has no name for, for example the cache settings, are further fields with the inputs'
 own names (`extra_body` of OpenAI's own clients).
 
-Reading order: `app` puts it together; `models`, `generations` and `edits` are the endpoints, `making` is what the last
-two share, `streaming` their stream; `fields` and `edit_fields` are what a request may hold, `answers` what it gets;
-`forms` reads the bodies of edits, `pictures`, `fetching` and `masks` the pictures in them; `front` knows the models
-behind, `refusals` when to come back; `errors` and `not_served` are OpenAI's form of what went wrong; `edge` is what all
-HTTP passes, `held` bounds what it holds.
+Reading order: `app` puts it together. The endpoints are `models`, `generations`, `edits`, `chat`, `responses` and
+`sdapi` (A1111's API), what their requests may hold `fields` and the files that end in `_fields`; `conversation` finds
+the prompt of the last three. `making` and `editing` are what they share: from a checked request to its answer in the
+`dialects` of each, with `streaming` and `previews` where it is a stream; `images` is OpenAI's own dialect, `answers`
+what all are made of. `forms` reads bodies, `pictures`, `fetching` and `masks` the pictures in them; `front` knows the
+models behind, `targets` what names stand for, `refusals` when to come back; `errors` and `not_served` are OpenAI's form
+of what went wrong; `authorisation`, `cors` and `edge` are what all HTTP passes, `held` bounds what it holds, `metrics`
+counts it.
 """
 
 from clients.openai_api.app import create_app

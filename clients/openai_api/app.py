@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from triton_taylorseer_client.async_client import AsyncClient
-from triton_taylorseer_client.messages import GenerationError
-from clients.openai_api import edits, generations, models
+from clients.openai_api import chat, edits, generations, metrics, models, responses, sdapi
+from clients.openai_api.authorisation import authorised, authorised_by_password
+from clients.openai_api.cors import allow_origins
 from clients.openai_api.edge import Edge
 from clients.openai_api.errors import generation_error, validation_error
 from clients.openai_api.fetching import Place
-from clients.openai_api.front import Front, FrontOf
+from clients.openai_api.front import Front
 from clients.openai_api.held import Room
+from clients.openai_api.metrics import Meter
 from clients.openai_api.not_served import http_error
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.messages import GenerationError
 
 WEB = Path(__file__).parents[1] / "web"
 
@@ -34,10 +36,12 @@ def create_app(
     root_certificates: Path | None = None,
     aliases: Mapping[str, str] | None = None,
     fetch_from: Sequence[str] = (),
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The ASGI application; arguments and errors as of `Front`.
 
-    `fetch_from` has the URLs that addresses of pictures must begin with.
+    `fetch_from` has the URLs that addresses of pictures must begin with. Pages of `cors_origins` may use the front from
+    a browser, "*" stands for all; ValueError where one is no origin.
     """
     places = tuple(map(Place.of, fetch_from))
     front = Front(triton, default_model, api_key, timeout_s, root_certificates, dict(aliases or {}), places)
@@ -50,23 +54,17 @@ def create_app(
                 await client.close()
 
     app = FastAPI(title="triton-taylorseer", lifespan=life, docs_url=None, redoc_url=None)
-    app.state.front = front
-    app.add_middleware(Edge, room=Room())
+    room = Room()
+    app.state.front, app.state.meter = front, Meter(room)
+    app.add_middleware(Edge, room=room, meter=app.state.meter)
+    allow_origins(app, cors_origins)
     app.exception_handler(GenerationError)(generation_error)
     app.exception_handler(RequestValidationError)(validation_error)
     app.exception_handler(HTTPException)(http_error)
-    app.include_router(models.health)
-    for router in (models.router, generations.router, edits.router):
-        app.include_router(router, prefix="/v1", dependencies=[Depends(_authorised)])
+    for router in (models.health, metrics.router):
+        app.include_router(router)
+    for router in (models.router, generations.router, edits.router, chat.router, responses.router):
+        app.include_router(router, dependencies=[Depends(authorised)])
+    app.include_router(sdapi.router, dependencies=[Depends(authorised_by_password)])
     app.mount("/", StaticFiles(directory=WEB, html=True))
     return app
-
-
-async def _authorised(request: Request, front: FrontOf) -> None:
-    if front.api_key is None:
-        return
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secrets.compare_digest(key.strip().encode(), front.api_key.encode()):
-        raise HTTPException(
-            401, "Authorization must be Bearer and the key of this server", {"WWW-Authenticate": "Bearer"}
-        )

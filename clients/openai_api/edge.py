@@ -12,10 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clients.openai_api.errors import error_answer
 from clients.openai_api.held import Room, Share
+from clients.openai_api.metrics import Meter
 
 MAX_BODY_BYTES = 1 << 20
 MAX_EDIT_BYTES = 32 << 20  # of a body with pictures, and of one message to Triton (plugin/ops/guard/bodies.py)
-_EDITS = "/v1/images/edits"
+_WITH_PICTURES = ("/v1/images/edits", "/v1/chat/completions", "/v1/responses", "/sdapi/v1/img2img")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # fit for headers and for logs
 
 _HEADERS = {
@@ -35,11 +36,13 @@ class Edge:
     Args:
         app: what answers.
         room: for the bodies of all requests.
+        meter: counts the requests.
     """
 
-    def __init__(self, app: ASGIApp, room: Room) -> None:
+    def __init__(self, app: ASGIApp, room: Room, meter: Meter) -> None:
         self._app = app
         self._room = room
+        self._meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,17 +50,19 @@ class Edge:
             return
         share = Share(self._room)
         exchange = _Exchange(scope, receive, send, share)
-        try:
-            await self._app(exchange.scope, exchange.receive, exchange.send)
-        except ClientDisconnect:
-            return  # nobody waits for an answer; where the body was late, the server has its own
-        except Exception as error:
-            if not exchange.answered:
-                answer = error_answer(500, f"this front failed: {type(error).__name__}", "server_error")
-                await answer(exchange.scope, exchange.receive, exchange.send)
-            raise  # the server writes the traceback
-        finally:
-            share.leave()
+        with self._meter.request() as counted:
+            try:
+                await self._app(exchange.scope, exchange.receive, exchange.send)
+            except ClientDisconnect:
+                return  # nobody waits for an answer; where the body was late, the server has its own
+            except Exception as error:
+                if not exchange.status:
+                    answer = error_answer(500, f"this front failed: {type(error).__name__}", "server_error")
+                    await answer(exchange.scope, exchange.receive, exchange.send)
+                raise  # the server writes the traceback
+            finally:
+                share.leave()
+                counted.ended(exchange.scope, exchange.status)
 
 
 class _Exchange:
@@ -72,7 +77,7 @@ class _Exchange:
         length = headers.get("content-length", "0")
         self._bytes = int(length) if length.isdecimal() else 0  # as told; then as seen, if that is more
         self._seen = 0
-        self.answered = False
+        self.status = 0  # of the answer, once it has begun
         self.scope = {
             **scope,
             # HEAD is GET without a body, which the server leaves out.
@@ -80,7 +85,7 @@ class _Exchange:
             "path": scope["path"].rstrip("/") or "/",
             "state": {**scope.get("state", {}), "request_id": self._id, "share": share},
         }
-        self._most = MAX_EDIT_BYTES if self.scope["path"] == _EDITS else MAX_BODY_BYTES
+        self._most = MAX_EDIT_BYTES if self.scope["path"] in _WITH_PICTURES else MAX_BODY_BYTES
 
     async def receive(self) -> Message:
         """The next part of the body, or the disconnect.
@@ -100,7 +105,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Sends a part of the answer."""
         if message["type"] == "http.response.start":
-            self.answered = True
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._id
             for name, value in _HEADERS.items():

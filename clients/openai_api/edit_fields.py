@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from triton_taylorseer_client.messages import InvalidArgument
 from clients.openai_api.fields import ImageRequest
 from clients.openai_api.pictures import MAX_PICTURES, SCHEMA, Address, or_list, picture, pictures
+from triton_taylorseer_client.messages import InvalidArgument
 
 _NAMES = {"input_image": "image", "mask_image": "mask"}  # the model's: OpenAI's
 _FILE = {"type": "string", "format": "binary"}
@@ -33,6 +33,11 @@ class EditRequest(ImageRequest):
     @classmethod
     def param_of(cls, name: str, sized: bool) -> str | None:
         return super().param_of(_NAMES.get(name, name), sized)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether a picture is given, or OpenAI's mask, which means nothing without one."""
+        return any(self._input(name) is not None for name in ("image", "images", "input_image", "mask"))
 
     def given_pictures(self) -> list[bytes | Address]:
         """The pictures, under whatever name they came.
@@ -75,12 +80,14 @@ class EditRequest(ImageRequest):
         return self._input(given[0]) if given else None
 
 
-def openapi_body() -> dict[str, Any]:
-    """The request body as OpenAPI tells of it: JSON, or a form whose pictures are files.
+def openapi_body(kind: type[EditRequest] | None = None) -> dict[str, Any]:
+    """The request body as OpenAPI tells of it. FastAPI tells only of bodies that it reads itself.
 
-    FastAPI tells only of bodies that it reads itself.
+    Args:
+        kind: of request, in JSON; None for an edit: JSON, or a form whose pictures are files.
     """
-    fields = EditRequest.model_json_schema()
-    form = fields | {"properties": fields["properties"] | _FORM_FILES}
-    kinds = {"multipart/form-data": form, "application/json": fields}
-    return {"required": True, "content": {kind: {"schema": schema} for kind, schema in kinds.items()}}
+    fields = (kind or EditRequest).model_json_schema()
+    kinds = {"application/json": fields}
+    if kind is None:
+        kinds["multipart/form-data"] = fields | {"properties": fields["properties"] | _FORM_FILES}
+    return {"required": True, "content": {name: {"schema": schema} for name, schema in kinds.items()}}

@@ -10,6 +10,8 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
+from clients.openai_api.answers import Json
+from clients.openai_api.fields import ImageRequest
 from triton_taylorseer_client.messages import (
     Cancelled,
     DeadlineExceeded,
@@ -18,8 +20,6 @@ from triton_taylorseer_client.messages import (
     Unavailable,
     UnknownModel,
 )
-from clients.openai_api.answers import Json
-from clients.openai_api.fields import ImageRequest
 
 NO_OBJECT = "the body must be a JSON object, sent as application/json"
 _KINDS: list[tuple[type[GenerationError], int, str]] = [

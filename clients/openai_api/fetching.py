@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
-from triton_taylorseer_client.messages import InvalidArgument
 from clients.openai_api.held import Share
+from triton_taylorseer_client.messages import InvalidArgument
 
 FETCH_S = 10.0
 _HEADERS = {"Accept": "image/png, image/jpeg, image/webp", "Accept-Encoding": "identity"}

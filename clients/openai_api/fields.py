@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from triton_taylorseer_client.messages import INPUTS, InvalidArgument
 from clients.openai_api.pictures import FILE_SCHEMA, or_list, picture_file, picture_files
+from triton_taylorseer_client.messages import INPUTS, InvalidArgument
 
 MAX_RESULTS = 10  # of one request, as in OpenAI's API
 _LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -94,11 +94,13 @@ class _OpenAIFields(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, body: Any) -> Any:
-        """Null is as left out."""
+    def _as_openai_reads_it(cls, body: Any) -> Any:
+        """Null is as left out, and answers of DALL-E are URLs by default: its clients read nothing else."""
         if not isinstance(body, dict):
             return body
-        return {name: value for name, value in body.items() if value is not None or name not in cls.model_fields}
+        given = {name: value for name, value in body.items() if value is not None or name not in cls.model_fields}
+        by_url = str(given.get("model")).startswith("dall-e")
+        return ({"response_format": "url"} if by_url else {}) | given
 
     @field_validator("size")
     @classmethod
@@ -123,6 +125,17 @@ class _OpenAIFields(BaseModel):
     def wants_previews(self) -> bool:
         """Whether the model must send previews: for OpenAI's `partial_images`, or for its own input."""
         return self.partial_images > 0 or bool(self._input("preview"))
+
+    def of_one_frame(self) -> Self:
+        """The request for a picture, also of a model of videos.
+
+        Raises:
+            InvalidArgument: it asks for more frames than one.
+        """
+        frames = self._input("num_frames")
+        if frames not in (None, 1):
+            raise InvalidArgument(f"num_frames is {frames}, must be 1: the answer is a picture")
+        return self.model_copy(update={"num_frames": 1})
 
     def requests(self) -> list[dict[str, Any]]:
         """The inputs of the served model for each picture; only the seeds differ.

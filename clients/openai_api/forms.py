@@ -1,4 +1,4 @@
-"""The bodies of edits: a form with files, or JSON."""
+"""The bodies of requests that may hold pictures: a form with files, or JSON."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from triton_taylorseer_client.messages import INPUTS, InvalidArgument
 from clients.openai_api.edge import MAX_EDIT_BYTES
 from clients.openai_api.edit_fields import EditRequest
+from clients.openai_api.errors import NO_OBJECT
+from triton_taylorseer_client.messages import INPUTS, InvalidArgument
 
 NO_BODY = "the body must be a form, sent as multipart/form-data, or a JSON object, sent as application/json"
 _MAX_FILES = 64  # more than may be sent, so that too many are refused by their field
@@ -28,6 +31,7 @@ _NULL = ("", b"", "null")  # as OpenAI's clients for Python and for JavaScript w
 _NO_TEXT = re.compile(r"true|false|-?\d[\d.eE+-]*|-?Infinity|NaN")
 
 _Value = str | bytes
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
 async def fields_of(request: Request) -> dict[str, Any]:
@@ -37,16 +41,45 @@ async def fields_of(request: Request) -> dict[str, Any]:
         InvalidArgument: the body cannot be read, or one field is given twice.
         HTTPException: it is too large.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await request.body()
+    kind, body = _kind_of(request), await request.body()
     if kind == "multipart/form-data":
         return _of_form(await _form(request, body))
     if kind == "application/json":
-        return await asyncio.to_thread(_of_json, body)
+        return await asyncio.to_thread(_of_json, body, NO_BODY)
     raise InvalidArgument(NO_BODY)
 
 
-def _of_json(body: bytes) -> dict[str, Any]:
+async def object_of(request: Request) -> dict[str, Any]:
+    """The fields of a request that is JSON.
+
+    Raises:
+        InvalidArgument: the body cannot be read.
+        HTTPException: it is too large.
+    """
+    body = await request.body()
+    if _kind_of(request) != "application/json":
+        raise InvalidArgument(NO_OBJECT)
+    return await asyncio.to_thread(_of_json, body, NO_OBJECT)
+
+
+async def checked(kind: type[_Body], fields: dict[str, Any]) -> _Body:
+    """The fields as a kind of request.
+
+    Raises:
+        RequestValidationError: a field is wrong.
+    """
+    try:
+        # In a thread: pictures in base64 take a moment to decode.
+        return await asyncio.to_thread(kind.model_validate, fields)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
+
+
+def _kind_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _of_json(body: bytes, otherwise: str) -> dict[str, Any]:
     parts = sum(map(body.count, (b"[", b"{", b",")))
     if parts > _MAX_PARTS:
         raise InvalidArgument(f"the body has {parts} brackets and commas, must have at most {_MAX_PARTS}")
@@ -55,7 +88,7 @@ def _of_json(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise InvalidArgument(NO_BODY)
+        raise InvalidArgument(otherwise)
     return fields
 
 

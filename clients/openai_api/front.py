@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from triton_taylorseer_client.async_client import AsyncClient
-from triton_taylorseer_client.endpoint import Endpoint, credentials
-from triton_taylorseer_client.messages import Generation, Progress, Unavailable, UnknownModel
 from clients.openai_api.fetching import Place
 from clients.openai_api.refusals import Places
+from clients.openai_api.targets import Target
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.endpoint import Endpoint, credentials
+from triton_taylorseer_client.messages import Generation, InvalidArgument, Progress, Unavailable, UnknownModel
 from triton_taylorseer_client.patience import seconds
 
 Updates = AsyncGenerator[Progress | Generation, None]
@@ -27,19 +28,21 @@ class Front:
 
     Attributes:
         triton: Triton's gRPC endpoint, as `AsyncClient` takes it.
-        default_model: the model of requests that name none; None for the first one that is ready.
+        default_model: the model of requests that name none, or an alias; None for the first one that is ready.
+            `MODEL:WIDTHxHEIGHT` has a size too, which replaces one that the model refuses.
         api_key: the key that clients must send as a bearer token; None to ask for none.
         timeout_s: seconds that a request may take; None for no limit but its own `deadline_ms`.
         root_certificates: a file with the authorities to trust, in PEM; it means TLS.
-        aliases: other names of models, for clients that send a name of their own -> the model.
+        aliases: other names of models, for clients that send a name of their own -> the model, in the same form.
         fetch_from: where pictures may be fetched from.
         server: a client for calls that are not about one model; set while the application runs.
         clients: one for each model that was asked for.
         places: of each model, promised to those it has refused.
         masks: keeps more than two masks from being read at once; one may take 400 MB.
+        running: how far each picture is that is being made.
 
     Raises:
-        ValueError: `triton`, `timeout_s` or `root_certificates` is no such thing.
+        ValueError: `triton`, `timeout_s`, `root_certificates`, `default_model` or an alias is no such thing.
     """
 
     triton: str
@@ -53,10 +56,13 @@ class Front:
     clients: dict[str, AsyncClient] = field(default_factory=dict)
     places: dict[str, Places] = field(default_factory=dict)
     masks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    running: dict[object, Progress] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seconds("timeout_s", self.timeout_s)
         credentials(Endpoint.of(self.triton).tls, self.root_certificates)
+        self._targets = {name: Target.of(f"alias {name}", text) for name, text in self.aliases.items()}
+        self._default = None if self.default_model is None else self._of_default(self.default_model)
 
     def client(self, model: str) -> AsyncClient:
         """The client of a model that Triton has; it is kept open."""
@@ -73,7 +79,7 @@ class Front:
         assert self.server is not None
         names = set(await self.server.ready_models())
         served = sorted(name for name in names if f"{name}_stream" in names)
-        default = self._target(self.default_model or "")
+        default = self._default.model if self._default else None
         return sorted(served, key=lambda name: name != default)
 
     async def some_models(self) -> list[str]:
@@ -87,7 +93,7 @@ class Front:
             raise Unavailable(f"no model is ready at {self.triton}")
         return models
 
-    async def served(self, model: str | None) -> str:
+    async def served(self, model: str | None) -> Target:
         """The ready model that a request's `model` names; None and "" stand for the default one.
 
         Raises:
@@ -95,10 +101,10 @@ class Front:
             Unavailable: none is.
         """
         models = await self.some_models()
-        name = model or self.default_model or models[0]
-        target = self._target(name)
-        if target not in models:
-            alias = "" if target == name else f", which stands for {target}"
+        target = self._named(model) if model else self._default or Target(models[0])
+        if target.model not in models:
+            name = model or self.default_model or ""
+            alias = "" if target.model == name else f", which stands for {target.model}"
             raise UnknownModel(f"model is {name[:100]}{alias}, must be one that is ready: {', '.join(models)}")
         return target
 
@@ -109,21 +115,51 @@ class Front:
         return refusal
 
     async def stream(
+        self, target: Target, fields: Mapping[str, Any], headers: Mapping[str, str], request_id: str
+    ) -> Updates:
+        """What `AsyncClient.stream` yields for one request, within the time limit of this front.
+
+        A size that the model refuses is replaced by the target's, if it has one.
+        """
+        sent: Mapping[str, Any] | None = fields
+        while sent is not None:
+            try:
+                async with aclosing(self._once(target.model, sent, headers, request_id)) as updates:
+                    async for update in updates:
+                        yield update
+                return
+            except InvalidArgument as refusal:
+                sent = target.replaced(fields, refusal) if sent is fields else None
+                if sent is None:
+                    raise
+
+    async def _once(
         self, model: str, fields: Mapping[str, Any], headers: Mapping[str, str], request_id: str
     ) -> Updates:
-        """What `AsyncClient.stream` yields for one request, within the time limit of this front."""
         updates = self.client(model).stream(**fields, timeout_s=self.timeout_s, headers=headers, request_id=request_id)
-        async with aclosing(updates):
-            async for update in updates:
-                if isinstance(update, Generation):
-                    self._places_of(model).end()
-                yield update
+        job = object()
+        self.running[job] = Progress(0, 1)
+        try:
+            async with aclosing(updates):
+                async for update in updates:
+                    if isinstance(update, Generation):
+                        self._places_of(model).end()
+                    else:
+                        self.running[job] = update
+                    yield update
+        finally:
+            del self.running[job]
 
     def _places_of(self, model: str) -> Places:
         return self.places.setdefault(model, Places())
 
-    def _target(self, name: str) -> str:
-        return self.aliases.get(name, name)
+    def _named(self, name: str) -> Target:
+        return self._targets.get(name) or Target(name)
+
+    def _of_default(self, text: str) -> Target:
+        """The target of `default_model`, whose name may be an alias."""
+        own = Target.of("default_model", text)
+        return Target(self._named(own.model).model, own.size or self._named(own.model).size)
 
 
 def _front(request: Request) -> Front:

@@ -8,7 +8,7 @@ from clients.openai_api.fields import ImageRequest
 from clients.openai_api.front import FrontOf
 from clients.openai_api.making import made
 
-router = APIRouter()
+router = APIRouter(prefix="/v1")
 
 
 @router.post("/images/generations", response_model=None)

@@ -10,40 +10,49 @@ from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
-from triton_taylorseer_client.messages import Cancelled, Generation, GenerationError, Unavailable
-from clients.openai_api.answers import Json, plain_answer
+from clients.openai_api.answers import Json
+from clients.openai_api.dialects import Dialect
 from clients.openai_api.fields import ImageRequest
 from clients.openai_api.front import Front, Updates
+from clients.openai_api.images import Images
 from clients.openai_api.streaming import streamed
+from clients.openai_api.targets import Target
+from triton_taylorseer_client.messages import Cancelled, Generation, GenerationError, Unavailable
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 
 _Result = TypeVar("_Result")
 
 
-async def made(body: ImageRequest, request: Request, front: Front) -> Response:
+async def made(body: ImageRequest, request: Request, front: Front, dialect: Dialect | None = None) -> Response:
     """The answer to a request for pictures: all of them, or a stream.
+
+    Args:
+        body: what is asked for.
+        request: it came with.
+        front: to be asked.
+        dialect: of the answer; None for OpenAI's images API.
 
     Raises:
         GenerationError: one of them cannot be made.
     """
     request.state.sized = body.size != "auto"
-    model = await front.served(body.model)
+    target = await front.served(body.model)
     try:
-        return await _answered(body, request, front, model)
+        return await _answered(body, request, front, target, dialect or Images(body))
     except Unavailable as refusal:
         # Who has come back in vain shows that places take longer than was told.
-        raise front.when_to_return(refusal, model, body.n * _tries(request)) from None
+        raise front.when_to_return(refusal, target.model, body.n * _tries(request)) from None
 
 
-async def _answered(body: ImageRequest, request: Request, front: Front, model: str) -> Response:
+async def _answered(body: ImageRequest, request: Request, front: Front, target: Target, dialect: Dialect) -> Response:
     headers, request_id = _trace_headers(request), request.state.request_id
-    streams = [front.stream(model, fields, headers, request_id) for fields in body.requests()]
+    streams = [front.stream(target, fields, headers, request_id) for fields in body.requests()]
     if body.stream:
-        return await streamed(body, streams[0], request_id)
+        return await streamed(body, dialect.events(), streams[0], request_id)
     results = await _unless_gone(request, together([_last_of(updates) for updates in streams]))
     # In a thread: a large picture takes a moment to encode, a video seconds.
-    return Json(await asyncio.to_thread(plain_answer, results, body))
+    return Json(await asyncio.to_thread(dialect.answer, results))
 
 
 def _tries(request: Request) -> int:

@@ -7,15 +7,15 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from triton_taylorseer_client.async_client import AsyncClient
-from triton_taylorseer_client.messages import GenerationError
 from clients.openai_api.answers import Json
 from clients.openai_api.front import Front, FrontOf
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.messages import GenerationError
 
 _DESCRIBED_S = 5.0  # a model that hangs is listed nevertheless
 
 health = APIRouter()
-router = APIRouter()
+router = APIRouter(prefix="/v1")
 
 
 @health.get("/healthz")
@@ -34,7 +34,7 @@ async def listed(front: FrontOf) -> Json:
 @router.get("/models/{name:path}")
 async def retrieved(name: str, front: FrontOf) -> Json:
     """One of them, by its name or an alias."""
-    return Json(await _described(front, name, await front.served(name)))
+    return Json(await _described(front, name, (await front.served(name)).model))
 
 
 async def _described(front: Front, name: str, model: str) -> dict[str, Any]:

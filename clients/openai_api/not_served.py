@@ -9,12 +9,20 @@ from starlette.routing import Match, Mount
 from clients.openai_api.answers import Json
 from clients.openai_api.errors import NO_OBJECT, error_answer
 
-SERVED = "POST /v1/images/generations, POST /v1/images/edits, GET /v1/models, GET /v1/models/{id} and GET /healthz"
+SERVED = (
+    "POST /v1/images/generations, POST /v1/images/edits, POST /v1/chat/completions, POST /v1/responses, "
+    "GET /v1/models, GET /v1/models/{id}, GET /healthz and GET /metrics"
+)
+SERVED_OF_A1111 = (
+    "POST /sdapi/v1/txt2img, POST /sdapi/v1/img2img, GET /sdapi/v1/sd-models, GET /sdapi/v1/samplers, "
+    "GET /sdapi/v1/options, POST /sdapi/v1/options and GET /sdapi/v1/progress"
+)
 # The beginning of a path: why it is not served
 _REASONS = {
     "/v1/images/variations": "POST /v1/images/edits makes pictures from a picture and a prompt",
     "/v1/videos": "POST /v1/images/generations makes a video with a model of videos",
-    "/metrics": "metrics are on Triton's own port for them, 8002 unless `serve` was given another",
+    "/v1/responses": "nothing of a response is kept, POST /v1/responses answers with all of it",
+    "/sdapi": f"of A1111's API served are {SERVED_OF_A1111}",
 }
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _CODES = {401: "invalid_api_key", 413: "too_large", 503: "unavailable"}

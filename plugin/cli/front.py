@@ -1,4 +1,4 @@
-"""`triton-taylorseer front`: OpenAI's images API and a web page."""
+"""`triton-taylorseer front`: OpenAI's API for pictures and a web page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Model of requests that name none. Default: the first one that is ready."),
+    typer.Option(
+        metavar="NAME[:SIZE]",
+        help="Model of requests that name none, and a size as 64x64 in place of those that it refuses. "
+        "Default: the first one that is ready.",
+    ),
 ]
 Alias = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME=MODEL",
-        help="Another name of a model, for clients that send a name of their own. May be repeated.",
+        metavar="NAME=MODEL[:SIZE]",
+        help="Another name of a model, for clients that send a name of their own, and a size as 64x64 in place of "
+        "those that it refuses. May be repeated.",
     ),
 ]
 FetchFrom = Annotated[
@@ -31,6 +36,10 @@ FetchFrom = Annotated[
         help="Where pictures may be fetched from: what their addresses must begin with. May be repeated. "
         "Default: nowhere.",
     ),
+]
+CorsOrigin = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="Whose pages may use it from a browser; * for all. May be repeated."),
 ]
 Timeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Longest time that a request may take. Default: no limit.")
@@ -45,16 +54,17 @@ def front(
     timeout: Timeout = None,
     alias: Alias = None,
     fetch_from: FetchFrom = None,
+    cors_origin: CorsOrigin = None,
     ca: Ca = None,
 ) -> None:
-    """Serves OpenAI's images API and a web page in front of a running Triton.
+    """Serves OpenAI's API, the part of it that makes pictures, and a web page in front of a running Triton.
 
     With TAYLORSEER_API_KEY in the environment, clients must send it as their key.
 
     Examples:
 
       triton-taylorseer front
-      triton-taylorseer front --alias gpt-image-2=emoji
+      triton-taylorseer front --alias gpt-image-2=emoji:64x64
       triton-taylorseer front --fetch-from https://cdn.example.com/pictures/
       TAYLORSEER_API_KEY=secret triton-taylorseer front --host 0.0.0.0
     """
@@ -64,6 +74,8 @@ def front(
     api_key = os.environ.get("TAYLORSEER_API_KEY") or None
     if api_key is None and host not in ("127.0.0.1", "localhost", "::1"):
         say("note: every client that reaches this port can use it; set TAYLORSEER_API_KEY to ask for a key")
+    if api_key is None and "*" in (cors_origin or ()):
+        say("note: every page that is open in a browser here can use it; set TAYLORSEER_API_KEY to ask for a key")
     try:
         application = create_app(
             triton,
@@ -73,6 +85,7 @@ def front(
             root_certificates=ca,
             aliases=aliases,
             fetch_from=fetch_from or (),
+            cors_origins=cors_origin or (),
         )
     except (OSError, ValueError) as error:
         fail(error)
@@ -82,7 +95,7 @@ def front(
 
 
 def _aliases(given: list[str]) -> dict[str, str]:
-    """NAME=MODEL of each option: name -> model."""
+    """NAME=MODEL of each option: name -> model, perhaps with a size."""
     aliases = {}
     for each in given:
         name, _, model = each.partition("=")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from triton_taylorseer_client.messages import encoded_image
 from tests.support.fake_triton import Call, Failure, Picture, Step, fake_triton, four_steps
 from tests.support.front import running_front
 from tests.support.npm import check_pinned, installed, told_by
 from tests.support.paths import ROOT
+from triton_taylorseer_client.messages import encoded_image
 
 SOURCE = ROOT / "tests/support/npm_ai"
 FILES = [base64.b64encode(encoded_image(np.full((1, 4, 6, 3), shade, np.uint8))).decode() for shade in (10, 20, 30)]
@@ -104,4 +104,4 @@ def test_its_error_has_the_models_sentence(package, url):
 
 
 def test_the_packages_are_pinned_and_no_registry_is_named():
-    check_pinned(SOURCE, "ai", "@ai-sdk/openai-compatible")
+    check_pinned(SOURCE, "ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible")

@@ -19,12 +19,12 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from yarl import URL
 
-from triton_taylorseer_client.messages import InvalidArgument
 from clients.openai_api import fetching
 from clients.openai_api.fetching import Place, fetched
 from clients.openai_api.held import Room, Share
 from clients.openai_api.masks import white_where_edited
 from tests.support.waiting import wait_for
+from triton_taylorseer_client.messages import InvalidArgument
 
 MOST = 1 << 20
 

@@ -15,11 +15,11 @@ import openai
 import pytest
 from PIL import Image
 
-from triton_taylorseer_client import Client
 from clients.openai_api import MAX_BODY_BYTES
 from plugin.ops.server import Server
 from tests.support.front import running_front
 from tests.support.throwaway import FIELDS
+from triton_taylorseer_client import Client
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)  # what the throwaway models answer
 

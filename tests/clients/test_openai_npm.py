@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from triton_taylorseer_client.messages import encoded_image
 from tests.support.fake_triton import Call, Failure, Picture, Step, fake_triton, four_steps
 from tests.support.front import running_front
 from tests.support.npm import check_pinned, installed, told_by
 from tests.support.paths import ROOT
+from triton_taylorseer_client.messages import encoded_image
 
 SOURCE = ROOT / "tests/support/npm_openai"
 FILES = [base64.b64encode(encoded_image(np.full((1, 4, 6, 3), shade, np.uint8))).decode() for shade in (10, 20, 30)]
@@ -183,7 +183,11 @@ def test_it_retrieves_models_by_name_and_alias(package, url):
         ),
         (
             'chat.completions.create({ model: "emoji", messages: [] })',
-            ("NotFoundError", 404, "not_found", None, 1, "POST /v1/chat/completions is not served"),
+            ("BadRequestError", 400, "invalid_value", "messages", 1, "messages is [], must be a list of messages"),
+        ),
+        (
+            'embeddings.create({ model: "emoji", input: "star" })',
+            ("NotFoundError", 404, "not_found", None, 1, "POST /v1/embeddings is not served"),
         ),
         (
             'images.edit({ prompt: "torn", image: await file("AAAA") })',

@@ -23,17 +23,17 @@ from openai.types.image_generate_params import ImageGenerateParamsBase, ImageGen
 from PIL import Image
 from pydantic import BaseModel
 
-from triton_taylorseer_client.async_client import AsyncClient
-from triton_taylorseer_client.messages import INPUTS
 from clients.openai_api import create_app
 from clients.openai_api.edit_fields import EditRequest
 from clients.openai_api.fields import ImageRequest
-from clients.openai_api.not_served import SERVED
+from clients.openai_api.not_served import SERVED, SERVED_OF_A1111
 from clients.openai_api.refusals import LONGEST_S, SLACK, Places
 from plugin.fields import FIELDS
 from tests.support.documents import ROOT, tables_of
 from tests.support.fake_triton import PICTURE, Call, Failure, Picture, Step, fake_triton, four_steps
 from tests.support.front import running_front
+from triton_taylorseer_client.async_client import AsyncClient
+from triton_taylorseer_client.messages import INPUTS
 
 PROMPTS = {
     "small": Failure("INVALID_ARG", "height is 1024, must be a multiple of 8 from 32 to 128"),
@@ -282,6 +282,7 @@ def test_a_report_that_is_no_json_arrives_as_json(client, url):
 
 EDITS = "is not served: POST /v1/images/edits makes pictures from a picture and a prompt"
 A_VIDEO = "is not served: POST /v1/images/generations makes a video with a model of videos"
+NOT_KEPT = "is not served: nothing of a response is kept, POST /v1/responses answers with all of it"
 OTHER = f"is not served: served are {SERVED}"
 
 
@@ -294,8 +295,9 @@ OTHER = f"is not served: served are {SERVED}"
         ),
         (lambda c: c.post("/videos", body={"prompt": "a"}, cast_to=object), f"POST /v1/videos {A_VIDEO}"),
         (lambda c: c.get("/videos/video_1/content", cast_to=object), f"GET /v1/videos/video_1/content {A_VIDEO}"),
-        (lambda c: c.chat.completions.create(model="a", messages=[]), f"POST /v1/chat/completions {OTHER}"),
-        (lambda c: c.responses.create(model="a", input="b"), f"POST /v1/responses {OTHER}"),
+        (lambda c: c.chat.completions.list(), "GET /v1/chat/completions is not served, its method must be POST"),
+        (lambda c: c.responses.delete("resp_1"), f"DELETE /v1/responses/resp_1 {NOT_KEPT}"),
+        (lambda c: c.completions.create(model="a", prompt="b"), f"POST /v1/completions {OTHER}"),
         (lambda c: c.embeddings.create(model="a", input="b"), f"POST /v1/embeddings {OTHER}"),
         (lambda c: c.audio.speech.create(model="a", input="b", voice="c"), f"POST /v1/audio/speech {OTHER}"),
         (lambda c: c.models.delete("emoji"), "DELETE /v1/models/emoji is not served, its method must be GET"),
@@ -328,19 +330,19 @@ def test_a_wrong_method_is_told_the_right_one(url, method, path, allowed):
     assert method == "HEAD" or json.loads(content)["error"]["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/images/generations", "/v1", "/v2/models/emoji/infer"])
+@pytest.mark.parametrize("path", ["/images/generations", "/v1", "/v2/models/emoji/infer"])
 def test_other_addresses_say_what_is_served(url, path):
     status, _, content = ask(url, "GET", path)
     message = json.loads(content)["error"]["message"]
     assert status == 404
     assert message.startswith(f"GET {path} is not served: ")
-    assert ("8002" if path == "/metrics" else SERVED) in message
+    assert SERVED in message
 
 
 def test_what_is_said_to_be_served_is_what_is_served():
     paths = create_app().openapi()["paths"]
     served = {f"{method.upper()} {path}".replace("{name}", "{id}") for path in paths for method in paths[path]}
-    assert served == set(SERVED.replace(" and ", ", ").split(", "))
+    assert served == set(f"{SERVED}, {SERVED_OF_A1111}".replace(" and ", ", ").split(", "))
 
 
 def test_a_slash_at_the_end_changes_nothing(url):

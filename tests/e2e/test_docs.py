@@ -22,8 +22,13 @@ from tests.support.documents import ROOT, Block
 from tests.support.serving import Triton
 
 FRONT = re.compile(r"\S*triton-taylorseer front\b")  # stays in the foreground: the fixture starts it
-# Of docs/extending.md are parts of files: tests/test_docs.py puts them there.
-PROGRAMS = [block for block in BLOCKS if block.language == "python" and block.path.name != "extending.md"]
+# Of docs/extending.md are parts of files: tests/test_docs.py puts them there. Those of docs/clients need the libraries
+# of tests/clients/test_other_clients_python.py, which runs them.
+PROGRAMS = [
+    block
+    for block in BLOCKS
+    if block.language == "python" and block.path.name != "extending.md" and block.path.parent.name != "clients"
+]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def environment(triton: Triton) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def front(ports: Ports, folder: Path, environment: dict[str, str]) -> Iterator[None]:
     """The front, started by the documents' command, which is the same in all of them."""
-    (command,) = {each for block in SHELL for each in block.commands if FRONT.match(each)}
+    (command,) = {each for block in SHELL for each in block.commands if FRONT.match(each) and is_run(each)}
     process = subprocess.Popen(
         ["bash", "-c", f"exec {ports.replaced(command)}"], cwd=folder, env=environment, start_new_session=True
     )

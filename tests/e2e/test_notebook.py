@@ -25,12 +25,13 @@ def read() -> Any:
 
 
 @pytest.fixture(scope="module")
-def ran(triton: Triton) -> Any:
+def ran(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The notebook with the outputs of this server."""
     notebook = read()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TRITON_URL", triton.grpc_url)
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no ports
+        sockets = tmp_path_factory.mktemp("kernel") / "ipc"  # in place of ports
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(sockets))
         NotebookClient(notebook, km=kernel, timeout=120).execute(cwd=str(ROOT))
     return notebook
 

@@ -24,6 +24,7 @@ NOT_RUN = {
     r"(TAYLORSEER_EMOJI_ENGINE=\S+ )?triton-taylorseer serve": "stays in the foreground: tests/e2e/test_faults.py "
     "starts servers by it",
     r"(\w+=\S+ )*triton-taylorseer serve --model flux_dev": "needs a GPU and a download",
+    r"triton-taylorseer front --model": "stays in the foreground: tests/clients/test_other_clients.py starts fronts so",
     r"triton-taylorseer build": "needs a GPU, or compiles for minutes: tests/plugin/engines/tensorrt/",
     r"triton-taylorseer plan --memory": "takes half a minute: tests/plugin/cli/test_memory_tables.py",
     r"triton-taylorseer tune": "takes minutes, writes beside the weights: tests/plugin/building/test_tuning.py",

@@ -13,9 +13,12 @@ from markdown_it.token import Token
 
 from tests.support.paths import ROOT
 
-_OF_FOLDERS = [ROOT / folder / "README.md" for folder in ("examples", "training", "clients/typescript")]
+_OF_FOLDERS = [
+    ROOT / folder / "README.md"
+    for folder in ("examples", "training", "clients/typescript", "clients/python", "clients/comfyui")
+]
 # Whose commands are to be run; those of the folders have tests of their own, or need what is not here.
-WITH_COMMANDS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+WITH_COMMANDS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DOCUMENTS = [*WITH_COMMANDS, *_OF_FOLDERS]
 
 
