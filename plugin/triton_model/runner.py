@@ -98,7 +98,7 @@ class Runner:
 
     def _description(self) -> dict[str, Any]:
         tasks = [task.describe(self._config.limits.max_files) for task in self._architecture.tasks]
-        return {"pipeline": self._architecture.pipeline, "tasks": tasks}
+        return {"pipeline": self._architecture.pipeline, "tasks": tasks, "presets": [*self._config.presets]}
 
     def _take_in(self, request: Request, manner: Manner, sender: ResponseSender, arrived: float) -> None:
         """Accepts a request, in the intake's thread where it brings files."""

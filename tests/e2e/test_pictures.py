@@ -190,6 +190,8 @@ def test_what_a_model_takes_is_in_its_description(client):
         ("FluxImg2ImgPipeline", {"min": 1, "max": 1}, False),
         ("FluxInpaintPipeline", {"min": 1, "max": 1}, True),
     ]
+    saved = json.loads((REPOSITORY / "emoji/1/pipeline/cache_presets.json").read_text())
+    assert {*description["presets"]} == {"default", "paper", *saved}
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ class AsyncClient:
         return {name: value.string_value for name, value in answer.config.parameters.items()}
 
     async def description(self, *, timeout_s: float | None = DESCRIPTION_TIMEOUT_S) -> dict[str, Any]:
-        """What the model makes of pictures, as `Client.description` tells it.
+        """What the model can do, as `Client.description` tells it.
 
         Raises:
             GenerationError: an unknown model, or no server.

@@ -181,7 +181,7 @@ class Client:
         return {name: value.string_value for name, value in answer.config.parameters.items()}
 
     def description(self, *, timeout_s: float | None = DESCRIPTION_TIMEOUT_S) -> dict[str, Any]:
-        """What the model makes of pictures: `{"pipeline": …, "tasks": […]}`.
+        """What the model can do: `{"pipeline": …, "tasks": […], "presets": […]}`; presets by their names.
 
         Each task has the name of its `pipeline` in diffusers, how many pictures it takes
         (`"input_image": {"min": 1, "max": 1}`), whether it takes a mask (`mask_image`), and its default `strength`,

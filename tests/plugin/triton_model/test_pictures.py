@@ -128,6 +128,7 @@ def test_a_description_says_what_the_model_takes(triton, load_stream):
         "FluxImg2ImgPipeline",
         "FluxInpaintPipeline",
     ]
+    assert description["presets"] == ["default"]
     assert outcomes() == {}, "a question is no request"
 
 
