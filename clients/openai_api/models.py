@@ -26,7 +26,7 @@ async def healthz(front: FrontOf) -> Json:
 
 @router.get("/models")
 async def listed(front: FrontOf) -> Json:
-    """The served models, as OpenAI lists them, each with its `parameters` in Triton and its `tasks`."""
+    """The served models, as OpenAI lists them, each with its `parameters` in Triton, its `tasks` and its `presets`."""
     names = await front.models()
     return Json({"object": "list", "data": await asyncio.gather(*(_described(front, name, name) for name in names))})
 
@@ -39,14 +39,15 @@ async def retrieved(name: str, front: FrontOf) -> Json:
 
 async def _described(front: Front, name: str, model: str) -> dict[str, Any]:
     client = front.client(model)
-    parameters, tasks = await asyncio.gather(client.parameters(), _tasks(client))
-    own = {"parameters": parameters, "tasks": tasks}
+    parameters, description = await asyncio.gather(client.parameters(), _description(client))
+    told = {name: description.get(name, []) for name in ("tasks", "presets")}
+    own = {"parameters": parameters, **told}
     return {"id": name, "object": "model", "created": 0, "owned_by": "triton", **own}
 
 
-async def _tasks(client: AsyncClient) -> list[dict[str, Any]]:
-    """What the model can do with pictures; nothing where it does not tell."""
+async def _description(client: AsyncClient) -> dict[str, Any]:
+    """What the model tells of itself; nothing where it does not."""
     try:
-        return (await client.description(timeout_s=_DESCRIBED_S)).get("tasks", [])
+        return await client.description(timeout_s=_DESCRIBED_S)
     except GenerationError:
-        return []
+        return {}

@@ -205,12 +205,13 @@ def test_openais_names_of_edits_are_no_fields_of_generations():
 def test_models_tell_their_tasks():
     task = {"pipeline": "FluxImg2ImgPipeline", "input_image": {"min": 1, "max": 1}, "mask_image": False}
     with (
-        fake_triton(description={**DESCRIPTION, "tasks": [task]}) as triton,
+        fake_triton(description={**DESCRIPTION, "tasks": [task], "presets": ["paper"]}) as triton,
         running_front(triton) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
         (model,) = client.models.list()
         assert model.tasks == [task]
+        assert model.presets == ["paper"]
         assert client.models.retrieve("emoji").tasks == [task]
         assert model.parameters == {"max_size": "128"}
 
@@ -221,7 +222,7 @@ def test_a_model_that_does_not_tell_is_listed_without_tasks():
         running_front(triton) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
-        assert [(model.id, model.tasks) for model in client.models.list()] == [("emoji", [])]
+        assert [(model.id, model.tasks, model.presets) for model in client.models.list()] == [("emoji", [], [])]
 
 
 def test_nor_does_one_that_hangs_keep_the_list_waiting(client, monkeypatch):
