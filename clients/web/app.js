@@ -1,96 +1,39 @@
-// The page's form: what the models take, and what is sent. The other files hold what it is made of.
+// The page's form: what is sent, and what comes back into it. The other files hold what it is made of.
 
-import { call, Refused } from "./http.js";
-import { isMasked, maskFile, offerMask, whenMaskChanged } from "./mask.js";
-import { add, pictures, takeAtMost, whenChanged } from "./pictures.js";
-import { start } from "./runs.js";
+import { isMasked, maskFile, offerMask, takeMask, whenMaskChanged } from "./mask.js";
+import { chooseModel, chosenModel, findModels, whenModelChanged, whyNoModel } from "./models.js";
+import { whenDecided } from "./offers.js";
+import { add, pictures, replace, takeAtMost, takeOutFile, whenChanged } from "./pictures.js";
+import { randomSeed, restore, start, whenAsked } from "./runs.js";
+import { defaultsOf, enter, entered, isSet, show, showModelsSettings, showShapes } from "./settings.js";
 import { mostPictures, taskFor, whyNot } from "./tasks.js";
-import { say } from "./telling.js";
+import { say, tell } from "./telling.js";
+
+const MAX_SEED = 2n ** 63n - 1n; // above 2^53 a number of JavaScript would be another seed
+const WIDE = "(min-width: 60em)";
 
 const form = document.querySelector("#form");
 const runs = document.querySelector("#runs");
-const server = document.querySelector("#server");
-const unlock = document.querySelector("#unlock");
 const inputs = document.querySelector("#inputs");
-const models = new Map(); // name -> { parameters, tasks }
-const NUMBERS = new Set(["num_inference_steps", "guidance_scale", "width", "height", "num_frames", "class_label", "strength",
-  "cache_interval", "cache_order", "cache_warmup_steps", "cache_max_error", "deadline_ms"]);
-const MAX_SEED = 2n ** 63n - 1n; // above 2^53 a number of JavaScript would be another seed
 
-// Models
-
-async function findModels() {
-  unlock.hidden = true;
-  try {
-    const { data } = await (await call("/v1/models")).json();
-    models.clear();
-    for (const { id, parameters, tasks } of data) models.set(id, { parameters, tasks: tasks ?? [] });
-    form.model.replaceChildren(...data.map(({ id }) => new Option(id)));
-    server.textContent = data.length ? `${data.length === 1 ? "1 model is" : `${data.length} models are`} ready` : "No model is ready.";
-    showModel();
-  } catch (error) {
-    unlock.hidden = error.status !== 401;
-    server.textContent = error instanceof Refused ? error.message : "The server cannot be reached.";
-  }
-}
+// What the model takes
 
 function showModel() {
-  if (!models.has(form.model.value)) return;
-  const { parameters, tasks } = chosenModel();
-  const defaults = { num_inference_steps: "50", guidance_scale: "3.5", num_frames: "1" };
-  for (const [name, fallback] of Object.entries(defaults)) form[name].placeholder = parameters[name] ?? fallback;
-  showBounds(parameters);
-  show("prompt", parameters.takes_prompt !== "false");
-  show("class_label", parameters.takes_prompt === "false");
-  show("num_frames", Number(parameters.max_frames ?? 1) > 1);
-  showPresets(parameters);
+  const { tasks } = chosenModel();
   const most = mostPictures(tasks);
+  showModelsSettings(chosenModel());
   takeAtMost(most);
   inputs.hidden = inputs.disabled = most === 0;
   runs.classList.toggle("ends", most === 0); // no result can be used as an input
   showPictures();
 }
 
-function chosenModel() {
-  return models.get(form.model.value) ?? { parameters: {}, tasks: [] };
-}
-
-function showBounds(parameters) {
-  const size = { min: parameters.min_size ?? 16, max: parameters.max_size ?? 2048, step: parameters.size_multiple ?? 16 };
-  const bounds = {
-    width: size,
-    height: size,
-    num_inference_steps: { max: parameters.max_steps ?? 1000 },
-    num_frames: { max: parameters.max_frames ?? 1, step: parameters.frames_multiple ?? 4 },
-    class_label: { max: (parameters.num_classes ?? 1000) - 1 },
-    prompt: { maxLength: parameters.max_prompt_bytes ?? 8192 },
-    negative_prompt: { maxLength: parameters.max_prompt_bytes ?? 8192 },
-  };
-  for (const [name, limits] of Object.entries(bounds)) Object.assign(form[name], limits);
-}
-
-function showPresets(parameters) {
-  const presets = Object.keys(parameters).filter((name) => name.startsWith("cache_preset_")).map((name) => name.slice(13));
-  const chosen = parameters.cache_preset ? [parameters.cache_preset] : [];
-  const names = [...new Set(["default", "paper", ...presets, ...chosen])];
-  document.querySelector("#presets").replaceChildren(...names.map((name) => new Option(name)));
-}
-
-function show(field, visible) {
-  form.querySelector(`[data-for=${field}]`).hidden = !visible;
-  form[field].disabled = !visible; // what is not seen is not sent, and keeps nobody from sending
-}
-
-// What follows from the pictures in the form
-
-let given = []; // the pictures that are in it
+let given = []; // the pictures that are in the form
 
 function showPictures() {
-  const { parameters, tasks } = chosenModel();
   const used = inputs.hidden ? [] : given;
-  offerMask(used.length && taskFor(tasks, used.length, true) ? used[0] : null);
-  form.width.placeholder = used[0]?.width ?? parameters.width ?? "1024";
-  form.height.placeholder = used[0]?.height ?? parameters.height ?? "1024";
+  offerMask(used.length && taskFor(chosenModel().tasks, used.length, true) ? used[0] : null);
+  showShapes(used[0]);
   showStrength();
 }
 
@@ -102,20 +45,26 @@ function showStrength() {
   document.querySelector("#strength-number").textContent = Number(form.strength.value).toFixed(2);
 }
 
-/** Whether a slider was moved. Until then the model's own value holds, which may lie between two of the slider's. */
-function isSet(slider) {
-  return slider.dataset.set !== undefined;
+// What is sent
+
+async function send() {
+  const used = inputs.hidden ? [] : await pictures();
+  const fields = fieldsOf(used);
+  const problem = problemOf(fields, used);
+  if (problem) return say(problem);
+  try {
+    const job = { pictures: used, mask: maskFile(), defaults: defaultsOf(chosenModel()) };
+    const seeds = Array.from({ length: Number(form.count.value) }, (_, i) => fields.seed + BigInt(i));
+    start(seeds.map((seed) => ({ ...job, fields: { ...fields, seed } })), form.compare.checked);
+    if (!matchMedia(WIDE).matches) bring(runs); // where the form is above the pictures
+  } catch (error) {
+    say(error.message);
+  }
 }
 
-// Requests
-
 function fieldsOf(used) {
-  const fields = {};
-  for (const [name, text] of new FormData(form)) {
-    if (text === "" || name === "compare" || (name === "strength" && !isSet(form.strength))) continue;
-    fields[name] = NUMBERS.has(name) ? Number(text) : text;
-  }
-  fields.seed = BigInt(fields.seed ?? Math.floor(Math.random() * 1e9)); // the same for both pictures of a pair
+  const { seed, ...fields } = entered();
+  fields.seed = seed === undefined ? randomSeed() : BigInt(seed); // the same for both pictures of a comparison
   return used.length ? sizedLike(fields) : sized(fields);
 }
 
@@ -133,50 +82,83 @@ function sizedLike(fields) {
 function problemOf(fields, used) {
   const needed = form.prompt.disabled ? "class_label" : "prompt";
   const { tasks } = chosenModel();
+  const most = MAX_SEED - BigInt(form.count.value) + 1n;
   if (fields[needed] === undefined) return needed === "prompt" ? "Enter a prompt." : "Enter a class label.";
-  if (fields.seed > MAX_SEED) return `Seed must be at most ${MAX_SEED}.`;
+  if (fields.seed > most) return `Seed must be at most ${most}.`;
   if (tasks.length && !taskFor(tasks, used.length, isMasked())) return whyNot(tasks, used.length, isMasked());
   return "";
 }
 
-async function send() {
-  const used = inputs.hidden ? [] : await pictures();
-  const fields = fieldsOf(used);
-  const problem = problemOf(fields, used);
-  if (problem) return say(problem);
-  try {
-    start({ fields, pictures: used, mask: maskFile() }, form.compare.checked, useAsInput);
-  } catch (error) {
-    say(error.message);
-  }
+// What comes back
+
+/** Puts the settings of a picture into the form, with the pictures and the mask that it was made from. */
+async function reuse({ fields, pictures: before, mask, sources }) {
+  say("");
+  await enterSettings(fields.model, fields, sources, before);
+  if (mask && before.length) await takeMask(mask);
+  showStrength();
+  toForm();
+}
+
+async function enterSettings(model, fields, sources, before) {
+  const isReady = chooseModel(model);
+  enter(fields);
+  await replace(before);
+  showPictures();
+  if (!isReady && model) say(`${model} is not ready here: its settings are in the form of another model.`);
+  else if (sources.length > before.length) say(`It was made from ${sources.join(", ")}: choose that again.`);
+  tell("The settings are in the form");
 }
 
 async function useAsInput(file) {
-  await add([file]);
+  await add([file], false);
+  toForm();
+}
+
+function bring(element) {
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  form.scrollIntoView({ behavior: still ? "instant" : "smooth" });
-  form.querySelector("[data-for]:not([hidden]) input").focus({ preventScroll: true });
+  element.scrollIntoView({ behavior: still ? "instant" : "smooth" });
+}
+
+function toForm() {
+  bring(form);
+  form.querySelector("[data-for]:not([hidden]) :is(input, textarea)").focus({ preventScroll: true });
 }
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   say("");
-  await found;
-  if (!models.size) await (found = findModels()); // perhaps it has them now, or a key
-  if (!models.size) return void say(server.textContent);
-  await send();
+  const why = await whyNoModel();
+  if (why) say(why);
+  else await send();
+});
+form.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || event.isComposing) return;
+  event.preventDefault();
+  if (!event.repeat) form.requestSubmit();
 });
 // A field that keeps the form from being sent must be seen.
-form.addEventListener("invalid", ({ target }) => target.closest("details")?.setAttribute("open", ""), true);
-form.model.addEventListener("change", showModel);
+form.addEventListener("invalid", ({ target }) => {
+  for (let each = target.closest("details"); each; each = each.parentElement.closest("details")) each.open = true;
+}, true);
 form.strength.addEventListener("input", () => {
   form.strength.dataset.set = "";
   showStrength();
 });
+whenModelChanged(showModel);
 whenMaskChanged(showStrength);
 whenChanged((pictures) => {
   given = pictures;
   showPictures();
 });
-unlock.addEventListener("click", () => { found = findModels(); });
-let found = findModels();
+whenDecided(async (settings, file) => {
+  if (settings) {
+    takeOutFile(file); // what it was made from is another picture
+    await enterSettings(settings.model, settings.fields, settings.sources, []);
+  }
+  toForm();
+});
+whenAsked({ reuse, edit: useAsInput });
+document.querySelector("#settings").open = matchMedia(WIDE).matches;
+findModels();
+restore();

@@ -1,9 +1,13 @@
 // Two pictures one over the other, and a slider between them.
 
-const ALIKE = 0.1; // logarithm of the ratio of two shapes; a picture whose shape differs by more is not stretched
+const ALIKE = 0.1; // a picture whose shape differs by more is not stretched
 
-/** Puts the picture from before under the result in its frame. */
-export function compare(frame, before, result, title) {
+/**
+ * Puts the picture from before under the result in its frame.
+ *
+ * shapes: logarithm of the ratio of their shapes.
+ */
+export function compare(frame, before, result, title, shapes) {
   const slider = document.createElement("input");
   Object.assign(slider, { type: "range", min: 0, max: 100, value: 50, className: "divider" });
   slider.setAttribute("aria-label", `Before and after: ${title}`);
@@ -16,14 +20,10 @@ export function compare(frame, before, result, title) {
   before.alt = `${title}, before`;
   before.classList.add("before");
   before.classList.toggle("small", result.classList.contains("small")); // both are drawn the same way
-  before.classList.toggle("whole", Math.abs(Math.log(shape(before) / shape(result))) > ALIKE);
+  before.classList.toggle("whole", Math.abs(shapes) > ALIKE);
   frame.classList.add("compared");
   frame.prepend(before);
   frame.append(sign("before"), sign("after"), slider);
-}
-
-function shape({ naturalWidth, naturalHeight }) {
-  return naturalWidth / naturalHeight;
 }
 
 function sign(text) {

@@ -1,10 +1,12 @@
 // Requests to the server, with the key that it may ask for, and the events of its streams.
 
-/** The server's own sentence about what it does not do. */
+const SILENT_MS = 60_000; // a stream sends something at least every 15 seconds; in silence its connection is gone
+
+/** The server's own sentence about what it does not do; `retryMs` says after how long it may, if that was told. */
 export class Refused extends Error {
-  constructor(message, status) {
+  constructor(message, { status, retryMs } = {}) {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, retryMs });
   }
 }
 
@@ -20,24 +22,42 @@ export async function call(path, options = {}) {
       if (await askForKey(key ? "The server does not accept this key." : "")) continue;
     }
     const answer = await response.json().catch(() => null);
-    throw new Refused(answer?.error?.message ?? `The server answered ${response.status}.`, response.status);
+    const told = { status: response.status, retryMs: retryMsOf(response.headers) };
+    throw new Refused(answer?.error?.message ?? `The server answered ${response.status}.`, told);
   }
+}
+
+function retryMsOf(headers) {
+  const [ms, seconds] = ["retry-after-ms", "retry-after"].map((name) => Number.parseFloat(headers.get(name)));
+  return [ms, 1000 * seconds].find((time) => time > 0);
 }
 
 /** The events of a stream: server-sent events in the body of a POST, which EventSource cannot read. */
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const data = block.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6)).join("\n");
-      if (data) yield JSON.parse(data);
+  try {
+    for (;;) {
+      const { value, done } = await unlessSilent(reader.read());
+      if (done) return;
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const data = block.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6)).join("\n");
+        if (data) yield JSON.parse(data);
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // so that the server hears of it
   }
+}
+
+async function unlessSilent(reading) {
+  let timer;
+  const silence = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error("silence")), SILENT_MS);
+  });
+  return Promise.race([reading, silence]).finally(() => clearTimeout(timer));
 }
 
 let asking = null; // one dialog for all calls that wait for the key

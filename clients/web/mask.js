@@ -1,6 +1,6 @@
 // The mask: what of the first picture is to be repainted, drawn over it at its full resolution.
 
-import { fileOf, imageOf } from "./pictures.js";
+import { imageOf } from "./pictures.js";
 import { tell } from "./telling.js";
 
 const COLOURS = ["#e0218a", "#fff"]; // stripes, seen over every picture; style.css makes them translucent
@@ -23,6 +23,7 @@ let changed = () => {};
 const COVERS = {
   stroke: (before) => (before === "all" ? "all" : "some"),
   rectangle: (before) => (before === "all" ? "all" : "some"),
+  stencil: (before) => (before === "all" ? "all" : "some"),
   all: () => "all",
   clear: () => "none",
   invert: (before) => ({ none: "all", some: "some", all: "none" })[before],
@@ -30,6 +31,7 @@ const COVERS = {
 const DRAW = {
   stroke: (context, { points, size }) => points.forEach((point, i) => line(context, points[i - 1] ?? point, point, size)),
   rectangle: (context, { left, top, across, down }) => context.fillRect(left, top, across, down),
+  stencil: (context, { shape }) => context.drawImage(cutOut(shape), 0, 0),
   all: (context) => context.fillRect(0, 0, canvas.width, canvas.height),
   clear: (context) => context.clearRect(0, 0, canvas.width, canvas.height),
   invert: (context) => {
@@ -67,7 +69,8 @@ export function maskFile() {
   if (!isMasked()) return null;
   const address = addressOf(canvas);
   if (!address) throw new Error(`This browser cannot make a mask of ${canvas.width} x ${canvas.height} pixels.`);
-  return fileOf(address.split(",")[1], "mask.png", "image/png");
+  const bytes = Uint8Array.from(atob(address.split(",")[1]), (letter) => letter.charCodeAt(0));
+  return new File([bytes], "mask.png", { type: "image/png" });
 }
 
 /** Its data URL, empty if the browser has no room for it. At once: toBlob waits until the browser has nothing to do. */
@@ -87,6 +90,24 @@ function transparentWhereMasked(width, height) {
   // Edges are smooth on the page, and sharp in the file.
   for (let i = 0; i < pixels.length; i++) pixels[i] = pixels[i] >>> 24 < 128 ? 0xff000000 : 0;
   return image;
+}
+
+/** Draws a mask again that `maskFile` made, for the picture that is in the form. */
+export async function takeMask(file) {
+  const shape = await createImageBitmap(file);
+  if (picture && shape.width === canvas.width && shape.height === canvas.height) add({ kind: "stencil", shape });
+}
+
+/** The stripes where a mask is transparent. */
+function cutOut(shape) {
+  const { width, height } = canvas;
+  const copy = Object.assign(document.createElement("canvas"), { width, height });
+  const context = copy.getContext("2d");
+  context.fillStyle = stripes;
+  context.fillRect(0, 0, width, height);
+  context.globalCompositeOperation = "destination-out";
+  context.drawImage(shape, 0, 0);
+  return copy;
 }
 
 function covered() {

@@ -1,5 +1,7 @@
 // The pictures that a request begins with: chosen, dropped, pasted, or taken from a result.
 
+import { settingsIn } from "./metadata.js";
+import { offer, withdraw } from "./offers.js";
 import { say, tell } from "./telling.js";
 
 const MB = 2 ** 20;
@@ -34,16 +36,37 @@ export function takeAtMost(count) {
   choose.textContent = count > 1 ? "Choose pictures" : "Choose a picture";
 }
 
-/** Puts pictures into the form. Where it takes one, the new one replaces the old. */
-export function add(given) {
+/**
+ * Puts pictures into the form. Where it takes one, the new one replaces the old.
+ *
+ * offers: whether settings in their files are offered to the form.
+ */
+export function add(given, offers = true) {
   say("");
   const list = [...given]; // the browser's own list is emptied as its event ends
-  reading = reading.then(() => addNow(list));
+  reading = reading.then(() => addNow(list, offers));
   return reading;
 }
 
-async function addNow(given) {
-  if (!most) return say("This model takes no pictures.");
+/** Puts these in place of all that the form has, as they were read before. */
+export function replace(pictures) {
+  reading = reading.then(() => {
+    chosen.splice(0, Infinity, ...pictures.slice(0, most));
+    refresh();
+  });
+  return reading;
+}
+
+/** Takes a file out of the form if it is in it. */
+export function takeOutFile(file) {
+  const picture = chosen.find((each) => each.file === file);
+  if (picture) chosen.splice(chosen.indexOf(picture), 1);
+  refresh();
+}
+
+async function addNow(given, offers) {
+  const offered = offers ? await offerSettings(given) : "";
+  if (!most) return offered || say("This model takes no pictures.");
   const read = await Promise.allSettled(given.map(pictureIn));
   const good = read.filter(({ value }) => value).map(({ value }) => value);
   const problems = read.filter(({ reason }) => reason).map(({ reason }) => reason.message);
@@ -57,8 +80,19 @@ async function addNow(given) {
   }
   chosen.push(...fitting);
   say(problems.join(" "));
-  if (fitting.length) tell(fitting.map(({ file, width, height }) => `${file.name}, ${width} by ${height} pixels, is in the form`).join("; "));
+  const news = fitting.map(({ file, width, height }) => `${file.name}, ${width} by ${height} pixels, is in the form`);
+  if (offered && fitting.length) tell([...news, offered].join("; "));
+  else if (news.length) tell(news.join("; "));
   refresh();
+}
+
+/** What is told of the settings that one of the files has, which are offered; empty if none has some. */
+async function offerSettings(files) {
+  for (const file of files) {
+    const settings = file.type === "image/png" && file.size <= MAX_MB * MB && (await settingsIn(file));
+    if (settings) return offer(file, settings);
+  }
+  return "";
 }
 
 function inMB(bytes) {
@@ -90,10 +124,6 @@ export function imageOf(file, alt) {
   return image;
 }
 
-export function fileOf(base64, name, type) {
-  return new File([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], name, { type });
-}
-
 function refresh() {
   thumbs.replaceChildren(...chosen.map(thumbOf));
   changed();
@@ -113,6 +143,7 @@ function thumbOf(picture) {
 function takeOut(picture) {
   const place = chosen.indexOf(picture);
   chosen.splice(place, 1);
+  withdraw(picture.file);
   refresh();
   tell(`${picture.file.name} is removed`);
   const buttons = thumbs.querySelectorAll("button");
@@ -127,7 +158,7 @@ files.addEventListener("change", () => {
 
 document.addEventListener("paste", (event) => {
   const data = event.clipboardData;
-  const isText = event.target.closest?.("input") && data.types.includes("text/plain"); // office programs copy both
+  const isText = event.target.closest?.("input, textarea") && data.types.includes("text/plain"); // office programs copy both
   if (!data.files.length || isText) return;
   event.preventDefault();
   add(data.files);

@@ -1,219 +1,302 @@
-// Requests on their way: one figure for each, with its progress and its result; and the comparison of two.
+// The pictures of the page: asked for, made in their turn, kept, and shown again after a reload.
 
-import { compare } from "./compare.js";
-import { call, events, Refused } from "./http.js";
-import { fileOf, imageOf } from "./pictures.js";
+import { discard, fit, newCard, showDone, showFailure, showPicture, showPreview, showStep, showWorking } from "./cards.js";
+import { isSure } from "./dialogs.js";
+import { forget, forgetAll, keep, kept } from "./history.js";
+import { Refused } from "./http.js";
+import { jsonOf, withSettings } from "./metadata.js";
 import { psnr } from "./psnr.js";
-import { announcer } from "./telling.js";
+import { made } from "./requests.js";
+import { announcer, tell } from "./telling.js";
+import { inTurn } from "./turns.js";
+import { placeInQueue, verdict } from "./words.js";
+
+const CACHE_OFF = { cache_interval: 1 };
+const MOST_KEPT_BYTES = 4 * 2 ** 20; // of the pictures that an entry was made from; larger ones are kept by name
+const KEEPS_NONE = "This browser keeps no pictures for this page: they are gone after a reload.";
+const HINT = /(: try again in [\d.]+ s)?\.?$/;
 
 const runs = document.querySelector("#runs");
-const CACHE_OFF = { cache_interval: 1 };
+const cards = document.querySelector("#cards");
+const generate = document.querySelector("#generate");
+const stop = document.querySelector("#stop");
+const clear = document.querySelector("#clear");
 
-let turn = Promise.resolve(); // pictures are made one after the other: side by side they would share the time that is compared
+const figures = new Set(); // all on the page
+let keeps = true; // whether this browser keeps pictures
+let latest = 0; // when the last ones were asked for
+let asked = { reuse() {}, edit() {} };
 
-function inTurn(work) {
-  const mine = turn.then(work);
-  turn = mine.catch(() => {});
-  return mine;
+/** What the form does for a picture: `reuse` its entry, or `edit` its file. */
+export function whenAsked(listeners) {
+  asked = listeners;
 }
+
+// What is asked for
 
 /**
- * Makes a picture, or two to compare.
+ * Makes pictures.
  *
- * job: { fields, pictures, mask }, fields as of the API without a stream's, mask a File or null.
- * both: whether also with the cache off.
- * reuse: called with the File of a result that is wanted as an input.
+ * jobs: [{ fields, pictures, mask, defaults }], fields as of the API without a stream's, pictures { file, width, height }, mask
+ *   a File or null, defaults the model's own of what the fields leave out.
+ * both: whether each also with the cache off, to compare.
  */
-export async function start(job, both, reuse) {
-  const { fields } = job;
-  const article = document.querySelector("#run").content.firstElementChild.cloneNode(true);
-  const details = document.createElement("small");
-  details.textContent = ` ${detailsOf(job)}`;
-  article.querySelector("h2").append(subjectOf(fields), details);
-  const pair = article.querySelector(".pair");
-  runs.prepend(article);
-  document.querySelector("#empty").hidden = true;
-  // With a schedule of its own an interval of 1 would not turn the cache off.
-  const uncached = { ...withoutCache(fields), ...CACHE_OFF };
-  const kinds = both ? [["cache off", uncached], ["cache on", fields]] : [["", fields]];
-  const [off, on] = await Promise.all(kinds.map(([name, settings]) => run(pair, name, { ...job, fields: settings }, reuse)));
-  if (on && off && !on.video) tellDistance(on, off);
-}
-
-function tellDistance(on, off) {
-  const distance = psnr(on.image, off.image);
-  const faster = off.report.denoise_s / on.report.denoise_s;
-  on.state.textContent += Number.isFinite(distance)
-    ? `; PSNR ${distance.toFixed(1)} dB to the uncached picture, denoised ${faster.toFixed(1)} times as fast`
-    : "; identical to the uncached picture";
-  on.tell(`done, ${on.state.textContent}`);
-}
-
-function subjectOf(fields) {
-  return fields.prompt ?? `class ${fields.class_label}`;
-}
-
-function detailsOf({ fields, pictures, mask }) {
-  const [first, ...more] = pictures.map(({ file }) => file.name);
-  const source = first && `from ${first}${more.length ? ` and ${more.length} more` : ""}${mask ? " with a mask" : ""}`;
-  return [source, fields.size, `seed ${fields.seed}`].filter(Boolean).join(", ");
-}
-
-function withoutCache(fields) {
-  return Object.fromEntries(Object.entries(fields).filter(([name]) => !name.startsWith("cache_")));
-}
-
-// One request
-
-async function run(pair, name, job, reuse) {
-  const title = [subjectOf(job.fields), name].filter(Boolean).join(", ");
-  const figure = newFigure(name, title);
-  figure.tell = announcer(title);
-  fit(figure, job.fields.size ?? `${job.pictures[0].width}x${job.pictures[0].height}`);
-  const before = job.pictures.length ? imageOf(job.pictures[0].file, "") : null; // now, as the form may lose it
-  pair.append(figure.element);
-  const stopping = new AbortController();
-  figure.cancel.addEventListener("click", () => stopping.abort());
-  const given_up = new Promise((_, reject) => {
-    stopping.signal.addEventListener("abort", () => reject(stopping.signal.reason), { once: true });
+export function start(jobs, both) {
+  const started = (latest = Math.max(Date.now(), latest + 1));
+  const news = announcer(jobs.length);
+  const begun = jobs.map((job, place) => {
+    const entries = both ? pairOf(job, started, 2 * place) : [entryOf(job, started, place, "")];
+    return show(entries);
   });
-  const work = async () => finish(figure, await made(figure, job, stopping.signal), { title, name, job, before, reuse });
+  cards.prepend(...begun.map(({ article }) => article));
+  for (const { figures: [...list] } of begun) {
+    for (const figure of list) make(figure, both ? announcer(1) : news);
+  }
+}
+
+function pairOf(job, started, place) {
+  // With a schedule of its own an interval of 1 would not turn the cache off.
+  const others = Object.entries(job.fields).filter(([name]) => !name.startsWith("cache_"));
+  const uncached = { ...job, fields: { ...Object.fromEntries(others), ...CACHE_OFF } };
+  return [entryOf(uncached, started, place, "cache off", place), entryOf(job, started, place + 1, "cache on", place)];
+}
+
+/** An entry: all that is known of a picture. The `id` orders them: the latest first, those of one request by their seed. */
+function entryOf({ fields, pictures, mask, defaults }, started, place, kind, pair = null) {
+  const [sources, first] = [pictures.map(({ file }) => file.name), pictures[0]];
+  const size = fields.size ?? `${first.width}x${first.height}`;
+  return { id: [started, -place, Math.random()], kind, pair, fields, pictures, mask, masked: mask !== null, sources, defaults, size };
+}
+
+function show(entries) {
+  const card = newCard(entries, DOES);
+  for (const figure of card.figures) {
+    Object.assign(figure, { article: card.article, quiet: entries.length > 1 });
+    figures.add(figure);
+    figure.details.querySelector(".copy").addEventListener("click", () => copySettings(figure));
+    figure.details.querySelector(".copy").hidden = !navigator.clipboard; // browsers have it on https and on this machine
+  }
+  showBar();
+  return card;
+}
+
+async function copySettings({ entry, title }) {
+  await navigator.clipboard.writeText(jsonOf(entry));
+  tell(`The settings of ${title} are copied`);
+}
+
+const DOES = {
+  cancel: (figure) => figure.stop(),
+  retry: (figure) => make(figure, announcer(1)),
+  reuse: ({ entry }) => asked.reuse(entry),
+  vary: ({ entry }) => start([{ ...entry, fields: { ...entry.fields, seed: randomSeed() } }], false),
+  edit: ({ entry, buttons }) => asked.edit(new File([entry.blob], buttons.save.download, { type: entry.type })),
+  remove: (figure) => {
+    leave(figure);
+    store(() => forget(figure.entry.id));
+    tell(`${figure.title} is deleted`);
+  },
+};
+
+export function randomSeed() {
+  return BigInt(Math.floor(Math.random() * 1e9));
+}
+
+// How it is made
+
+async function make(figure, news) {
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  figure.stop = () => stopping.abort();
+  showWorking(figure, "waits for its turn");
+  showBar();
   try {
-    return await Promise.race([inTurn(work), given_up]);
+    await untilAllowed(figure, signal);
+    await inTurn(() => receive(figure, signal, news), { quiet: figure.quiet, signal });
+    settle(figure, news);
   } catch (error) {
-    return fail(figure, error);
-  } finally {
-    putAway(figure.cancel, figure.element);
+    fail(figure, error);
+    news.end(figure.title, figure.state.textContent);
   }
+  figure.stop = null;
+  showBar();
 }
 
-function newFigure(name, title) {
-  const element = document.querySelector("#picture").content.firstElementChild.cloneNode(true);
-  const parts = { frame: ".frame", image: "img", video: "video", bar: "progress", state: ".state", cancel: ".cancel",
-    save: ".save", reuse: ".reuse" };
-  const figure = Object.fromEntries(Object.entries(parts).map(([part, selector]) => [part, element.querySelector(selector)]));
-  element.querySelector("strong").textContent = name;
-  figure.image.alt = title;
-  for (const [part, verb] of [["bar", ""], ["cancel", "Cancel "], ["save", "Save "], ["reuse", "Use as input: "]]) {
-    figure[part].setAttribute("aria-label", `${verb}${title}`);
-  }
-  return { ...figure, element };
+/** Waits as long as the server has asked for. */
+function untilAllowed({ retryAt = 0, state }, signal) {
+  const ms = retryAt - Date.now();
+  if (ms <= 0) return Promise.resolve();
+  state.textContent = `is sent again in ${Math.ceil(ms / 1000)} s`;
+  return new Promise((resolve, reject) => {
+    setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
 }
 
-/** Gives the figure the shape of its picture. */
-function fit({ element, image }, size) {
-  const [width, height] = size.split("x").map(Number);
-  element.style.setProperty("--ratio", `${width} / ${height}`);
-  element.style.setProperty("--width", `${width}px`);
-  image.classList.toggle("small", Math.max(width, height) <= 128);
-}
-
-/** The last event of the request, its result shown. */
-async function made(figure, job, signal) {
-  signal.throwIfAborted(); // while it waited for its turn
+async function receive(figure, signal, news) {
+  let told = false;
   figure.state.textContent = "waiting";
-  figure.tell("started");
-  const [path, options] = requestOf(job);
-  const response = await call(path, { method: "POST", ...options, signal });
-  for await (const event of events(response)) {
-    signal.throwIfAborted(); // what is on its way no longer counts
-    if (event.error) throw new Refused(event.error.message);
-    const kind = event.type.split(".")[1];
+  news.begin(figure.title);
+  for await (const event of made(figure.entry, signal)) {
     if (event.size) fit(figure, event.size);
-    if (kind === "progress") showStep(figure, event);
-    else if (kind === "partial_image") showPreview(figure, event);
-    else if (kind === "completed") {
-      await showResult(figure, event);
-      signal.throwIfAborted();
-      return event;
+    const kind = event.type.split(".")[1];
+    if (kind === "partial_image") showPreview(figure, event);
+    else if (kind === "completed") await complete(figure, event, signal);
+    else if (event.queue_position >= 1) showPlace(figure, event.queue_position, news);
+    else if (event.num_steps > 0) {
+      showStep(figure, event);
+      if (!told && 2 * event.step >= event.num_steps && event.step < event.num_steps) {
+        told = true;
+        news.half(figure.title);
+      }
     }
   }
-  throw new Refused("The connection ended before the picture was done.");
 }
 
-function requestOf({ fields, pictures, mask }) {
-  const all = { ...fields, stream: true, progress: true, partial_images: 3 };
-  if (pictures.length) return ["/v1/images/edits", { body: formOf(all, pictures, mask) }];
-  return ["/v1/images/generations", { headers: { "Content-Type": "application/json" }, body: jsonOf(all) }];
+function showPlace({ state, title }, position, news) {
+  state.textContent = placeInQueue(position);
+  news.queue(title, state.textContent);
 }
 
-function formOf(fields, pictures, mask) {
-  const body = new FormData();
-  for (const { file } of pictures) body.append(pictures.length > 1 ? "image[]" : "image", file);
-  if (mask) body.append("mask", mask);
-  for (const [name, value] of Object.entries(fields)) body.append(name, value);
-  return body;
+async function complete(figure, { b64_json, output_format, size, report }, signal) {
+  const { entry } = figure;
+  const type = output_format === "mp4" ? "video/mp4" : `image/${output_format}`;
+  const finished = { ...entry, report, type, size: size ?? entry.size, made: Date.now() };
+  const bytes = Uint8Array.from(atob(b64_json), (letter) => letter.charCodeAt(0));
+  figure.entry = { ...finished, blob: new Blob(withSettings(bytes, finished), { type }) };
+  await showPicture(figure).catch(() => { throw new Refused("The browser cannot show the picture."); });
+  signal.throwIfAborted();
 }
 
-/** The JSON of a request: its seed is exact, which JSON.stringify cannot write. */
-function jsonOf({ seed, ...fields }) {
-  return JSON.stringify(fields).replace("{", `{"seed":${seed},`);
+function settle(figure, news) {
+  showDone(figure);
+  const found = judge(figure.article);
+  news.end(figure.title, `done, ${figure.state.textContent}${found ? `. ${found}` : ""}`);
+  for (const each of found ? figuresIn(figure.article) : [figure]) store(() => keepFigure(each));
 }
 
-// What a figure shows
-
-function showStep({ bar, state, tell }, { step, num_steps }) {
-  bar.value = step / num_steps;
-  state.textContent = `step ${step} of ${num_steps}`;
-  tell.step(step, num_steps);
-}
-
-function showPreview({ image }, { b64_json }) {
-  image.classList.add("unfinished");
-  image.src = `data:image/png;base64,${b64_json}`;
-  image.hidden = false;
-}
-
-async function showResult({ image, video }, event) {
-  const moving = event.output_format === "mp4";
-  const target = moving ? video : image;
-  image.classList.remove("unfinished");
-  image.hidden = moving;
-  target.src = `data:${typeOf(event)};base64,${event.b64_json}`;
-  target.hidden = false;
-  if (!moving) await image.decode();
-}
-
-function typeOf({ output_format }) {
-  return output_format === "mp4" ? "video/mp4" : `image/${output_format}`;
-}
-
-function finish(figure, event, { title, name, job, before, reuse }) {
-  const { element, frame, image, state, tell, save } = figure;
-  const video = event.output_format === "mp4";
-  const { report } = event;
-  element.classList.add("done");
-  figure.bar.hidden = true;
-  state.textContent = [
-    `${report.total_s.toFixed(2)} s, ${report.full_steps.length} of ${report.num_steps} steps full`,
-    ...(report.warnings ?? []),
-  ].join("; ");
-  const words = [subjectOf(job.fields).slice(0, 40), name, job.fields.seed].join("-");
-  save.href = `data:${typeOf(event)};base64,${event.b64_json}`;
-  save.download = `${words.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-/, "")}.${event.output_format}`;
-  save.hidden = false;
-  figure.reuse.hidden = video;
-  figure.reuse.addEventListener("click", () => reuse(fileOf(event.b64_json, save.download, typeOf(event))));
-  if (before && !video) before.decode().then(() => compare(frame, before, image, title), () => {});
-  tell(`done, ${state.textContent}`);
-  return { report, image, state, tell, video };
-}
-
-function fail({ element, bar, state, tell }, error) {
+function fail(figure, error) {
   const cancelled = error.name === "AbortError";
-  state.textContent = cancelled ? "cancelled" : error instanceof Refused ? error.message : "The server cannot be reached.";
-  tell(state.textContent);
-  element.classList.toggle("failed", !cancelled);
-  element.classList.toggle("cancelled", cancelled);
-  bar.hidden = true;
-  return null;
+  figure.retryAt = error.retryMs && Date.now() + error.retryMs;
+  const again = figure.retryAt && (() => toWait(error.message, figure.retryAt));
+  const text = cancelled ? "cancelled" : error instanceof Refused ? error.message : "The server cannot be reached.";
+  showFailure(figure, { text: again ? again() : text, cancelled, again });
 }
 
-/** Hides a button that has done its work, and hands the focus on if it had it. */
-function putAway(button, figure) {
-  const focused = document.activeElement === button;
-  button.hidden = true;
-  if (!focused) return;
-  const next = figure.querySelector(".save:not([hidden])") ?? figure.closest("article").querySelector(".cancel:not([hidden])");
-  (next ?? document.querySelector("#generate")).focus();
+/** The server's sentence, with the seconds that are left. */
+function toWait(message, time) {
+  const left = Math.ceil((time - Date.now()) / 1000);
+  return `${message.replace(HINT, "")}: try again${left > 0 ? ` in ${left} s` : ""}`;
 }
+
+// Comparisons
+
+function figuresIn(article) {
+  return [...figures].filter((figure) => figure.article === article);
+}
+
+/** What the comparison of a card has found, as a sentence, which is shown; null if there is none. */
+function judge(article) {
+  const [off, on] = figuresIn(article);
+  if (!on || ![off, on].every(({ element }) => element.classList.contains("done"))) return null;
+  if (on.entry.distance === undefined) on.entry.distance = distanceOf(off, on);
+  const found = verdict(off.entry.report, on.entry.report, on.entry.distance);
+  const words = article.querySelector(".verdict") ?? document.createElement("p");
+  words.className = "verdict";
+  words.textContent = found;
+  article.append(words);
+  return found;
+}
+
+function distanceOf(off, on) {
+  const same = on.image.naturalWidth === off.image.naturalWidth && on.image.naturalHeight === off.image.naturalHeight;
+  return on.entry.type.startsWith("video/") || !same ? null : psnr(on.image, off.image);
+}
+
+// What is kept
+
+/** Shows what this browser has kept. */
+export async function restore() {
+  await store(async () => {
+    const cardsOf = [];
+    for (const entry of await kept()) {
+      const before = cardsOf.at(-1)?.[0];
+      const together = entry.pair !== null && before?.id[0] === entry.id[0] && before.pair === entry.pair;
+      if (together) cardsOf.at(-1).push(entry);
+      else cardsOf.push([entry]);
+    }
+    cards.append(...cardsOf.map(restored));
+  });
+  showBar();
+}
+
+function restored(entries) {
+  const card = show(entries);
+  for (const figure of card.figures) {
+    figure.image.loading = "lazy";
+    showPicture(figure);
+    showDone(figure);
+  }
+  if (entries.length > 1 && entries[1].distance !== undefined) judge(card.article);
+  return card.article;
+}
+
+async function keepFigure({ entry }) {
+  const { pictures, mask, blob } = entry;
+  const carried = [...pictures.map(({ file }) => file), mask].filter(Boolean).reduce((sum, { size }) => sum + size, 0);
+  const light = carried <= MOST_KEPT_BYTES ? { pictures, mask } : { pictures: [], mask: null };
+  const bytes = blob.size + (light.pictures.length ? carried : 0);
+  const gone = await keep({ ...entry, ...light, bytes });
+  for (const id of gone) for (const figure of figures) if (String(figure.entry.id) === String(id)) leave(figure);
+}
+
+/** Does something with what is kept; a browser that keeps nothing is told about. */
+async function store(work) {
+  try {
+    await work();
+  } catch {
+    keeps = false;
+  }
+  showBar();
+}
+
+/** Takes a picture off the page, and hands the focus on if it had it. */
+function leave(figure) {
+  const { element, article } = figure;
+  const focused = element.contains(document.activeElement);
+  const all = [...cards.querySelectorAll("figure")];
+  const place = all.indexOf(element);
+  const next = all[place + 1] ?? all[place - 1];
+  figures.delete(figure);
+  discard(figure);
+  article.classList.remove("pair");
+  article.querySelector(".verdict")?.remove();
+  if (!article.querySelector("figure")) article.remove();
+  showBar();
+  if (focused) (next?.querySelector(":is(.remove, .cancel):not([hidden])") ?? generate).focus();
+}
+
+/** What is told of all pictures, and can be done with them. */
+function showBar() {
+  const working = [...figures].filter((figure) => figure.stop).length;
+  const done = [...figures].filter(({ entry }) => entry.blob).length;
+  const focused = document.activeElement;
+  stop.hidden = working < 2;
+  clear.hidden = figures.size === working;
+  if ([stop, clear].includes(focused) && focused.hidden) generate.focus();
+  document.querySelector("#empty").hidden = figures.size > 0;
+  const parts = [working > 0 && `${working} being made`, keeps && done > 0 && `${done} kept in this browser`, !keeps && KEEPS_NONE];
+  document.querySelector("#kept").textContent = parts.filter(Boolean).join(", ");
+}
+
+stop.addEventListener("click", () => {
+  for (const figure of figures) figure.stop?.();
+});
+clear.addEventListener("click", async () => {
+  const ended = [...figures].filter((figure) => !figure.stop);
+  const what = ended.length === 1 ? "this picture" : `all ${ended.length} pictures`;
+  if (!(await isSure(`Delete ${what}? They are gone from this page and from this browser.`))) return;
+  ended.forEach(leave);
+  await store(forgetAll);
+  tell("All pictures are deleted");
+});

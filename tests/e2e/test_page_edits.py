@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Iterator
 
@@ -13,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.browser import Pages, needs_chromium, shoot
 from tests.support.front import running_front
-from tests.support.page import drag, draw_mask, thumbs
+from tests.support.page import begin, drag, draw_mask, saved, thumbs
 from tests.support.serving import Triton
 
 pytestmark = needs_chromium
@@ -42,14 +41,9 @@ def open_page(browser: Browser, url: str) -> Iterator[Callable[[int], Page]]:
 
 def made(page: Page, prompt: str, results: int) -> np.ndarray:
     """(64, 64, 3) uint8: what the form makes of a prompt; the page then has so many results."""
-    page.get_by_label("Also with the cache off").uncheck()
-    page.get_by_label("Prompt", exact=True).fill(prompt)
-    page.get_by_label("Seed", exact=True).fill("7")
-    page.get_by_role("button", name="Generate").click()
+    begin(page, prompt, Seed=7)
     expect(page.locator("figure.done")).to_have_count(results, timeout=60_000)
-    source = page.get_by_role("img", name=prompt, exact=True).get_attribute("src")
-    assert source
-    return pixels(base64.b64decode(source.partition(",")[2]))
+    return pixels(saved(page, prompt)[1])
 
 
 def pixels(file: bytes) -> np.ndarray:
@@ -70,8 +64,9 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.mark.parametrize("width", [375, 1440])
 def test_a_result_is_edited_under_a_mask_and_compared(open_page: Callable[[int], Page], width: int):
     page = open_page(width)
+    page.evaluate("document.querySelector('#settings').open = true")  # in narrow windows it is closed at first
     before = made(page, FIRST, results=1)
-    page.get_by_role("button", name=f"Use as input: {FIRST}").click()
+    page.get_by_role("button", name=f"Send to edit: {FIRST}").click()
     expect(thumbs(page)).to_have_count(1)
     page.get_by_role("slider", name="Strength").fill("0.9")
     drag(page, draw_mask(page, brush=50), (0.25, 0.02), (0.25, 0.98))  # half as wide as the picture: its left half

@@ -40,9 +40,18 @@ class Pages:
         self._pages: list[Page] = []
         self.problems: list[str] = []
 
-    def open(self, address: str, width: int = 1100, height: int = 900, **options: Any) -> Page:
-        """The page at an address, in a window of some size; options as of Playwright's `new_page`."""
+    def open(self, address: str, width: int = 1100, height: int = 900, script: str = "", **options: Any) -> Page:
+        """The page at an address, in a window of some size.
+
+        Args:
+            address: of the page.
+            width: of the window.
+            height: of the window.
+            script: runs before the page's own.
+            options: as of Playwright's `new_page`.
+        """
         page = self._browser.new_page(viewport={"width": width, "height": height}, **options)
+        page.add_init_script(script)
         self._pages.append(page)
         allowed = (address, "data:", f"blob:{address}")
         page.on("pageerror", lambda error: self.problems.append(str(error)))

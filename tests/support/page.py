@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -32,6 +33,7 @@ def pages_at_fronts(browser: Browser) -> Iterator[Open]:
         def opened(models: Any = None, *, parameters: Any = None, refusal: str | None = None, **window: Any) -> Opened:
             url, front = stack.enter_context(pretend_front(models or {"flux": FLUX}, parameters, refusal))
             page = pages.open(url, **window)
+            page.evaluate("document.querySelector('#settings').open = true")  # in narrow windows it is closed at first
             page.set_default_timeout(10_000)
             expect(page.locator("#server")).to_have_text(re.compile("ready"))
             return page, front
@@ -86,12 +88,42 @@ def thumbs(page: Page) -> Locator:
     return page.get_by_role("list", name="Pictures in the form").get_by_role("img")
 
 
-def generate(page: Page, prompt: str = "a red apple", pictures: int = 1) -> None:
-    """Sends the form without a comparison of caches, and waits for the results."""
-    page.get_by_label("Also with the cache off").uncheck()
+def begin(page: Page, prompt: str, count: int = 1, **fields: object) -> None:
+    """Sends the form with some of its fields, by their labels."""
     page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_role("spinbutton", name="Pictures").fill(str(count))
+    for label, value in fields.items():
+        page.get_by_label(label, exact=True).fill(str(value))
     page.get_by_role("button", name="Generate").click()
+
+
+def generate(page: Page, prompt: str = "a red apple", pictures: int = 1) -> None:
+    """Sends the form, and waits until there are so many results."""
+    begin(page, prompt)
     expect(page.locator("figure.done")).to_have_count(pictures)
+
+
+def compare_caches(page: Page) -> None:
+    page.get_by_label("Also with the cache off").check()
+
+
+def saved(page: Page, title: str | re.Pattern[str] = "") -> tuple[str, bytes]:
+    """The name and the content of the file that the button of a picture gives."""
+    name = title if isinstance(title, re.Pattern) else f"Save {title}"
+    with page.expect_download() as download:
+        page.get_by_role("link", name=name).first.click()
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+def kept(page: Page) -> None:
+    """Waits until what is shown is kept: nothing on the page tells of it."""
+    count = "import('/history.js').then(({ kept }) => kept()).then((all) => all.length)"
+    shown = page.locator("figure.done").count()
+    for _ in range(100):
+        if page.evaluate(count) == shown:
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"{page.evaluate(count)} of {shown} pictures are kept")
 
 
 def problem(page: Page) -> Locator:

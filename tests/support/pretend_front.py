@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from clients.openai_api.app import WEB
 from tests.support.front import running_app
 
 _STEPS = 8
+FULL = "2 requests are in flight and 1 wait, which is all this model takes: try again in 0.7 s"
 _LIMITS = {"max_size": "2048", "min_size": "16", "size_multiple": "8", "width": "64", "height": "48"}
 
 Task = dict[str, Any]
@@ -68,12 +70,33 @@ class PretendFront:
         models: name -> its tasks, or None for a server that tells of none.
         parameters: of each model, besides its sizes.
         refusal: a message that ends each stream in place of a picture.
+
+    Attributes:
+        asked: the requests so far.
+        gate: streams stay at their first step until it is set, as it is at first.
+        step_s: seconds of each step.
+        places: in the queue, which a stream tells before its first step.
+        full: how many requests to come are refused, as the queue is full.
+        retry_after_s: what these are told.
+        cut: whether connections break after the first step.
+        warnings: of each report.
+        at_once: how many streams there are now.
+        most_at_once: and how many there were at most.
     """
 
     def __init__(
         self, models: dict[str, Sequence[Task] | None], parameters: dict[str, str], refusal: str | None = None
     ) -> None:
         self.asked: list[Asked] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.step_s = 0.01
+        self.places: Sequence[int] = ()
+        self.full = 0
+        self.retry_after_s: int | None = None
+        self.cut = False
+        self.warnings: list[str] = []
+        self.at_once = self.most_at_once = 0
         self._models = models
         self._parameters = _LIMITS | parameters
         self._refusal = refusal
@@ -95,7 +118,7 @@ class PretendFront:
     async def _generate(self, request: Request) -> Response:
         asked = Asked(request.url.path, await request.json())
         self.asked.append(asked)
-        return self._streamed("image_generation", asked, _plain(asked.fields["size"]))
+        return self._streamed("image_generation", asked, _plain(asked.fields["size"], asked.fields["seed"]))
 
     async def _edit(self, request: Request) -> Response:
         fields: dict[str, str] = {}
@@ -112,20 +135,44 @@ class PretendFront:
         return self._streamed("image_edit", asked, _edited(asked))
 
     def _streamed(self, kind: str, asked: Asked, result: Image.Image) -> Response:
+        if self.full:
+            self.full -= 1
+            told = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+            return JSONResponse({"error": {"message": FULL}}, 503, told)
         return StreamingResponse(self._events(kind, asked, result), media_type="text/event-stream")
 
     async def _events(self, kind: str, asked: Asked, result: Image.Image) -> AsyncIterator[str]:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            async for name, content in self._progress(result):
+                yield _event(f"{kind}.{name}" if name != "error" else name, content)
+                if self.cut:
+                    raise ConnectionAbortedError("on purpose")
+            if not self._refusal:
+                yield _event(f"{kind}.completed", _file(result) | {"report": self._report(asked, result)})
+        finally:
+            self.at_once -= 1
+
+    async def _progress(self, result: Image.Image) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         if self._refusal:
-            yield _event("error", {"error": {"message": self._refusal}})
+            yield "error", {"error": {"message": self._refusal}}
             return
+        for place in self.places:
+            yield "progress", {"step": 0, "num_steps": _STEPS, "queue_position": place}
+            await asyncio.sleep(max(0.05, self.step_s))
         for step in range(1, _STEPS + 1):
-            yield _event(f"{kind}.progress", {"step": step, "num_steps": _STEPS})
-            await asyncio.sleep(0.01)
-        picture = _file(result)
-        yield _event(f"{kind}.partial_image", {"b64_json": picture["b64_json"]})
+            yield "progress", {"step": step, "num_steps": _STEPS}
+            await asyncio.sleep(self.step_s)
+            while not self.gate.is_set():
+                await asyncio.sleep(0.01)
+        yield "partial_image", _file(result)
+
+    def _report(self, asked: Asked, result: Image.Image) -> dict[str, Any]:
         full = list(range(_STEPS)) if str(asked.fields.get("cache_interval")) == "1" else [0]
-        report = {"seed": int(asked.fields["seed"]), "num_steps": _STEPS, "full_steps": full, "warnings": []}
-        yield _event(f"{kind}.completed", picture | {"report": report | {"total_s": 0.5, "denoise_s": 0.4}})
+        steps = {"seed": int(asked.fields["seed"]), "num_steps": _STEPS, "full_steps": full, "warnings": self.warnings}
+        times = {"total_s": 0.5, "denoise_s": 0.4 if len(full) > 1 else 0.1, "queue_s": 0.02}
+        return steps | times | {"engine": "pretended", "width": result.width, "height": result.height}
 
 
 async def _with_policy(request: Request, call_next: Any) -> Response:
@@ -146,8 +193,9 @@ def _file(image: Image.Image) -> dict[str, str]:
     return {"b64_json": base64.b64encode(png.getvalue()).decode(), "output_format": "png", "size": size}
 
 
-def _plain(size: str) -> Image.Image:
-    return Image.new("RGB", tuple(map(int, size.split("x"))), "seagreen")
+def _plain(size: str, seed: int) -> Image.Image:
+    """A colour for each seed."""
+    return Image.new("RGB", tuple(map(int, size.split("x"))), (seed * 83 % 200, 140, 90))
 
 
 def _edited(asked: Asked) -> Image.Image:
