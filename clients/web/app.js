@@ -3,8 +3,8 @@
 import { isMasked, maskFile, offerMask, takeMask, whenMaskChanged } from "./mask.js";
 import { chooseModel, chosenModel, findModels, whenModelChanged, whyNoModel } from "./models.js";
 import { whenDecided } from "./offers.js";
-import { add, pictures, replace, takeAtMost, takeOutFile, whenChanged } from "./pictures.js";
-import { randomSeed, restore, start, whenAsked } from "./runs.js";
+import { add, pictures, replace, takeAtMost, whenChanged } from "./pictures.js";
+import { begin, randomSeed, start } from "./runs.js";
 import { defaultsOf, enter, entered, isSet, show, showModelsSettings, showShapes } from "./settings.js";
 import { mostPictures, taskFor, whyNot } from "./tasks.js";
 import { say, tell } from "./telling.js";
@@ -151,14 +151,11 @@ whenChanged((pictures) => {
   given = pictures;
   showPictures();
 });
-whenDecided(async (settings, file) => {
-  if (settings) {
-    takeOutFile(file); // what it was made from is another picture
-    await enterSettings(settings.model, settings.fields, settings.sources, []);
-  }
+whenDecided(async (settings) => {
+  // Without the picture that has brought them: what it was made from is another one.
+  if (settings) await enterSettings(settings.model, settings.fields, settings.sources, []);
   toForm();
 });
-whenAsked({ reuse, edit: useAsInput });
 document.querySelector("#settings").open = matchMedia(WIDE).matches;
 findModels();
-restore();
+begin({ reuse, edit: useAsInput });

@@ -15,6 +15,7 @@ const BUTTONS = {
   edit: ["Send to edit:", "done"],
   save: ["Save", "done"],
   remove: ["Delete", "done failed"],
+  copy: ["Copy the settings of", "done"],
 };
 const AFTER = ["cancel", "save", "retry"]; // where the focus goes from a button that is no longer seen
 
@@ -72,7 +73,6 @@ function nameParts({ title, image, video, bar, buttons, details }) {
   bar.setAttribute("aria-label", `Progress of ${title}`);
   for (const [name, [verb]] of Object.entries(BUTTONS)) buttons[name].setAttribute("aria-label", `${verb} ${title}`);
   details.querySelector("summary").setAttribute("aria-label", `Settings of ${title}`);
-  details.querySelector(".copy").setAttribute("aria-label", `Copy the settings of ${title}`);
 }
 
 /** Gives the figure the shape of its picture; size as "64x96". */
@@ -135,6 +135,7 @@ export function showDone(figure) {
   enter(figure, "done");
   if (type.startsWith("video/")) for (const name of ["edit", "enlarge"]) buttons[name].hidden = true;
   else if (pictures.length) compareWithSource(figure);
+  buttons.copy.hidden = !navigator.clipboard; // browsers have it on https and on this machine
   buttons.vary.hidden = sources.length > pictures.length; // they were too large to be kept
 }
 
@@ -156,12 +157,11 @@ function showSettings({ entry, details }) {
   details.hidden = false;
 }
 
-/** What went wrong, or that it was cancelled; `again` is the text for each second until it may be sent again, if any. */
-export function showFailure(figure, { text, cancelled, again }) {
+/** What went wrong, or that it was cancelled. */
+export function showFailure(figure, text, cancelled) {
   figure.state.textContent = text;
   enter(figure, "failed");
   figure.element.classList.toggle("cancelled", cancelled);
-  if (again) figure.counting = setInterval(() => { figure.state.textContent = again(); }, 1000);
 }
 
 /** Shows the buttons of a state, and hands the focus on from one that is no longer seen. */

@@ -8,7 +8,7 @@ const use = document.querySelector("#use-settings");
 let offered = null; // { file, settings }
 let decided = () => {};
 
-/** Calls a listener with the settings that are to be used, null for none, and with their file. */
+/** Calls a listener with the settings that are to be used, or with null. */
 export function whenDecided(listener) {
   decided = listener;
 }
@@ -38,7 +38,7 @@ function close() {
 
 box.addEventListener("click", ({ target }) => {
   if (!target.closest("button")) return;
-  const { file, settings } = offered;
+  const { settings } = offered;
   close();
-  decided(target === use ? settings : null, file);
+  decided(target === use ? settings : null);
 });

@@ -57,13 +57,6 @@ export function replace(pictures) {
   return reading;
 }
 
-/** Takes a file out of the form if it is in it. */
-export function takeOutFile(file) {
-  const picture = chosen.find((each) => each.file === file);
-  if (picture) chosen.splice(chosen.indexOf(picture), 1);
-  refresh();
-}
-
 async function addNow(given, offers) {
   const offered = offers ? await offerSettings(given) : "";
   if (!most) return offered || say("This model takes no pictures.");

@@ -1,36 +1,19 @@
-// The pictures of the page: asked for, made in their turn, kept, and shown again after a reload.
+// Pictures on their way: asked for, made in their turn, and compared.
 
-import { discard, fit, newCard, showDone, showFailure, showPicture, showPreview, showStep, showWorking } from "./cards.js";
-import { isSure } from "./dialogs.js";
-import { forget, forgetAll, keep, kept } from "./history.js";
+import { fit, showDone, showFailure, showPicture, showPreview, showStep, showWorking } from "./cards.js";
+import { figuresIn, keepFigures, restore, show, showBar } from "./gallery.js";
 import { Refused } from "./http.js";
 import { jsonOf, withSettings } from "./metadata.js";
-import { psnr } from "./psnr.js";
 import { made } from "./requests.js";
 import { announcer, tell } from "./telling.js";
 import { inTurn } from "./turns.js";
-import { placeInQueue, verdict } from "./words.js";
+import { judge } from "./verdict.js";
+import { placeInQueue } from "./words.js";
 
 const CACHE_OFF = { cache_interval: 1 };
-const MOST_KEPT_BYTES = 4 * 2 ** 20; // of the pictures that an entry was made from; larger ones are kept by name
-const KEEPS_NONE = "This browser keeps no pictures for this page: they are gone after a reload.";
 const HINT = /(: try again in [\d.]+ s)?\.?$/;
 
-const runs = document.querySelector("#runs");
-const cards = document.querySelector("#cards");
-const generate = document.querySelector("#generate");
-const stop = document.querySelector("#stop");
-const clear = document.querySelector("#clear");
-
-const figures = new Set(); // all on the page
-let keeps = true; // whether this browser keeps pictures
 let latest = 0; // when the last ones were asked for
-let asked = { reuse() {}, edit() {} };
-
-/** What the form does for a picture: `reuse` its entry, or `edit` its file. */
-export function whenAsked(listeners) {
-  asked = listeners;
-}
 
 // What is asked for
 
@@ -44,14 +27,15 @@ export function whenAsked(listeners) {
 export function start(jobs, both) {
   const started = (latest = Math.max(Date.now(), latest + 1));
   const news = announcer(jobs.length);
-  const begun = jobs.map((job, place) => {
-    const entries = both ? pairOf(job, started, 2 * place) : [entryOf(job, started, place, "")];
-    return show(entries);
-  });
-  cards.prepend(...begun.map(({ article }) => article));
-  for (const { figures: [...list] } of begun) {
-    for (const figure of list) make(figure, both ? announcer(1) : news);
-  }
+  const entries = jobs.map((job, place) => (both ? pairOf(job, started, 2 * place) : [entryOf(job, started, place, "")]));
+  for (const figure of show(entries, DOES)) make(figure, both ? announcer(1) : news);
+}
+
+/** Shows the pictures of earlier visits, and says what the form does for one: `reuse` its entry, or `edit` its file. */
+export function begin({ reuse, edit }) {
+  DOES.reuse = ({ entry }) => reuse(entry);
+  DOES.edit = ({ entry, buttons }) => edit(new File([entry.blob], buttons.save.download, { type: entry.type }));
+  restore(DOES);
 }
 
 function pairOf(job, started, place) {
@@ -68,33 +52,13 @@ function entryOf({ fields, pictures, mask, defaults }, started, place, kind, pai
   return { id: [started, -place, Math.random()], kind, pair, fields, pictures, mask, masked: mask !== null, sources, defaults, size };
 }
 
-function show(entries) {
-  const card = newCard(entries, DOES);
-  for (const figure of card.figures) {
-    Object.assign(figure, { article: card.article, quiet: entries.length > 1 });
-    figures.add(figure);
-    figure.details.querySelector(".copy").addEventListener("click", () => copySettings(figure));
-    figure.details.querySelector(".copy").hidden = !navigator.clipboard; // browsers have it on https and on this machine
-  }
-  showBar();
-  return card;
-}
-
-async function copySettings({ entry, title }) {
-  await navigator.clipboard.writeText(jsonOf(entry));
-  tell(`The settings of ${title} are copied`);
-}
-
 const DOES = {
   cancel: (figure) => figure.stop(),
   retry: (figure) => make(figure, announcer(1)),
-  reuse: ({ entry }) => asked.reuse(entry),
   vary: ({ entry }) => start([{ ...entry, fields: { ...entry.fields, seed: randomSeed() } }], false),
-  edit: ({ entry, buttons }) => asked.edit(new File([entry.blob], buttons.save.download, { type: entry.type })),
-  remove: (figure) => {
-    leave(figure);
-    store(() => forget(figure.entry.id));
-    tell(`${figure.title} is deleted`);
+  copy: async ({ entry, title }) => {
+    await navigator.clipboard.writeText(jsonOf(entry));
+    tell(`The settings of ${title} are copied`);
   },
 };
 
@@ -165,14 +129,16 @@ async function complete(figure, { b64_json, output_format, size, report }, signa
   const bytes = Uint8Array.from(atob(b64_json), (letter) => letter.charCodeAt(0));
   figure.entry = { ...finished, blob: new Blob(withSettings(bytes, finished), { type }) };
   await showPicture(figure).catch(() => { throw new Refused("The browser cannot show the picture."); });
+  if (signal.aborted) figure.entry = entry; // cancelled at the last moment, it is not there
   signal.throwIfAborted();
 }
 
 function settle(figure, news) {
   showDone(figure);
-  const found = judge(figure.article);
+  const both = figuresIn(figure.article);
+  const found = judge(figure.article, both);
   news.end(figure.title, `done, ${figure.state.textContent}${found ? `. ${found}` : ""}`);
-  for (const each of found ? figuresIn(figure.article) : [figure]) store(() => keepFigure(each));
+  keepFigures(found ? both : [figure]); // both have what was found
 }
 
 function fail(figure, error) {
@@ -180,7 +146,15 @@ function fail(figure, error) {
   figure.retryAt = error.retryMs && Date.now() + error.retryMs;
   const again = figure.retryAt && (() => toWait(error.message, figure.retryAt));
   const text = cancelled ? "cancelled" : error instanceof Refused ? error.message : "The server cannot be reached.";
-  showFailure(figure, { text: again ? again() : text, cancelled, again });
+  showFailure(figure, again ? again() : text, cancelled);
+  if (again) countDown(figure, again);
+}
+
+function countDown(figure, again) {
+  figure.counting = setInterval(() => {
+    figure.state.textContent = again();
+    if (Date.now() > figure.retryAt) clearInterval(figure.counting);
+  }, 1000);
 }
 
 /** The server's sentence, with the seconds that are left. */
@@ -188,115 +162,3 @@ function toWait(message, time) {
   const left = Math.ceil((time - Date.now()) / 1000);
   return `${message.replace(HINT, "")}: try again${left > 0 ? ` in ${left} s` : ""}`;
 }
-
-// Comparisons
-
-function figuresIn(article) {
-  return [...figures].filter((figure) => figure.article === article);
-}
-
-/** What the comparison of a card has found, as a sentence, which is shown; null if there is none. */
-function judge(article) {
-  const [off, on] = figuresIn(article);
-  if (!on || ![off, on].every(({ element }) => element.classList.contains("done"))) return null;
-  if (on.entry.distance === undefined) on.entry.distance = distanceOf(off, on);
-  const found = verdict(off.entry.report, on.entry.report, on.entry.distance);
-  const words = article.querySelector(".verdict") ?? document.createElement("p");
-  words.className = "verdict";
-  words.textContent = found;
-  article.append(words);
-  return found;
-}
-
-function distanceOf(off, on) {
-  const same = on.image.naturalWidth === off.image.naturalWidth && on.image.naturalHeight === off.image.naturalHeight;
-  return on.entry.type.startsWith("video/") || !same ? null : psnr(on.image, off.image);
-}
-
-// What is kept
-
-/** Shows what this browser has kept. */
-export async function restore() {
-  await store(async () => {
-    const cardsOf = [];
-    for (const entry of await kept()) {
-      const before = cardsOf.at(-1)?.[0];
-      const together = entry.pair !== null && before?.id[0] === entry.id[0] && before.pair === entry.pair;
-      if (together) cardsOf.at(-1).push(entry);
-      else cardsOf.push([entry]);
-    }
-    cards.append(...cardsOf.map(restored));
-  });
-  showBar();
-}
-
-function restored(entries) {
-  const card = show(entries);
-  for (const figure of card.figures) {
-    figure.image.loading = "lazy";
-    showPicture(figure);
-    showDone(figure);
-  }
-  if (entries.length > 1 && entries[1].distance !== undefined) judge(card.article);
-  return card.article;
-}
-
-async function keepFigure({ entry }) {
-  const { pictures, mask, blob } = entry;
-  const carried = [...pictures.map(({ file }) => file), mask].filter(Boolean).reduce((sum, { size }) => sum + size, 0);
-  const light = carried <= MOST_KEPT_BYTES ? { pictures, mask } : { pictures: [], mask: null };
-  const bytes = blob.size + (light.pictures.length ? carried : 0);
-  const gone = await keep({ ...entry, ...light, bytes });
-  for (const id of gone) for (const figure of figures) if (String(figure.entry.id) === String(id)) leave(figure);
-}
-
-/** Does something with what is kept; a browser that keeps nothing is told about. */
-async function store(work) {
-  try {
-    await work();
-  } catch {
-    keeps = false;
-  }
-  showBar();
-}
-
-/** Takes a picture off the page, and hands the focus on if it had it. */
-function leave(figure) {
-  const { element, article } = figure;
-  const focused = element.contains(document.activeElement);
-  const all = [...cards.querySelectorAll("figure")];
-  const place = all.indexOf(element);
-  const next = all[place + 1] ?? all[place - 1];
-  figures.delete(figure);
-  discard(figure);
-  article.classList.remove("pair");
-  article.querySelector(".verdict")?.remove();
-  if (!article.querySelector("figure")) article.remove();
-  showBar();
-  if (focused) (next?.querySelector(":is(.remove, .cancel):not([hidden])") ?? generate).focus();
-}
-
-/** What is told of all pictures, and can be done with them. */
-function showBar() {
-  const working = [...figures].filter((figure) => figure.stop).length;
-  const done = [...figures].filter(({ entry }) => entry.blob).length;
-  const focused = document.activeElement;
-  stop.hidden = working < 2;
-  clear.hidden = figures.size === working;
-  if ([stop, clear].includes(focused) && focused.hidden) generate.focus();
-  document.querySelector("#empty").hidden = figures.size > 0;
-  const parts = [working > 0 && `${working} being made`, keeps && done > 0 && `${done} kept in this browser`, !keeps && KEEPS_NONE];
-  document.querySelector("#kept").textContent = parts.filter(Boolean).join(", ");
-}
-
-stop.addEventListener("click", () => {
-  for (const figure of figures) figure.stop?.();
-});
-clear.addEventListener("click", async () => {
-  const ended = [...figures].filter((figure) => !figure.stop);
-  const what = ended.length === 1 ? "this picture" : `all ${ended.length} pictures`;
-  if (!(await isSure(`Delete ${what}? They are gone from this page and from this browser.`))) return;
-  ended.forEach(leave);
-  await store(forgetAll);
-  tell("All pictures are deleted");
-});

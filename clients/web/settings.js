@@ -135,7 +135,7 @@ export function entered() {
   const fields = {};
   const values = new FormData(form);
   for (const name of [...NUMBERS, ...TEXTS]) {
-    const text = (values.get(name) ?? "").replaceAll("\r\n", "\n");
+    const text = (values.get(name) ?? "").replaceAll("\r\n", "\n"); // as browsers before 2022 have it
     if (text === "" || (name === "strength" && !isSet(form.strength))) continue;
     fields[name] = NUMBERS.includes(name) ? Number(text) : text;
   }

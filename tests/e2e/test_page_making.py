@@ -226,6 +226,7 @@ def test_vary_starts_the_same_at_once_with_another_seed(open_page: Open):
     assert other.fields == {**one.fields, "seed": other.fields["seed"]}
     assert other.fields["seed"] != "7"
     assert other.files == one.files
+    assert other.files.keys() == {"image", "mask"}
 
 
 def test_what_a_picture_was_made_with_is_told(open_page: Open):

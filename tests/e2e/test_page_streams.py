@@ -240,7 +240,7 @@ def test_a_video_is_shown_saved_and_kept_and_is_no_input(page_of: Made):
         expect(page.locator("#kept")).to_have_text("1 kept in this browser")
         kept(page)
         page.reload()
-    assert page.locator("video").evaluate("video => video.videoWidth") == 32
+    expect(page.locator("video")).to_have_js_property("videoWidth", 32)  # read anew from what was kept
 
 
 # The key
