@@ -51,7 +51,9 @@ def test_every_field_of_the_settings_has_its_parameter():
         "deadline_ms",
         "strength",
     }
-    assert set(PARAMETERS) == of_config | of_processes | of_others | of_cache | of_requests | {"cache_preset"}
+    of_clients = {"examples"}  # shown to users, not read by the model
+    expected = of_config | of_processes | of_others | of_cache | of_requests | of_clients | {"cache_preset"}
+    assert set(PARAMETERS) == expected
 
 
 def test_what_is_not_said_has_its_default():
