@@ -26,6 +26,7 @@ from tests.support.page import (
     problem,
     thumbs,
 )
+from tests.support.pretend_front import PRESETS
 
 pytestmark = needs_chromium
 
@@ -86,6 +87,20 @@ def test_examples_fill_the_prompt(open_page: Open):
 def test_a_model_that_tells_no_examples_has_none(open_page: Open):
     page, _ = open_page()
     expect(page.get_by_role("group", name="Examples of prompts")).not_to_be_visible()
+
+
+def test_a_preset_is_one_of_the_models_or_any_other_name(open_page: Open):
+    page, front = open_page()
+    assert field(page, "Preset").evaluate("input => [...input.list.options].map(({ value }) => value)") == PRESETS
+    page.get_by_text("Cache and more").click()
+    begin(page, "star", Preset="learnt")  # of a model that was tuned since the page was opened
+    expect(figures(page)).to_have_count(1)
+    assert front.asked[0].fields["cache_preset"] == "learnt"
+
+
+def test_a_server_that_tells_no_presets_offers_none(open_page: Open):
+    page, _ = open_page({"flux": None})
+    expect(page.locator("#presets option")).to_have_count(0)
 
 
 # Numbers and sizes

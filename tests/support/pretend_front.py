@@ -27,6 +27,7 @@ from tests.support.front import running_app
 
 _STEPS = 8
 FULL = "2 requests are in flight and 1 wait, which is all this model takes: try again in 0.7 s"
+PRESETS = ["default", "paper"]  # of each model that tells its tasks
 _LIMITS = {"max_size": "2048", "min_size": "16", "size_multiple": "8", "width": "64", "height": "48"}
 
 Task = dict[str, Any]
@@ -112,7 +113,7 @@ class PretendFront:
         models: list[dict[str, Any]] = [{"id": name, "parameters": self._parameters} for name in self._models]
         for model, tasks in zip(models, self._models.values(), strict=True):
             if tasks is not None:
-                model["tasks"] = list(tasks)
+                model |= {"tasks": list(tasks), "presets": PRESETS}
         return JSONResponse({"object": "list", "data": models})
 
     async def _generate(self, request: Request) -> Response:
