@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from clients.openai_api import chat, edits, generations, metrics, models, responses, sdapi
+from clients.openai_api import chat, edits, generations, metrics, models, responses, sdapi, videos
 from clients.openai_api.authorisation import authorised, authorised_by_password
 from clients.openai_api.cors import allow_origins
 from clients.openai_api.edge import Edge
@@ -50,6 +50,7 @@ def create_app(
     async def life(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncClient(triton, root_certificates=root_certificates) as front.server:
             yield
+            await front.videos.close()
             for client in front.clients.values():
                 await client.close()
 
@@ -63,7 +64,7 @@ def create_app(
     app.exception_handler(HTTPException)(http_error)
     for router in (models.health, metrics.router):
         app.include_router(router)
-    for router in (models.router, generations.router, edits.router, chat.router, responses.router):
+    for router in (models.router, generations.router, edits.router, videos.router, chat.router, responses.router):
         app.include_router(router, dependencies=[Depends(authorised)])
     app.include_router(sdapi.router, dependencies=[Depends(authorised_by_password)])
     app.mount("/", StaticFiles(directory=WEB, html=True))

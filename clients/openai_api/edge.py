@@ -16,7 +16,7 @@ from clients.openai_api.metrics import Meter
 
 MAX_BODY_BYTES = 1 << 20
 MAX_EDIT_BYTES = 32 << 20  # of a body with pictures, and of one message to Triton (plugin/ops/guard/bodies.py)
-_WITH_PICTURES = ("/v1/images/edits", "/v1/chat/completions", "/v1/responses", "/sdapi/v1/img2img")
+_WITH_PICTURES = ("/v1/images/edits", "/v1/videos", "/v1/chat/completions", "/v1/responses", "/sdapi/v1/img2img")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # fit for headers and for logs
 
 _HEADERS = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -13,7 +14,7 @@ from triton_taylorseer_client.messages import InvalidArgument
 _NAMES = {"input_image": "image", "mask_image": "mask"}  # the model's: OpenAI's
 _FILE = {"type": "string", "format": "binary"}
 _FILES = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": MAX_PICTURES}
-_FORM_FILES = {"image": _FILES, "images": _FILES, "input_image": _FILES, "mask": _FILE, "mask_image": _FILE}
+FORM_FILES = {"image": _FILES, "images": _FILES, "input_image": _FILES, "mask": _FILE, "mask_image": _FILE}
 
 
 def _no_markup(_: Any) -> None:
@@ -24,6 +25,7 @@ class EditRequest(ImageRequest):
     """The fields of OpenAI's edits. `image` and `images` are the same, and so is the model's own `input_image`."""
 
     events: ClassVar[str] = "image_edit"
+    picture_fields: ClassVar[tuple[str, ...]] = ("image", "images", "input_image")  # names of the same
 
     image: Annotated[Any, BeforeValidator(pictures), WithJsonSchema(or_list(SCHEMA))] = None
     images: Annotated[Any, BeforeValidator(pictures), WithJsonSchema(or_list(SCHEMA))] = None
@@ -37,7 +39,7 @@ class EditRequest(ImageRequest):
     @property
     def has_pictures(self) -> bool:
         """Whether a picture is given, or OpenAI's mask, which means nothing without one."""
-        return any(self._input(name) is not None for name in ("image", "images", "input_image", "mask"))
+        return any(self._input(name) is not None for name in (*self.picture_fields, "mask"))
 
     def given_pictures(self) -> list[bytes | Address]:
         """The pictures, under whatever name they came.
@@ -45,7 +47,7 @@ class EditRequest(ImageRequest):
         Raises:
             InvalidArgument: there are none, or some under two names.
         """
-        given = self._only_one_of("image", "images", "input_image")
+        given = self._only_one_of(*self.picture_fields)
         if given is None:
             raise InvalidArgument(
                 f"image is missing, must be 1 to {MAX_PICTURES} pictures: "
@@ -62,7 +64,7 @@ class EditRequest(ImageRequest):
         self._only_one_of("mask", "mask_image")
         return self.mask
 
-    def with_files(self, files: list[bytes], mask: bytes | None) -> EditRequest:
+    def with_files(self, files: list[bytes], mask: bytes | None) -> Self:
         """The request with the models' inputs in place of OpenAI's.
 
         Args:
@@ -80,14 +82,15 @@ class EditRequest(ImageRequest):
         return self._input(given[0]) if given else None
 
 
-def openapi_body(kind: type[EditRequest] | None = None) -> dict[str, Any]:
+def openapi_body(kind: type[EditRequest], files: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The request body as OpenAPI tells of it. FastAPI tells only of bodies that it reads itself.
 
     Args:
-        kind: of request, in JSON; None for an edit: JSON, or a form whose pictures are files.
+        kind: of request, in JSON.
+        files: the fields that are files in a form, with their schemas; None where a form is not taken.
     """
-    fields = (kind or EditRequest).model_json_schema()
+    fields = kind.model_json_schema()
     kinds = {"application/json": fields}
-    if kind is None:
-        kinds["multipart/form-data"] = fields | {"properties": fields["properties"] | _FORM_FILES}
+    if files is not None:
+        kinds["multipart/form-data"] = fields | {"properties": fields["properties"] | files}
     return {"required": True, "content": {name: {"schema": schema} for name, schema in kinds.items()}}

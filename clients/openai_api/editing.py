@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 
 from fastapi import Request, Response
 
@@ -17,14 +18,26 @@ from clients.openai_api.masks import white_where_edited
 from clients.openai_api.pictures import Address
 from triton_taylorseer_client.messages import InvalidArgument
 
+_Edit = TypeVar("_Edit", bound=EditRequest)
+
 MAX_COPIES_BYTES = 128 << 20  # of the pictures of one request, which each of its n results is sent
 
 
 async def edited(body: EditRequest, request: Request, front: Front, dialect: Dialect | None = None) -> Response:
     """The answer to a request for pictures made from its pictures; arguments and errors as of `made`."""
+    return await made(await with_files(body, request, front), request, front, dialect)
+
+
+async def with_files(body: _Edit, request: Request, front: Front) -> _Edit:
+    """The request with its pictures read, and held for each of its results.
+
+    Raises:
+        InvalidArgument: there are none, one cannot be read, or they are too large.
+        HTTPException: there is no room for them now.
+    """
     files, mask = await _files_of(body, front, request.state.share)
     _hold_copies(body.n, sum(map(len, files)), request.state.share)
-    return await made(body.with_files(files, mask), request, front, dialect)
+    return body.with_files(files, mask)
 
 
 async def made_or_edited(body: EditRequest, request: Request, front: Front, dialect: Dialect) -> Response:

@@ -80,7 +80,7 @@ def validation_error(request: Request, error: Exception) -> Json:
     """The answer to a body with a wrong field; the first one is told."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [part for part in first["loc"] if isinstance(part, str) and part != "body"]
+    place = [part for part in first["loc"] if isinstance(part, str) and part not in ("body", "query")]
     if first["type"] == "string_unicode" and not place:
         return error_answer(400, f"a field is {_shown(first['input'])}, must be Unicode text", "invalid_value")
     if first["type"] in _NO_FIELDS or not place:

@@ -34,17 +34,17 @@ _Value = str | bytes
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
-async def fields_of(request: Request) -> dict[str, Any]:
-    """The fields of a request: files as bytes, the text of a form as JSON would have it.
+async def fields_of(request: Request, kind: type[EditRequest] = EditRequest) -> dict[str, Any]:
+    """The fields of a kind of request: files as bytes, the text of a form as JSON would have it.
 
     Raises:
         InvalidArgument: the body cannot be read, or one field is given twice.
         HTTPException: it is too large.
     """
-    kind, body = _kind_of(request), await request.body()
-    if kind == "multipart/form-data":
-        return _of_form(await _form(request, body))
-    if kind == "application/json":
+    media_type, body = _media_type_of(request), await request.body()
+    if media_type == "multipart/form-data":
+        return _of_form(await _form(request, body), kind)
+    if media_type == "application/json":
         return await asyncio.to_thread(_of_json, body, NO_BODY)
     raise InvalidArgument(NO_BODY)
 
@@ -57,7 +57,7 @@ async def object_of(request: Request) -> dict[str, Any]:
         HTTPException: it is too large.
     """
     body = await request.body()
-    if _kind_of(request) != "application/json":
+    if _media_type_of(request) != "application/json":
         raise InvalidArgument(NO_OBJECT)
     return await asyncio.to_thread(_of_json, body, NO_OBJECT)
 
@@ -75,7 +75,7 @@ async def checked(kind: type[_Body], fields: dict[str, Any]) -> _Body:
         raise RequestValidationError(error.errors()) from None
 
 
-def _kind_of(request: Request) -> str:
+def _media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -109,15 +109,15 @@ async def _form(request: Request, body: bytes) -> list[tuple[str, _Value]]:
     return [(name, value if isinstance(value, str) else await value.read()) for name, value in form.multi_items()]
 
 
-def _of_form(items: list[tuple[str, _Value]]) -> dict[str, Any]:
+def _of_form(items: list[tuple[str, _Value]], kind: type[EditRequest]) -> dict[str, Any]:
     given: dict[str, list[_Value]] = {}
     for name, value in items:
         given.setdefault(name.partition("[")[0], []).append(value)  # image[], svg[model]
-    return {name: _value(name, values) for name, values in given.items()}
+    return {name: _value(name, values, kind) for name, values in given.items()}
 
 
-def _value(name: str, values: list[_Value]) -> Any:
-    first, field = values[0], EditRequest.model_fields.get(name)
+def _value(name: str, values: list[_Value], kind: type[EditRequest]) -> Any:
+    first, field = values[0], kind.model_fields.get(name)
     if field is None or field.annotation is Any:
         return values if len(values) > 1 else None if first in _NULL else first
     if len(values) > 1:

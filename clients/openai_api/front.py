@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from clients.openai_api.fetching import Place
 from clients.openai_api.refusals import Places
 from clients.openai_api.targets import Target
+from clients.openai_api.video_jobs import VideoJobs
 from triton_taylorseer_client.async_client import AsyncClient
 from triton_taylorseer_client.endpoint import Endpoint, credentials
 from triton_taylorseer_client.messages import Generation, InvalidArgument, Progress, Unavailable, UnknownModel
@@ -40,6 +41,7 @@ class Front:
         places: of each model, promised to those it has refused.
         masks: keeps more than two masks from being read at once; one may take 400 MB.
         running: how far each picture is that is being made.
+        videos: those that were asked for and are kept.
 
     Raises:
         ValueError: `triton`, `timeout_s`, `root_certificates`, `default_model` or an alias is no such thing.
@@ -57,6 +59,7 @@ class Front:
     places: dict[str, Places] = field(default_factory=dict)
     masks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     running: dict[object, Progress] = field(default_factory=dict)
+    videos: VideoJobs = field(default_factory=VideoJobs)
 
     def __post_init__(self) -> None:
         seconds("timeout_s", self.timeout_s)

@@ -43,6 +43,10 @@ class Share:
         self._room.taken += count
         self.held += count
 
+    def another(self) -> Share:
+        """A share of the same room, for what outlives the request."""
+        return Share(self._room)
+
     def leave(self) -> None:
         """The request has ended, and holds nothing."""
         self._room.taken -= self.held

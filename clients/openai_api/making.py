@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine
-from contextlib import aclosing
+from collections.abc import Coroutine, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -38,18 +38,30 @@ async def made(body: ImageRequest, request: Request, front: Front, dialect: Dial
     """
     request.state.sized = body.size != "auto"
     target = await front.served(body.model)
-    try:
+    with told_when_to_return(request, front, target, body.n):
         return await _answered(body, request, front, target, dialect or Images(body))
+
+
+def streams_of(body: ImageRequest, request: Request, front: Front, target: Target) -> list[Updates]:
+    """What `Front.stream` yields for each picture that is asked for."""
+    headers, request_id = _trace_headers(request), request.state.request_id
+    return [front.stream(target, fields, headers, request_id) for fields in body.requests()]
+
+
+@contextmanager
+def told_when_to_return(request: Request, front: Front, target: Target, places: int) -> Iterator[None]:
+    """Adds to a refusal for want of room when there is some, for that many pictures."""
+    try:
+        yield
     except Unavailable as refusal:
         # Who has come back in vain shows that places take longer than was told.
-        raise front.when_to_return(refusal, target.model, body.n * _tries(request)) from None
+        raise front.when_to_return(refusal, target.model, places * _tries(request)) from None
 
 
 async def _answered(body: ImageRequest, request: Request, front: Front, target: Target, dialect: Dialect) -> Response:
-    headers, request_id = _trace_headers(request), request.state.request_id
-    streams = [front.stream(target, fields, headers, request_id) for fields in body.requests()]
+    streams = streams_of(body, request, front, target)
     if body.stream:
-        return await streamed(body, dialect.events(), streams[0], request_id)
+        return await streamed(body, dialect.events(), streams[0], request.state.request_id)
     results = await _unless_gone(request, together([_last_of(updates) for updates in streams]))
     # In a thread: a large picture takes a moment to encode, a video seconds.
     return Json(await asyncio.to_thread(dialect.answer, results))

@@ -10,7 +10,8 @@ from clients.openai_api.answers import Json
 from clients.openai_api.errors import NO_OBJECT, error_answer
 
 SERVED = (
-    "POST /v1/images/generations, POST /v1/images/edits, POST /v1/chat/completions, POST /v1/responses, "
+    "POST /v1/images/generations, POST /v1/images/edits, POST /v1/videos, GET /v1/videos, GET /v1/videos/{id}, "
+    "GET /v1/videos/{id}/content, DELETE /v1/videos/{id}, POST /v1/chat/completions, POST /v1/responses, "
     "GET /v1/models, GET /v1/models/{id}, GET /healthz and GET /metrics"
 )
 SERVED_OF_A1111 = (
@@ -20,7 +21,7 @@ SERVED_OF_A1111 = (
 # The beginning of a path: why it is not served
 _REASONS = {
     "/v1/images/variations": "POST /v1/images/edits makes pictures from a picture and a prompt",
-    "/v1/videos": "POST /v1/images/generations makes a video with a model of videos",
+    "/v1/videos": "POST /v1/videos makes a video, from a prompt or from input_reference too",
     "/v1/responses": "nothing of a response is kept, POST /v1/responses answers with all of it",
     "/sdapi": f"of A1111's API served are {SERVED_OF_A1111}",
 }

@@ -281,7 +281,7 @@ def test_a_report_that_is_no_json_arrives_as_json(client, url):
 # What is not served
 
 EDITS = "is not served: POST /v1/images/edits makes pictures from a picture and a prompt"
-A_VIDEO = "is not served: POST /v1/images/generations makes a video with a model of videos"
+A_VIDEO = "is not served: POST /v1/videos makes a video, from a prompt or from input_reference too"
 NOT_KEPT = "is not served: nothing of a response is kept, POST /v1/responses answers with all of it"
 OTHER = f"is not served: served are {SERVED}"
 
@@ -293,8 +293,10 @@ OTHER = f"is not served: served are {SERVED}"
             lambda c: c.post("/images/variations", body={"image": "x" * (8 << 20)}, cast_to=object),
             f"POST /v1/images/variations {EDITS}",
         ),
-        (lambda c: c.post("/videos", body={"prompt": "a"}, cast_to=object), f"POST /v1/videos {A_VIDEO}"),
-        (lambda c: c.get("/videos/video_1/content", cast_to=object), f"GET /v1/videos/video_1/content {A_VIDEO}"),
+        (
+            lambda c: c.post("/videos/video_1/remix", body={"prompt": "a"}, cast_to=object),
+            f"POST /v1/videos/video_1/remix {A_VIDEO}",
+        ),
         (lambda c: c.chat.completions.list(), "GET /v1/chat/completions is not served, its method must be POST"),
         (lambda c: c.responses.delete("resp_1"), f"DELETE /v1/responses/resp_1 {NOT_KEPT}"),
         (lambda c: c.completions.create(model="a", prompt="b"), f"POST /v1/completions {OTHER}"),
@@ -341,7 +343,8 @@ def test_other_addresses_say_what_is_served(url, path):
 
 def test_what_is_said_to_be_served_is_what_is_served():
     paths = create_app().openapi()["paths"]
-    served = {f"{method.upper()} {path}".replace("{name}", "{id}") for path in paths for method in paths[path]}
+    names = re.compile("{(name|video_id)}")
+    served = {f"{method.upper()} {names.sub('{id}', path)}" for path in paths for method in paths[path]}
     assert served == set(f"{SERVED}, {SERVED_OF_A1111}".replace(" and ", ", ").split(", "))
 
 

@@ -11,16 +11,21 @@ from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
+import openai
 import pytest
 import torch
 
 from plugin.ops.server import Server, ServerConfig, free_ports
 from taylorseer import full_steps
+from tests.support.front import running_front
+from tests.support.metrics import of_plugin
 from tests.support.repository import write_pair
 from tests.support.tiny import FAMILIES
 from tests.support.tiny.declared import DECLARED
 from tests.support.tiny.flux2 import KLEIN
+from tests.support.waiting import wait_for
 from triton_taylorseer_client import Client, Generation, InvalidArgument, Progress
+from triton_taylorseer_client.messages import encoded_image
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,27 @@ def test_a_video_travels_as_mp4_in_base64(server):
         video = base64.b64decode(json.loads(answer.read())["b64_json"])
     assert imageio.imread(video, plugin="pyav").shape == SERVED["wan"].shape
     assert imageio.immeta(video, plugin="pyav")["fps"] == 16
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+def test_a_video_is_made_through_openais_client(server):
+    """The frames are those of the Python client, but for what H.264 loses: the file has the same bytes."""
+    fields = {**SERVED["wan"].request, "seed": 1, "num_inference_steps": 4}
+    prompt = fields.pop("prompt")
+    with (
+        running_front(server.grpc_url) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        video = client.videos.create_and_poll(prompt=prompt, model="wan", poll_interval_ms=50, extra_body=fields)
+        file = client.videos.download_content(video.id).content
+        running = client.videos.create(prompt=prompt, model="wan", extra_body={**fields, "num_inference_steps": 900})
+        assert client.videos.delete(running.id).deleted
+    assert (video.status, video.report["num_steps"]) == ("completed", 4)
+    with Client(server.grpc_url, "wan") as direct:
+        expected = direct.generate(prompt, **fields)
+    assert file == encoded_image(expected.image, fps=16)
+    cancelled = "taylorseer_requests_total cancelled"
+    wait_for(lambda: of_plugin(server.metrics_url, "wan").get(cancelled, 0) >= 1, "the deleted one is cancelled")
 
 
 def test_models_of_classes_and_of_videos_name_their_own_fields_and_ranges(server):
