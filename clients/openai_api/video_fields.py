@@ -70,8 +70,8 @@ class VideoRequest(EditRequest):
         multiple = int(parameters.get("frames_multiple", 4))
         frames = 1 + multiple * max(0, round((self.seconds * fps - 1) / multiple))
         if frames > most:
-            longest = f"at most {most / fps:.3g}: {model} makes up to {most} frames, {fps} a second"
-            raise InvalidArgument(f"seconds is {self.seconds:g}, must be {longest}")
+            longest = f"{most / fps:.3g}: {model} makes up to {most} frames, {fps} a second"
+            raise InvalidArgument(f"seconds is {self.seconds:g}, must be at most {longest}")
         return self.model_copy(update={"num_frames": frames})
 
     def looks(self, model: str, parameters: Mapping[str, str]) -> dict[str, Any]:

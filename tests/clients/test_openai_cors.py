@@ -67,6 +67,12 @@ def generate(url: str, prompt: str = "star", **headers: str) -> tuple[int, dict[
     return ask(url, "POST", "/v1/images/generations", body, **sent)
 
 
+def test_a_video_may_be_deleted_by_a_page(url):
+    status, _ = ask(url, "OPTIONS", "/v1/videos/1", Origin=PAGE, Access_Control_Request_Method="DELETE")
+    assert status == 200
+    assert ask(url, "OPTIONS", "/v1/videos/1", Origin=PAGE, Access_Control_Request_Method="PUT")[0] == 400
+
+
 def test_a_preflight_needs_no_key(url):
     status, headers = ask(url, "OPTIONS", "/v1/images/generations", Origin=PAGE, **ASKED)
     assert status == 200

@@ -23,11 +23,11 @@ from clients.openai_api import create_app
 from clients.openai_api.held import Room, Share
 from clients.openai_api.video_fields import VideoRequest
 from clients.openai_api.video_jobs import MOST_BYTES, MOST_ENDED, VideoFiles, VideoJob, VideoJobs
-from tests.clients.test_openai_metrics import samples
 from tests.support.comfyui.behaviours import Endless
 from tests.support.edits import ONE, PROMPTS, TWO, ask, data_url, form_of, mask_of
 from tests.support.fake_triton import Call, Failure, Picture, Step, fake_triton, four_steps
 from tests.support.front import running_front
+from tests.support.metrics import value
 from tests.support.waiting import wait_for
 from triton_taylorseer_client.messages import Generation, Progress
 
@@ -217,10 +217,10 @@ def test_the_end_of_the_front_ends_what_is_on_its_way(model):
 
 def test_pictures_are_held_until_the_video_is_made(client, model):
     begun = client.videos.create(prompt="endless", input_reference=("a.png", ONE))
-    held = ("taylorseer_front_held_bytes", "", "")
-    assert samples(url_of(client))[held] >= len(ONE)
+    metrics = f"{url_of(client)}/metrics"
+    assert value(metrics, "taylorseer_front_held_bytes") >= len(ONE)
     client.videos.delete(begun.id)
-    wait_for(lambda: samples(url_of(client))[held] == 0, "nothing is held")
+    wait_for(lambda: value(metrics, "taylorseer_front_held_bytes") == 0, "nothing is held")
 
 
 # The list

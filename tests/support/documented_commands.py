@@ -31,6 +31,7 @@ NOT_RUN = {
     r"triton-taylorseer evaluate": "takes minutes: tests/plugin/building/test_evaluate.py",
     r"\S*triton-taylorseer generate .*--model (wan2_1_t2v|dit_xl_2_256)": "needs weights from a hub: "
     "tests/e2e/test_families.py asks tiny models so",
+    r"curl -s (-X DELETE )?localhost:9000/v1/videos": "needs a model of videos: tests/clients/test_videos.py",
     r"\.venv/bin/python -m benchmarks\.load": "takes eight minutes, and downloads: tests/benchmarks/test_load.py",
     r"perf_analyzer ": "takes a minute and more; tests/benchmarks/test_load.py measures with it where it is installed",
     r"aiperf ": "takes a minute and needs an environment of its own",
