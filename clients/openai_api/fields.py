@@ -27,7 +27,7 @@ _LARGEST_FLOAT32 = 3.4028234663852886e38
 _MAX_SEED = 2**63 - 1
 
 
-def _no_truth(value: Any) -> Any:
+def no_truth(value: Any) -> Any:
     """Python counts with true and false; a client that sends them for a number means something else."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
@@ -41,7 +41,7 @@ def _integer_of(bits: int) -> Any:
             raise ValueError(f"must be an integer of {bits} bits, in the range that the model has for it")
         return value
 
-    return Annotated[int, BeforeValidator(_no_truth), AfterValidator(check)]
+    return Annotated[int, BeforeValidator(no_truth), AfterValidator(check)]
 
 
 def _check_float(value: float) -> float:
@@ -54,14 +54,14 @@ _PYTHON: dict[str, Any] = {
     "BYTES": str,
     "INT64": _integer_of(64),
     "INT32": _integer_of(32),
-    "FP32": Annotated[FiniteFloat, BeforeValidator(_no_truth), AfterValidator(_check_float)],
+    "FP32": Annotated[FiniteFloat, BeforeValidator(no_truth), AfterValidator(_check_float)],
     "BOOL": bool,
 }
 _PICTURES: dict[str, Any] = {
     "input_image": Annotated[Any, BeforeValidator(picture_files), WithJsonSchema(or_list(FILE_SCHEMA))],
     "mask_image": Annotated[Any, BeforeValidator(picture_file), WithJsonSchema(FILE_SCHEMA)],
 }
-_Count = Annotated[int, BeforeValidator(_no_truth)]
+_Count = Annotated[int, BeforeValidator(no_truth)]
 
 
 class _OpenAIFields(BaseModel):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, FiniteFloat, WithJsonSchema
 
 from clients.openai_api.edit_fields import EditRequest
+from clients.openai_api.fields import no_truth
 from clients.openai_api.pictures import SCHEMA, Address, picture
 from triton_taylorseer_client.messages import InvalidArgument
 
@@ -28,19 +29,13 @@ def _no_stream(value: Any) -> Any:
     return value
 
 
-def _no_truth(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
 class VideoRequest(EditRequest):
     """The fields of OpenAI's videos. `input_reference` is the first frame, as `image` and the model's `input_image`."""
 
     picture_fields: ClassVar[tuple[str, ...]] = (*EditRequest.picture_fields, "input_reference")
 
     input_reference: Annotated[Any, BeforeValidator(_first_frame), WithJsonSchema(SCHEMA)] = None
-    seconds: Annotated[FiniteFloat, BeforeValidator(_no_truth), Field(gt=0)] | None = Field(
+    seconds: Annotated[FiniteFloat, BeforeValidator(no_truth), Field(gt=0)] | None = Field(
         None, description="the nearest number of frames that the model makes; left out, the model's own"
     )
     n: Annotated[int, BeforeValidator(_one)] = 1
