@@ -214,7 +214,7 @@ def test_model_limits_tell_what_is_served(triton: Triton, ui: Executor):
     prompt = {"server": node(ui, "Server", url=triton.grpc_url), "ask": node(ui, "ModelLimits", server=["server", 0])}
     prompt["shown"] = node(ui, "PreviewAny", source=["ask", 0])
     told = json.loads(ui.run(prompt).ui["shown"]["text"][0])
-    assert told["models"] == ["emoji", "faulty"]
+    assert {"emoji", "faulty"} <= set(told["models"]), "other tests load more"
     assert told["limits"]["max_size"] == 128
     assert [task["pipeline"] for task in told["tasks"]] == [
         "FluxPipeline",
