@@ -303,6 +303,10 @@ def front_way(host: str) -> Way:
         "/v1/models/%00",
         "/healthz",
         "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/videos",
+        "/v1/videos/video_1/content",
+        "/sdapi/v1/txt2img",
         "/",
     ]
     extra = b"Content-Type: application/json"
