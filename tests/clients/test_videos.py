@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import threading
+import urllib.request
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -170,6 +171,24 @@ def test_an_alias_with_a_size_takes_openais_own_names(model):
         (1280, 720),
         (64, 32),
     ]
+
+
+def test_n8ns_node_gets_its_video(model):
+    """n8n-nodes-langchain, nodes/vendors/OpenAi/v2/actions/video/generate.operation.ts at 03444e93: its defaults."""
+    fields = (("model", "sora-2"), ("prompt", "A video of a cat"), ("seconds", "4"), ("size", "1280x720"))
+    with front_of(model, aliases={"sora-2": "wan:64x32"}) as client:
+        body = form_of(*fields, ("input_reference", ONE))
+        _, _, job = ask(url_of(client), body, "multipart/form-data; boundary=edge-of-a-part", "/v1/videos")
+
+        def told() -> Any:
+            with urllib.request.urlopen(f"{client.base_url}videos/{job['id']}") as answer:
+                return json.loads(answer.read())
+
+        wait_for(lambda: not told()["error"] and told()["status"] == "completed", "it is made")
+        with urllib.request.urlopen(f"{client.base_url}videos/{job['id']}/content") as answer:
+            assert answer.headers["content-type"] == "video/mp4"
+            assert imageio.imread(answer.read(), extension=".mp4", plugin="pyav").shape[0] == 33
+    assert model.made[-1].fields["input_image"] == [ONE]
 
 
 def test_every_parameter_of_the_pinned_client_is_a_field():
