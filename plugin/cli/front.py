@@ -90,7 +90,7 @@ def front(
     except (OSError, ValueError) as error:
         fail(error)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    say(f"{address} has a page, {address}/v1 OpenAI's images API; Ctrl-C stops")
+    say(f"{address} has a page, {address}/v1 OpenAI's API; Ctrl-C stops")
     _serve(application, host, port)
 
 

@@ -50,7 +50,7 @@ def test_and_by_itself_from_nowhere(served):
 @pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1:9000"), ("::1", "[::1]:9000")])
 def test_it_tells_its_address_as_browsers_take_it(served, host, address):
     _, output = run("front", "--host", host)
-    assert f"http://{address} has a page, http://{address}/v1 OpenAI's images API" in output
+    assert f"http://{address} has a page, http://{address}/v1 OpenAI's API" in output
     assert served[1:] == [host, 9000]
 
 
