@@ -173,7 +173,7 @@ def test_an_alias_with_a_size_takes_openais_own_names(model):
     ]
 
 
-def test_n8ns_node_gets_its_video(model):
+def test_of_other_clients_n8ns_node_gets_its_video(model):
     """n8n-nodes-langchain, nodes/vendors/OpenAi/v2/actions/video/generate.operation.ts at 03444e93: its defaults."""
     fields = (("model", "sora-2"), ("prompt", "A video of a cat"), ("seconds", "4"), ("size", "1280x720"))
     with front_of(model, aliases={"sora-2": "wan:64x32"}) as client:
