@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+REFUSED_WITHIN_S = 2.0  # a refusal within this time has an HTTP status; later errors are told in another way
 LONGEST_S = 120.0  # OpenAI's clients do not come back at all if they are told more
 SLACK = 1.5  # requests take longer than before while many run; coming a little late costs nothing while others wait
 _ENDS_ENOUGH = 4  # requests that have ended tell how long a place takes better than the model, which looks back further

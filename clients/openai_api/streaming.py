@@ -12,10 +12,10 @@ from clients.openai_api.dialects import Events
 from clients.openai_api.errors import error_object, told
 from clients.openai_api.fields import ImageRequest
 from clients.openai_api.front import Updates
+from clients.openai_api.refusals import REFUSED_WITHIN_S
 from triton_taylorseer_client.messages import Generation, GenerationError, Progress
 
 _PING_S = 15.0  # a proxy ends a connection on which nothing is sent for about a minute
-_REFUSED_WITHIN_S = 2.0  # a refusal within this time has an HTTP status; later errors are events of the stream
 
 _Upcoming = asyncio.Future[Progress | Generation]
 
@@ -28,7 +28,7 @@ async def streamed(body: ImageRequest, events: Events, updates: Updates, request
     """
     first: _Upcoming = asyncio.ensure_future(anext(updates))
     try:
-        await asyncio.wait({first}, timeout=_REFUSED_WITHIN_S)
+        await asyncio.wait({first}, timeout=REFUSED_WITHIN_S)
         if first.done():
             first.result()
     except BaseException:

@@ -13,12 +13,12 @@ from typing import Any
 
 from clients.openai_api.answers import finite, size_of
 from clients.openai_api.held import Share
+from clients.openai_api.refusals import REFUSED_WITHIN_S
 from triton_taylorseer_client.messages import Generation, GenerationError, Progress, encoded_image
 
 KEPT_S = 3600  # after its end
 MOST_ENDED = 100
 MOST_BYTES = 256 << 20  # of their files
-_REFUSED_WITHIN_S = 2.0  # a refusal within this time has an HTTP status; later errors are the job's
 _LOG = logging.getLogger("uvicorn.error")
 
 
@@ -80,20 +80,23 @@ class VideoJob:
         self._created_at = time.time()
         self._at: Progress | None = None
         self._report: dict[str, Any] | None = None
-        self._failure: GenerationError | None = None
+        self._error: dict[str, Any] | None = None
+        self._refusal: GenerationError | None = None  # until it is accepted: its traceback holds the pictures
+        self._is_accepted = False
         self._heard = asyncio.Event()
         self._task = asyncio.create_task(self._run(updates))
 
     async def accepted(self) -> None:
-        """Returns once the model has begun, or after 2 s.
+        """Returns once the model has begun, or after 2 s. Later errors are the job's.
 
         Raises:
             GenerationError: it has refused the request.
         """
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._heard.wait(), _REFUSED_WITHIN_S)
-        if self._failure is not None and self._at is None:
-            raise self._failure
+            await asyncio.wait_for(self._heard.wait(), REFUSED_WITHIN_S)
+        self._is_accepted = True
+        if self._refusal is not None:
+            raise self._refusal
 
     async def cancel(self) -> None:
         """Ends it, and its request to the model, whatever it is at."""
@@ -118,7 +121,7 @@ class VideoJob:
             "expires_at": int(self.ended_at + KEPT_S) if self.ended_at and completed else None,
             "status": self.status,
             "progress": 100 if completed else self._percent(),
-            "error": None if self._failure is None else self._error_of(self._failure),
+            "error": self._error,
             "remixed_from_video_id": None,
             **self._asked,
         }
@@ -141,14 +144,19 @@ class VideoJob:
                         self._at = update
                         self._heard.set()
         except GenerationError as failure:
-            self._failure = failure
+            self._fail(failure)
         except Exception as error:
             _LOG.exception("video %s", self.id)
-            self._failure = GenerationError(f"this front failed: {type(error).__name__}")
+            self._fail(GenerationError(f"this front failed: {type(error).__name__}"))
         finally:
             self._share.leave()
             self.ended_at = time.time()
             self._heard.set()
+
+    def _fail(self, failure: GenerationError) -> None:
+        self._error = self._error_of(failure)
+        if not self._is_accepted:
+            self._refusal = failure
 
     async def _finish(self, result: Generation) -> None:
         files = await asyncio.to_thread(VideoFiles.of, result)
@@ -197,7 +205,7 @@ class VideoJobs:
         await asyncio.gather(*(job.cancel() for job in self._jobs.values()))
 
     def _forget(self) -> None:
-        """Those that ended long ago, and the oldest that ended where they are too many or too large together."""
+        """Those that ended long ago, and where the ended ones are too many or too large, all but the latest of them."""
         now = self._clock()
         count = size = 0
         for job in sorted(self._jobs.values(), key=lambda job: job.ended_at or 0.0, reverse=True):
@@ -205,5 +213,6 @@ class VideoJobs:
                 continue
             count += 1
             size += job.files.size if job.files else 0
-            if count > MOST_ENDED or size > MOST_BYTES or now > job.ended_at + KEPT_S:
+            is_too_much = count > MOST_ENDED or (count > 1 and size > MOST_BYTES)
+            if is_too_much or now > job.ended_at + KEPT_S:
                 del self._jobs[job.id]

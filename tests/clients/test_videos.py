@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import threading
 import urllib.request
+import weakref
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -30,7 +32,7 @@ from tests.support.fake_triton import Call, Failure, Picture, Step, fake_triton,
 from tests.support.front import running_front
 from tests.support.metrics import value
 from tests.support.waiting import wait_for
-from triton_taylorseer_client.messages import Generation, Progress
+from triton_taylorseer_client.messages import Generation, GenerationError, Progress
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
@@ -383,6 +385,32 @@ def test_the_oldest_go_where_there_are_too_many():
 def test_the_oldest_go_where_they_are_too_large_together():
     half = MOST_BYTES // 2
     assert kept([(half, 1.0), (half, 2.0), (1, 3.0)], now=4.0) == [1, 2]
+    assert kept([(1, 1.0), (3 * half, 2.0)], now=4.0) == [1], "one that is larger by itself can be fetched"
+
+
+def test_a_failed_one_holds_nothing_of_its_request():
+    class Pictures:
+        """Stands for the files of a request."""
+
+    async def held() -> Any:
+        async def updates(pictures: Pictures) -> AsyncGenerator[Progress, None]:
+            yield Progress(1, 2)
+            await asyncio.sleep(0.05)
+            raise GenerationError(f"it broke with {type(pictures).__name__}")
+
+        pictures = Pictures()
+        job = VideoJob({}, updates(pictures), Share(Room()), lambda error: {"message": str(error)})
+        await job.accepted()
+        there = weakref.ref(pictures)
+        del pictures
+        while job.ended_at is None:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        assert job.told()["error"] == {"message": "it broke with Pictures"}
+        gc.collect()
+        return there()
+
+    assert asyncio.run(held()) is None
 
 
 def test_one_that_cannot_be_written_has_failed(caplog):

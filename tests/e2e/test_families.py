@@ -173,7 +173,7 @@ def test_a_video_travels_as_mp4_in_base64(server):
 
 @pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 def test_a_video_is_made_through_openais_client(server):
-    """The frames are those of the Python client, but for what H.264 loses: the file has the same bytes."""
+    """The file is the one that the Python client's frames make."""
     fields = {**SERVED["wan"].request, "seed": 1, "num_inference_steps": 4}
     prompt = fields.pop("prompt")
     with (

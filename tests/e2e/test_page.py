@@ -144,8 +144,8 @@ def test_progress_and_previews_come_while_it_works(open_page):
 
 @needs_chromium
 def test_a_request_can_be_cancelled(open_page, triton):
-    cancelled = "taylorseer_requests_total cancelled"
-    before = triton.wait_until_idle()[cancelled]
+    cancelled, made = "taylorseer_requests_total cancelled", "taylorseer_requests_total ok"
+    before = triton.wait_until_idle()
     page = open_page()
     page.get_by_text("Cache and more").click()
     begin(page, "star", Steps=1000, **{"Interval N": 1})  # takes long enough to be seen
@@ -153,7 +153,8 @@ def test_a_request_can_be_cancelled(open_page, triton):
     expect(figure.locator(".state")).to_have_text(re.compile(r"step \d+ of 1000"), timeout=20_000)
     figure.get_by_role("button", name="Cancel").click()
     expect(figure.locator(".state")).to_have_text("cancelled")
-    wait_for(lambda: triton.metrics()[cancelled] > before, "the request is counted as cancelled")
+    wait_for(lambda: triton.metrics()[cancelled] > before[cancelled], "the request is counted as cancelled")
+    assert triton.wait_until_idle()[made] == before[made]
 
 
 @needs_chromium
